@@ -1,0 +1,111 @@
+"""BiT checkpoints: the public `.npz` format, read and written without TensorFlow or pickle."""
+
+import re
+import zipfile
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperrule.backbones.architecture import UNITS_PER_BLOCK, Architecture
+from hyperrule.errors import BackboneError
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+HEAD = "resnet/head/conv2d/"  # its kernel is 1 x 1 x features x classes, its bias [classes]
+NAMED_AT_MOST = 4
+
+
+def read_architecture(path: Path) -> Architecture:
+    """The BiT architecture whose arrays the file holds, found from names and shapes alone.
+
+    Raises BackboneError if the file is no readable .npz, holds Python objects, or does not fit any
+    BiT network; the message lists missing, unexpected and misshaped arrays.
+    """
+    shapes = _array_shapes(path)
+    architecture = _closest_architecture(path, shapes)
+    expected = architecture.array_shapes
+    found = {name: shape for name, shape in shapes.items() if not name.startswith(HEAD)}
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "misshaped": [
+            f"{name} (expected {expected[name]}, received {found[name]})"
+            for name in expected
+            if name in found and found[name] != expected[name]
+        ],
+    }
+    if any(problems.values()):
+        details = "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names)
+        raise BackboneError(f"{path} is not a BiT checkpoint; closest is {architecture}, with arrays {details}.")
+    return architecture
+
+
+def read_arrays(path: Path) -> Arrays:
+    """All arrays of the file as float32, by canonical name.
+
+    Raises BackboneError if the file is no readable .npz or an array is damaged or not numeric.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {canonical_name(name): np.asarray(archive[name], np.float32) for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BackboneError(_unreadable(path, error)) from None
+
+
+def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    """Write arrays under their names, uncompressed."""
+    with path.open("wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def canonical_name(name: str) -> str:
+    """Some public files number their convolutions: standardized_conv2d_17 -> standardized_conv2d."""
+    return re.sub(r"standardized_conv2d_\d+", "standardized_conv2d", name)
+
+
+def _array_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes from the array headers, without reading the arrays."""
+    shapes = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                with archive.open(member) as stream:
+                    version = np.lib.format.read_magic(stream)
+                    read_header = (
+                        np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                    )
+                    shape, _, dtype = read_header(stream)
+                if dtype.hasobject:
+                    raise BackboneError(
+                        f"{path} holds pickled Python objects ({member}), which can run code when they are read; "
+                        "only numeric arrays are allowed. Save it again from its source with numpy.savez."
+                    )
+                shapes[canonical_name(member.removesuffix(".npy"))] = shape
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BackboneError(_unreadable(path, error)) from None
+    return shapes
+
+
+def _closest_architecture(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
+    """The architecture with the file's root width that shares most array names with it."""
+    root = shapes.get("resnet/root_block/standardized_conv2d/kernel")
+    if root is None or len(root) != 4 or prod(root) == 0 or root[3] % 32:
+        raise BackboneError(
+            f"{path} is not a BiT checkpoint: it has {len(shapes)} arrays but no "
+            f"resnet/root_block/standardized_conv2d/kernel of shape (7, 7, 3, 64 x width). Received: {_listed(list(shapes))}."
+        )
+    candidates = [Architecture(depth, root[3] / 64) for depth in UNITS_PER_BLOCK]
+    return max(candidates, key=lambda candidate: -len(candidate.array_shapes.keys() ^ shapes.keys()))
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"backbone file {path} does not exist."
+    return f"{path} cannot be read as .npz (truncated or not an .npz file): {error}. Fetch or copy the file again."
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
+    return ", ".join(names[:NAMED_AT_MOST]) + more

@@ -1,0 +1,101 @@
+"""BiT's pre-activation ResNet as a Keras 3 model: images in [-1, 1] -> pooled features."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from hyperrule.backbones.architecture import Architecture, Unit
+from hyperrule.backbones.layers import GroupNormReLU, StandardizedConv2D
+
+
+class BottleneckUnit(keras.layers.Layer):
+    """y = relu(GN(x)); three convolutions with GN + ReLU between them; plus the shortcut.
+
+    The projection, where there is one, reads y, not x (google-research/big_transfer).
+    """
+
+    def __init__(self, unit: Unit, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        dtype = self.dtype_policy
+        self.norms = [GroupNormReLU(dtype=dtype, name=f"{stage}_norm") for stage in "abc"]
+        self.convs = [
+            StandardizedConv2D(1, unit.mid, dtype=dtype, name="a"),
+            StandardizedConv2D(3, unit.mid, unit.stride, dtype=dtype, name="b"),
+            StandardizedConv2D(1, unit.out, dtype=dtype, name="c"),
+        ]
+        self.projection = (
+            StandardizedConv2D(1, unit.out, unit.stride, dtype=dtype, name="proj") if unit.has_projection else None
+        )
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        shortcut = x
+        for index, (norm, conv) in enumerate(zip(self.norms, self.convs, strict=True)):
+            x = norm(x)
+            if index == 0 and self.projection is not None:
+                shortcut = self.projection(x)
+            x = conv(x)
+        return x + shortcut
+
+
+class ResNetV2(keras.Model):
+    """Images [N, H, W, 3] in [-1, 1], any H and W of 32 or more -> float32 features [N, 2048 x width].
+
+    `dtype` is a Keras policy: "float32", "mixed_bfloat16" or "mixed_float16". Kernels,
+    normalisation parameters and statistics, and the pooled sum are float32 under each.
+    """
+
+    def __init__(self, architecture: Architecture, dtype: str = "float32", **kwargs: Any) -> None:
+        super().__init__(dtype=dtype, name="resnet", **kwargs)
+        self.architecture = architecture
+        self.root = StandardizedConv2D(7, architecture.root_channels, stride=2, dtype=dtype, name="root_block")
+        self.units = [
+            BottleneckUnit(unit, dtype=dtype, name=unit.name.replace("/", "_")) for unit in architecture.units
+        ]
+        self.norm = GroupNormReLU(dtype=dtype, name="group_norm")
+        self(tf.zeros([1, 32, 32, 3]))  # creates the variables
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        x = self.root(images)
+        # Zeros, not -inf: nothing before the pooling is rectified, so the padding is seen.
+        x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")
+        for unit in self.units:
+            x = unit(x)
+        return tf.reduce_mean(tf.cast(self.norm(x), tf.float32), axis=[1, 2])
+
+    @property
+    def convolutions(self) -> list[StandardizedConv2D]:
+        found = [self.root]
+        for unit in self.units:
+            found += unit.convs + ([unit.projection] if unit.projection is not None else [])
+        return found
+
+    @contextmanager
+    def using_kernels(self, kernels: Sequence[tf.Tensor]) -> Iterator[None]:
+        """Within the block, convolutions use `kernels` (already standardised, in the order of
+        `convolutions`) and do not standardise their own."""
+        for conv, kernel in zip(self.convolutions, kernels, strict=True):
+            conv.kernel_in_use = kernel
+        try:
+            yield
+        finally:
+            for conv in self.convolutions:
+                conv.kernel_in_use = None
+
+    @property
+    def arrays(self) -> dict[str, keras.Variable]:
+        """Variables by their checkpoint names, in the order of `Architecture.array_shapes`."""
+        found = {"resnet/root_block/standardized_conv2d/kernel": self.root.kernel}
+        for facts, unit in zip(self.architecture.units, self.units, strict=True):
+            for stage, norm, conv in zip("abc", unit.norms, unit.convs, strict=True):
+                prefix = f"resnet/{facts.name}/{stage}"
+                found[f"{prefix}/group_norm/gamma"] = norm.gamma
+                found[f"{prefix}/group_norm/beta"] = norm.beta
+                found[f"{prefix}/standardized_conv2d/kernel"] = conv.kernel
+            if unit.projection is not None:
+                found[f"resnet/{facts.name}/a/proj/standardized_conv2d/kernel"] = unit.projection.kernel
+        found["resnet/group_norm/gamma"] = self.norm.gamma
+        found["resnet/group_norm/beta"] = self.norm.beta
+        return found

@@ -1,0 +1,51 @@
+"""Seeded choices among examples: hold-out splits and balanced few-shot subsets."""
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperrule.errors import DataError
+
+TEST_FRACTION = 0.2
+
+
+def hold_out(labels: npt.NDArray[np.int32], seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Stratified train and test indices (ascending): 20 % of each class, at least one, is test.
+
+    Every class must have at least two examples.
+    """
+    train, test = [], []
+    for members in _shuffled_members(labels, seed):
+        held_out = max(1, round(TEST_FRACTION * len(members)))
+        test.append(members[:held_out])
+        train.append(members[held_out:])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
+
+
+def few_shot(
+    labels: npt.NDArray[np.int32], class_names: tuple[str, ...], examples_per_class: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """Indices (ascending) of a balanced subset; with one seed, smaller subsets lie in larger ones.
+
+    Raises DataError naming the classes that have fewer than `examples_per_class` examples.
+    """
+    members_by_class = list(_shuffled_members(labels, seed, len(class_names)))
+    lacking = [
+        f"{name!r} ({len(members)})"
+        for name, members in zip(class_names, members_by_class, strict=True)
+        if len(members) < examples_per_class
+    ]
+    if lacking:
+        raise DataError(
+            f"--examples-per-class {examples_per_class} is more than these classes have for training: "
+            f"{', '.join(lacking)}. Choose at most {min(map(len, members_by_class))}."
+        )
+    return np.sort(np.concatenate([members[:examples_per_class] for members in members_by_class]))
+
+
+def _shuffled_members(
+    labels: npt.NDArray[np.int32], seed: int, classes: int | None = None
+) -> list[npt.NDArray[np.int64]]:
+    classes = int(labels.max()) + 1 if classes is None else classes
+    return [
+        np.random.default_rng((seed, label)).permutation(np.flatnonzero(labels == label)) for label in range(classes)
+    ]

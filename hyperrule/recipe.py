@@ -1,0 +1,150 @@
+"""What was asked: one strict set of options, from a YAML file, the command line or Python.
+
+Every option is a field of `Recipe`; the command line makes its flags from these fields, so that
+a recipe key `examples_per_class` is the flag `--examples-per-class`.
+"""
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from hyperrule.errors import RecipeError
+from hyperrule.rule import Rule
+
+SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def seconds(budget: Any) -> Any:
+    """"90s", "5m", "1.5h" -> seconds; anything else is returned as it is, for pydantic to judge.
+
+    >>> seconds("5m"), seconds("1.5h"), seconds(90)
+    (300.0, 5400.0, 90)
+    """
+    if isinstance(budget, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", budget.strip())
+        if match is None:
+            raise ValueError("must be a number with s, m or h, such as 90s, 5m or 1.5h")
+        return float(match[1]) * SECONDS[match[2]]
+    return budget
+
+
+class Recipe(BaseModel):
+    """Options of one fine-tuning. What is left at None, the rule or the machine decides."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str = Field(description="'digits', or a folder: CLASS/*.jpg or {train,val,test}/CLASS/*.jpg.")
+    backbone: str = Field("bit-r26x0.5", description="Embedded backbone 'bit-r26x0.5', a BiT .npz file, or 'random-r26x0.5'.")
+    rule: Rule = Field("code", description="BiT-HyperRule as in the released code, or as in the paper.")
+    preset: Literal["rule", "light"] = Field("rule", description="light: batch 128 at rate 0.001, for one small device.")
+    examples_per_class: int | None = Field(None, gt=0, description="Train on a balanced few-shot subset.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of subset, order, augmentation and mixup.")
+    split_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the held-out split, where the data has none.")
+    batch: int | None = Field(None, gt=0, description="Examples a step; rate and schedule scale with it.")
+    base_lr: float | None = Field(None, gt=0, allow_inf_nan=False, description="Learning rate before decay.")
+    steps: int | None = Field(None, gt=0, description="Number of steps; the whole schedule stretches.")
+    epochs: float | None = Field(None, gt=0, allow_inf_nan=False, description="The same, in passes over the data.")
+    budget: Annotated[float | None, BeforeValidator(seconds)] = Field(
+        None, gt=0, allow_inf_nan=False, description="Time for the job, such as 90s, 5m or 1.5h: the schedule shrinks to fit."
+    )
+    head_init: Literal["zeros", "probe"] | None = Field(
+        None, description="Start the head from zeros (the rule) or from a closed-form probe of the features."
+    )
+    mixup: float | None = Field(None, ge=0, le=10, description="Alpha of mixup, 0 for none.")
+    resize: int | None = Field(None, ge=32, le=4096, description="Side in pixels to which images are resized.")
+    crop: int | None = Field(None, ge=32, le=4096, description="Side in pixels of the crop that the network sees.")
+    random_flip: bool | None = Field(None, description="Mirror training images at random.")
+    random_crop: bool | None = Field(None, description="Crop training images at random; else resize straight to the crop.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Type of convolutions and activations.")
+    micro_batch: int | None = Field(None, gt=0, description="Examples in memory at once; results do not depend on it.")
+    eval_every: int | None = Field(None, gt=0, description="Evaluate every so many steps, besides the end.")
+    checkpoint_every: int | None = Field(None, gt=0, description="Checkpoint every so many steps; by default every minute.")
+    skip_corrupt: bool = Field(False, description="Decode every image first and leave out those that fail.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        lengths = [name for name in ("steps", "epochs", "budget") if getattr(self, name) is not None]
+        if len(lengths) > 1:
+            raise ValueError(f"give one of steps, epochs and budget. Received: {' and '.join(lengths)}")
+        if self.resize is not None and self.crop is not None and self.resize < self.crop:
+            raise ValueError(f"resize must be at least crop. Received: resize {self.resize}, crop {self.crop}")
+        return self
+
+
+def make_recipe(options: Mapping[str, Any]) -> Recipe:
+    """A checked recipe. Raises RecipeError with every mistake, in one line."""
+    try:
+        return Recipe(**options)
+    except ValidationError as error:
+        raise RecipeError("; ".join(_explained(mistake) for mistake in error.errors())) from None
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """Options from a YAML file, or from the shipped recipe of that name.
+
+    Raises RecipeError if there is none, or if the file is not a YAML mapping.
+    """
+    path = Path(name)
+    if not path.is_file():
+        shipped = {path.stem: path for path in shipped_recipes()}
+        if name not in shipped:
+            raise RecipeError(
+                f"recipe {name!r} is neither a file nor a shipped recipe. "
+                f"Shipped: {', '.join(shipped)} (see 'hyperrule recipes').{did_you_mean(name, shipped)}"
+            )
+        path = shipped[name]
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(options, dict):
+        raise RecipeError(f"{path} must hold 'key: value' lines. Received: {type(options).__name__}")
+    return options
+
+
+def parse_assignment(assignment: str) -> tuple[str, Any]:
+    """"key=value" with the value read as YAML. Raises RecipeError.
+
+    >>> parse_assignment("random-flip=false"), parse_assignment("base_lr=3e-3")
+    (('random_flip', False), ('base_lr', '3e-3'))
+    """
+    key, equals, value = assignment.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set takes key=value, such as --set base_lr=0.001. Received: {assignment!r}")
+    try:
+        return key.strip().replace("-", "_"), yaml.safe_load(value)
+    except yaml.YAMLError:
+        return key.strip().replace("-", "_"), value
+
+
+def shipped_recipes() -> list[Path]:
+    """The recipe files that come with the package, in order of name."""
+    package = Path(str(resources.files("hyperrule")))
+    installed = package / "recipes"
+    folder = installed if installed.is_dir() else package.parent / "recipes"  # a source tree keeps them beside the package
+    return sorted(folder.glob("*.yaml"))
+
+
+def did_you_mean(received: str, known: Any) -> str:
+    """" Did you mean 'x'?", or nothing when no known name is close."""
+    close = get_close_matches(received.lower(), list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _explained(mistake: Any) -> str:
+    key = ".".join(str(part) for part in mistake["loc"])
+    match mistake["type"]:
+        case "extra_forbidden":
+            return f"unknown option {key!r}.{did_you_mean(key, Recipe.model_fields)} 'hyperrule finetune --help' lists all"
+        case "missing":
+            return f"option {key!r} is missing: say --{key.replace('_', '-')}"
+        case _:
+            message = mistake["msg"].removeprefix("Value error, ")
+            message = message[0].lower() + message[1:]
+            return f"{key}: {message}. Received: {mistake['input']!r}" if key else message

@@ -1,0 +1,142 @@
+"""The BiT-HyperRule: from how many images of what size to resolution, schedule and mixup.
+
+Sources: P = arXiv 1912.11370v3, section 3.3 and supplement F; C = google-research/big_transfer,
+`bit_hyperrule.py` and `bit_tf2/train.py`. Where they differ, `rule="code"` follows C and
+`rule="paper"` follows P.
+
+>>> resolution(32, 32), resolution(95, 96), resolution(96, 96)
+(Resolution(resize=160, crop=128), Resolution(resize=160, crop=128), Resolution(resize=512, crop=480))
+>>> schedule(19_999)
+Schedule(steps=500, warmup=100, boundaries=(200, 300, 400))
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+Rule = Literal["code", "paper"]
+Regime = Literal["small", "medium", "large"]
+
+BATCH = 512  # P supp. F, C
+BASE_LEARNING_RATE = 0.003  # P supp. F, C
+MOMENTUM = 0.9  # P supp. F, C
+LIGHT_BATCH = 128  # C, README: the setting for one GPU, steps unchanged
+LIGHT_BASE_LEARNING_RATE = 0.001  # C, README
+DECAY = 10  # the rate is divided by this at each boundary; P section 3.3, C
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Images are resized to resize x resize pixels, then cropped to crop x crop."""
+
+    resize: int
+    crop: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Number of updates, of which the first `warmup` rise linearly; the rate falls after each boundary."""
+
+    steps: int
+    warmup: int
+    boundaries: tuple[int, ...]
+
+    def stretched(self, steps: int) -> "Schedule":
+        """The same schedule over another number of steps (at least 1): warm-up and every boundary in proportion.
+
+        >>> schedule(100).stretched(2_000)
+        Schedule(steps=2000, warmup=400, boundaries=(800, 1200, 1600))
+        >>> schedule(100).stretched(7)
+        Schedule(steps=7, warmup=1, boundaries=(3, 4, 6))
+        """
+        if steps < 1:
+            raise ValueError(f"a schedule has at least 1 step. Received: {steps}")
+
+        def scaled(boundary: int) -> int:
+            return round(Fraction(boundary * steps, self.steps))
+
+        return Schedule(steps, scaled(self.warmup), tuple(map(scaled, self.boundaries)))
+
+
+def regime(examples: int) -> Regime:
+    """Size class of a training set (P section 3.3, C): strict bounds at 20,000 and 500,000.
+
+    >>> regime(1), regime(19_999), regime(20_000), regime(499_999), regime(500_000)
+    ('small', 'small', 'medium', 'medium', 'large')
+    """
+    if examples < 20_000:
+        return "small"
+    return "medium" if examples < 500_000 else "large"
+
+
+def resolution(height: int, width: int, rule: Rule = "code", architecture: str = "") -> Resolution:
+    """Training resolution for images of height x width pixels; small means an area below 96 x 96.
+
+    >>> resolution(96, 95), resolution(1, 9_216)
+    (Resolution(resize=160, crop=128), Resolution(resize=512, crop=480))
+    >>> resolution(300, 400, "paper"), resolution(300, 400, "paper", "R152x4")
+    (Resolution(resize=448, crop=384), Resolution(resize=512, crop=480))
+    """
+    if height * width < 96 * 96:
+        return Resolution(160, 128)
+    if rule == "paper" and architecture != "R152x4":
+        return Resolution(448, 384)
+    return Resolution(512, 480)
+
+
+def schedule(examples: int, rule: Rule = "code") -> Schedule:
+    """Schedule for a training set of so many examples.
+
+    >>> schedule(20_000)
+    Schedule(steps=10000, warmup=500, boundaries=(3000, 6000, 9000))
+    >>> schedule(499_999) == schedule(20_000)
+    True
+    >>> schedule(500_000)
+    Schedule(steps=20000, warmup=500, boundaries=(6000, 12000, 18000))
+    >>> schedule(1, "paper")
+    Schedule(steps=500, warmup=0, boundaries=(150, 300, 450))
+    >>> schedule(500_000, "paper")
+    Schedule(steps=20000, warmup=0, boundaries=(6000, 12000, 18000))
+    """
+    size = regime(examples)
+    steps = {"small": 500, "medium": 10_000, "large": 20_000}[size]
+    if rule == "paper":
+        return Schedule(steps, 0, (3 * steps // 10, 6 * steps // 10, 9 * steps // 10))
+    if size == "small":
+        return Schedule(steps, 100, (200, 300, 400))
+    return Schedule(steps, 500, (3 * steps // 10, 6 * steps // 10, 9 * steps // 10))
+
+
+def learning_rate(step: int, schedule: Schedule, base: float = BASE_LEARNING_RATE) -> float:
+    """Rate of update number `step` (from 0): a boundary's own step still has the higher rate (C).
+
+    >>> small = schedule(1)
+    >>> [learning_rate(step, small) for step in (0, 50, 100, 200)]
+    [0.0, 0.0015, 0.003, 0.003]
+    >>> [round(learning_rate(step, small), 9) for step in (201, 300, 301, 400, 401, 499)]
+    [0.0003, 0.0003, 3e-05, 3e-05, 3e-06, 3e-06]
+    >>> learning_rate(0, schedule(1, "paper"))
+    0.003
+    >>> learning_rate(500, small)
+    Traceback (most recent call last):
+    ...
+    ValueError: step must be in [0, 500). Received: 500
+    """
+    if not 0 <= step < schedule.steps:
+        raise ValueError(f"step must be in [0, {schedule.steps}). Received: {step}")
+    if step < schedule.warmup:
+        return base * step / schedule.warmup
+    rate = base
+    for boundary in schedule.boundaries:
+        if boundary < step:
+            rate /= DECAY
+    return rate
+
+
+def mixup_alpha(examples: int) -> float:
+    """Parameter of the Beta distribution of mixup's lambda; 0 means no mixup (P section 3.3, C).
+
+    >>> mixup_alpha(19_999), mixup_alpha(20_000), mixup_alpha(500_000)
+    (0.0, 0.1, 0.1)
+    """
+    return 0.0 if regime(examples) == "small" else 0.1
