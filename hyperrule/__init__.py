@@ -1,0 +1,20 @@
+"""hyperrule fine-tunes image classifiers by the BiT-HyperRule of Big Transfer.
+
+    import hyperrule
+
+    print(hyperrule.plan(dataset="my_images").schedule)
+    result = hyperrule.finetune(dataset="my_images", budget="5m")
+    print(result.metrics.top1, result.run.saved_model)
+"""
+
+import os
+
+# Before TensorFlow and Keras are imported, which reads them: Keras 3 on TensorFlow, and only errors on stderr.
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from hyperrule.api import finetune, plan, resume
+from hyperrule.errors import HyperruleError, RunError, UserError
+
+__all__ = ["HyperruleError", "RunError", "UserError", "finetune", "plan", "resume"]
+__version__ = "0.1.0"

@@ -48,8 +48,12 @@ class StandardizedConv2D(keras.layers.Layer):
             stored = tf.convert_to_tensor(self.kernel)
             kernel = stored if self.standardized else standardize(stored)
         margin = (self.size - 1) // 2
-        padding = [[0, 0], [margin, margin], [margin, margin], [0, 0]] if margin else "VALID"
-        return tf.nn.conv2d(x, tf.cast(kernel, x.dtype), self.stride, padding)
+        kernel = tf.cast(kernel, x.dtype)
+        if self.stride == 1:
+            return tf.nn.conv2d(x, kernel, 1, "SAME")
+        # SAME would pad a stride-2 convolution on the far side only; explicit paddings leave oneDNN's fast path.
+        padded = tf.pad(x, [[0, 0], [margin, margin], [margin, margin], [0, 0]]) if margin else x
+        return tf.nn.conv2d(padded, kernel, self.stride, "VALID")
 
 
 class GroupNormReLU(keras.layers.Layer):

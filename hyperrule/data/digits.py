@@ -42,7 +42,10 @@ class Digits:
             height=8,
             width=8,
             sha256=hashlib.sha256(images.tobytes() + labels.tobytes() + test.tobytes()).hexdigest(),
-            destroys_label={"flip": "a mirrored digit is no longer that digit"},
+            destroys_label={
+                "flip": "a mirrored digit is no longer that digit",
+                "crop": "a digit fills its image, so that a crop cuts strokes off",
+            },
         )
 
     def examples(self, split: Split) -> Examples:

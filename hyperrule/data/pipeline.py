@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from hyperrule.data.dataset_info import Examples
-from hyperrule.data.preprocess import for_evaluation, for_training
+from hyperrule.data.preprocess import decode, for_evaluation, for_training
 
 
 class MicroBatch(NamedTuple):
@@ -106,6 +106,18 @@ def evaluation_batches(examples: Examples, classes: int, crop: int, micro_batch:
     dataset = tf.data.Dataset.range(_round_up(len(examples), micro_batch))
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return dataset.batch(micro_batch, drop_remainder=True).prefetch(2)
+
+
+def undecodable(examples: Examples) -> list[str]:
+    """Ids of the examples whose image cannot be read or decoded; decodes every one, on all cores."""
+    stored = _stored(examples)
+
+    def decoded(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return index, tf.shape(decode(stored.read(index)[0]))
+
+    survivors = tf.data.Dataset.range(len(examples)).map(decoded, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+    good = {int(index) for index, _ in survivors.as_numpy_iterator()}
+    return [example for index, example in enumerate(examples.ids) if index not in good]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,46 @@
+"""Flags made from the fields of `Recipe`, and their way back into one set of options."""
+
+from collections.abc import Callable
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import click
+
+from hyperrule.recipe import Recipe, load_recipe, parse_assignment
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def recipe_options(function: F) -> F:
+    """Add a flag for every field of `Recipe`, `--recipe` and `--set`. Values are checked by `Recipe`."""
+    function = click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set any option of a recipe.")(function)
+    function = click.option("--recipe", metavar="FILE", help="Options from a YAML file or a shipped recipe.")(function)
+    for name, field in reversed(Recipe.model_fields.items()):
+        flag = f"--{name.replace('_', '-')}"
+        kinds = [kind for kind in get_args(field.annotation) or (field.annotation,) if kind is not NoneType]
+        shown = f"{field.description} [{field.default}]" if isinstance(field.default, str) else field.description
+        if kinds == [bool]:
+            flag = flag if field.default is False else f"{flag}/--no-{flag[2:]}"
+            decorate = click.option(flag, name, is_flag=True, default=None, help=shown)
+        else:
+            choices = _choices(field.annotation)
+            metavar = "|".join(choices) if choices else getattr(kinds[0], "__name__", "text").upper()
+            decorate = click.option(flag, name, metavar=metavar, help=shown)
+        function = decorate(function)
+    return function
+
+
+def collect(recipe: str | None, assignments: tuple[str, ...], flags: dict[str, Any]) -> dict[str, Any]:
+    """One set of options: the recipe's, overridden by --set, overridden by flags."""
+    return {
+        **(load_recipe(recipe) if recipe is not None else {}),
+        **dict(map(parse_assignment, assignments)),
+        **{name: value for name, value in flags.items() if value is not None},
+    }
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """The strings of a Literal, alone or in a union with None."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return next((get_args(part) for part in get_args(annotation) if get_origin(part) is Literal), ())

@@ -1,0 +1,82 @@
+"""`hyperrule plan`: what finetune would do, why, and what it would cost."""
+
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from hyperrule.api import plan as make
+from hyperrule.cli.options import collect, recipe_options
+from hyperrule.planning.plan import Plan
+from hyperrule.planning.planner import duration
+from hyperrule.rule import Schedule
+
+
+@click.command("plan")
+@recipe_options
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def command(recipe: str | None, assignments: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+    """Show everything that finetune would do, each value with its reason and source.
+
+    \b
+    Example:
+      hyperrule plan --dataset my_images --preset light
+    """
+    planned = make(**collect(recipe, assignments, flags))
+    if as_json:
+        click.echo(planned.model_dump_json(indent=2))
+    else:
+        render(planned)
+
+
+def render(plan: Plan) -> None:
+    """Print the plan as a table, then its cost."""
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 140
+    data, backbone = plan.dataset, plan.backbone
+    console.print(f"data      {data.name}: {plan.classes} classes, {_sizes(plan)}, median image {data.height} x {data.width} px")
+    for note in data.notes:
+        console.print(f"          {note}")
+    if data.skipped:
+        console.print(f"          {len(data.skipped)} images left out, listed in plan.json")
+    console.print(f"backbone  {backbone.name}: {backbone.architecture}, {backbone.parameters / 1e6:.1f} M parameters, {backbone.origin}")
+    console.print()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("decision", "value", "why", "source"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "decision")
+    for name, decided in plan.decisions.items():
+        table.add_row(f"{'* ' if decided.deviates else '  '}{name.replace('_', ' ')}", _shown(decided.value), decided.reason, decided.source)
+    console.print(table)
+    if plan.deviations:
+        console.print("* departs from the BiT-HyperRule")
+    console.print()
+    estimate = plan.estimate
+    seconds = estimate.training_seconds
+    time = f"about {duration(seconds)}" if seconds is not None else "time not known beforehand"
+    if seconds is not None and plan.recipe.budget is not None:
+        time = f"{duration(plan.recipe.budget)} asked for (the full schedule: {time})"
+    if estimate.evaluation_seconds is not None:
+        time += f", and {duration(estimate.evaluation_seconds)} for evaluation"
+    console.print(f"cost      {estimate.steps} steps, {estimate.images} images, {time}, {estimate.memory / 2**30:.1f} GiB")
+    console.print(f"          ({estimate.basis})")
+    for suggestion in plan.faster:
+        console.print(f"faster    {suggestion}")
+
+
+def _sizes(plan: Plan) -> str:
+    return ", ".join(f"{info.examples} {split}" for split, info in plan.dataset.splits.items())
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case Schedule():
+            boundaries = ", ".join(map(str, value.boundaries))
+            return f"{value.steps} steps: warm-up {value.warmup}, decay after {boundaries}"
+        case bool():
+            return "yes" if value else "no"
+        case None:
+            return "-"
+        case _:
+            return str(value)

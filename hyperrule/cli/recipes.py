@@ -1,0 +1,30 @@
+"""`hyperrule recipes`: the recipes that come with the package."""
+
+import json
+
+import click
+
+from hyperrule.recipe import load_recipe, make_recipe, shipped_recipes
+
+
+@click.command("recipes")
+@click.option("--json", "as_json", is_flag=True, help="Print names, files and options as JSON.")
+def command(as_json: bool) -> None:
+    """List the shipped recipes, each with the command that runs it and the result it gave.
+
+    \b
+    Example:
+      hyperrule finetune --recipe digits
+    """
+    if as_json:
+        listed = [
+            {"name": path.stem, "file": str(path), "options": make_recipe(load_recipe(path.stem)).model_dump(exclude_unset=True)}
+            for path in shipped_recipes()
+        ]
+        click.echo(json.dumps(listed, indent=2))
+        return
+    for path in shipped_recipes():
+        header = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+        click.echo(path.stem)
+        for line in header:
+            click.echo(f"  {line}")

@@ -1,0 +1,60 @@
+"""Figures of merit from probabilities and labels, by scikit-learn."""
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support, top_k_accuracy_score
+
+
+class ClassMetrics(BaseModel):
+    """Figures of one class; a ratio without a denominator is 0."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    examples: int
+    precision: float
+    recall: float
+    f1: float
+
+
+class Metrics(BaseModel):
+    """Figures over all examples; accuracies and the rest are fractions, the loss is in nats.
+
+    `confusion[i][j]` counts examples of class i predicted as class j.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    examples: int
+    top1: float
+    top5: float
+    loss: float
+    per_class: tuple[ClassMetrics, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+
+def compute_metrics(
+    probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], class_names: tuple[str, ...]
+) -> Metrics:
+    """Metrics of probabilities [N, classes] against labels [N]. With fewer than 5 classes top-5 is 1."""
+    every_class = np.arange(len(class_names))
+    predicted = probabilities.argmax(axis=1)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=every_class, zero_division=0.0
+    )
+    return Metrics(
+        examples=len(labels),
+        top1=float(np.mean(predicted == labels)),
+        top5=1.0
+        if len(class_names) <= 5
+        else float(top_k_accuracy_score(labels, probabilities, k=5, labels=every_class)),
+        loss=float(log_loss(labels, probabilities, labels=every_class)),
+        per_class=tuple(
+            ClassMetrics(name=name, examples=int(n), precision=float(p), recall=float(r), f1=float(f))
+            for name, n, p, r, f in zip(class_names, support, precision, recall, f1, strict=True)
+        ),
+        confusion=tuple(
+            tuple(row) for row in confusion_matrix(labels, predicted, labels=every_class).tolist()
+        ),
+    )

@@ -1,0 +1,1 @@
+"""What a run leaves for deployment, and the proof that it agrees with the evaluation."""

@@ -1,0 +1,1 @@
+"""From recipe, data, backbone and machine to the plan; no TensorFlow."""

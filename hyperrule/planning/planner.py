@@ -1,0 +1,289 @@
+"""Recipe + data facts + backbone facts + machine facts -> Plan, without TensorFlow."""
+
+import math
+from dataclasses import dataclass
+
+from hyperrule import rule
+from hyperrule.backbones.zoo import BackboneInfo, describe_backbone
+from hyperrule.data.dataset_info import DatasetInfo, Examples, Source, Split
+from hyperrule.data.subset import few_shot
+from hyperrule.errors import RecipeError
+from hyperrule.planning.estimate import Estimate, estimate_cost, largest_micro_batch
+from hyperrule.planning.machine import Machine
+from hyperrule.planning.plan import Calibration, Decided, HeadInit, Plan, Precision
+from hyperrule.recipe import Recipe
+
+CODE = "google-research/big_transfer"
+PAPER = "arXiv 1912.11370v3, section 3.3 and supplement F"
+ASKED = "recipe"
+HYPERRULE = "hyperrule"
+CHECKPOINT_SECONDS = 60.0
+BFLOAT16_COMPUTE_CAPABILITY = 8.0  # NVIDIA Ampere, the first with bfloat16 tensor cores
+
+
+def training_examples(recipe: Recipe, source: Source) -> Examples:
+    """The examples trained on: the whole split, or the recipe's balanced subset of it."""
+    examples = source.examples("train")
+    if recipe.examples_per_class is None:
+        return examples
+    return examples.take(few_shot(examples.labels, source.info.class_names, recipe.examples_per_class, recipe.seed))
+
+
+def make_plan(recipe: Recipe, source: Source, machine: Machine) -> Plan:
+    """Decide everything that the recipe leaves open. Raises UserError if the request cannot be met."""
+    backbone = describe_backbone(recipe.backbone)
+    # Absolute paths, so that the plan can be resumed from any working directory.
+    recipe = recipe.model_copy(
+        update={
+            "dataset": source.info.location or recipe.dataset,
+            "backbone": backbone.path if backbone.origin.startswith("file") else recipe.backbone,
+        }
+    )
+    planner = _Planner(recipe, source.info, backbone, machine, len(training_examples(recipe, source)))
+    return planner.plan()
+
+
+def calibrated(plan: Plan, calibration: Calibration) -> Plan:
+    """The plan with its schedule shrunk to what fits into the budget beside everything else measured."""
+    budget = plan.recipe.budget
+    assert budget is not None
+    affordable = int((budget - calibration.elapsed - calibration.evaluation) / calibration.step)
+    full = plan.schedule.value
+    steps = max(1, min(full.steps, affordable))
+    reason = (
+        f"{duration(budget)} leave {affordable} steps of {calibration.step:.2f} s: "
+        f"the whole schedule, every boundary, shrunk from {full.steps} steps"
+        if steps < full.steps
+        else f"all {full.steps} steps fit into {duration(budget)} at {calibration.step:.2f} s each"
+    )
+    schedule = plan.schedule.model_copy(
+        update={
+            "value": full.stretched(steps),
+            "reason": reason,
+            "source": "measured before step 0",
+            "deviates": plan.schedule.deviates or steps < full.steps,
+        }
+    )
+    spent = plan.estimate.model_copy(
+        update={
+            "steps": steps,
+            "images": steps * plan.batch.value,
+            "training_seconds": steps * calibration.step,
+            "evaluation_seconds": calibration.evaluation,
+            "basis": "measured before step 0",
+        }
+    )
+    return plan.model_copy(update={"schedule": schedule, "estimate": spent, "calibration": calibration})
+
+
+@dataclass(frozen=True)
+class _Planner:
+    recipe: Recipe
+    dataset: DatasetInfo
+    backbone: BackboneInfo
+    machine: Machine
+    examples: int
+
+    def plan(self) -> Plan:
+        batch = self._batch()
+        schedule = self._schedule(batch.value)
+        resize, crop = self._resolution()
+        precision = self._precision()
+        micro_batch = self._micro_batch(crop.value, batch.value, precision.value)
+        test_split = self._test_split()
+        estimate = estimate_cost(
+            self.backbone.network,
+            crop.value,
+            batch.value,
+            micro_batch.value,
+            schedule.value.steps,
+            self.dataset.splits[test_split.value].examples,
+            precision.value,
+            self.machine,
+        )
+        return Plan(
+            recipe=self.recipe,
+            dataset=self.dataset,
+            backbone=self.backbone,
+            machine=self.machine,
+            examples=self._examples(),
+            resize=resize,
+            crop=crop,
+            random_crop=self._augmentation("crop", self.recipe.random_crop),
+            random_flip=self._augmentation("flip", self.recipe.random_flip),
+            mixup=self._mixup(),
+            batch=batch,
+            base_learning_rate=self._base_learning_rate(batch.value),
+            schedule=schedule,
+            head_init=self._head_init(),
+            seed=Decided(value=self.recipe.seed, reason="decides subset, order, augmentation and mixup", source=ASKED),
+            precision=precision,
+            micro_batch=micro_batch,
+            test_split=test_split,
+            eval_every=self._eval_every(),
+            eval_split=self._eval_split(test_split.value),
+            checkpoint_every=self._checkpoint_every(),
+            estimate=estimate,
+            faster=tuple(self._faster(estimate, precision.value)),
+        )
+
+    def _examples(self) -> Decided[int]:
+        of_train = f"training images of {self.dataset.name}, {self.dataset.splits['train'].origin}"
+        if (per_class := self.recipe.examples_per_class) is not None:
+            reason = f"{per_class} of each of {len(self.dataset.class_names)} classes, seed {self.recipe.seed}, of the {of_train}"
+            return Decided(value=self.examples, reason=reason, source=ASKED)
+        return Decided(value=self.examples, reason=of_train, source="data set")
+
+    def _resolution(self) -> tuple[Decided[int], Decided[int]]:
+        height, width = self.dataset.height, self.dataset.width
+        value = rule.resolution(height, width, self.recipe.rule, self.backbone.architecture)
+        size = "small" if height * width < 96 * 96 else "large"
+        reason = f"median image is {height} x {width} px, {size} against 96 x 96"
+        crop = self._asked("crop", value.crop, reason, self._rule_source())
+        if self.recipe.crop is not None and self.recipe.resize is None:
+            side = max(round(crop.value * value.resize / value.crop), crop.value)
+            resize = Decided(value=side, reason=f"the rule's {value.resize} to {value.crop}, for crop {crop.value}", source=HYPERRULE)
+            return resize, crop
+        resize = self._asked("resize", value.resize, reason, self._rule_source())
+        if resize.value < crop.value:
+            raise RecipeError(f"resize must be at least the crop of {crop.value}. Received: {resize.value}. Set crop too.")
+        return resize, crop
+
+    def _augmentation(self, name: str, asked: bool | None) -> Decided[bool]:
+        if asked is not None:
+            return Decided(value=asked, reason="asked for", source=ASKED, deviates=not asked)
+        if (reason := self.dataset.destroys_label.get(name)) is not None:  # type: ignore[call-overload]
+            return Decided(value=False, reason=reason, source="data set", deviates=True)
+        return Decided(value=True, reason="the rule augments every data set so", source=self._rule_source())
+
+    def _mixup(self) -> Decided[float]:
+        reason = f"{self._regime()} data set; mixup from 20,000 examples"
+        return self._asked("mixup", rule.mixup_alpha(self.examples), reason, self._rule_source())
+
+    def _batch(self) -> Decided[int]:
+        if self.recipe.preset == "light":
+            reason = "light preset: nearly the same result on one small device"
+            return self._asked("batch", rule.LIGHT_BATCH, reason, f"{CODE} README", deviates=True)
+        return self._asked("batch", rule.BATCH, "the rule's batch", self._rule_source())
+
+    def _base_learning_rate(self, batch: int) -> Decided[float]:
+        light = self.recipe.preset == "light"
+        base = rule.LIGHT_BASE_LEARNING_RATE if light else rule.BASE_LEARNING_RATE
+        reason = f"the {self.recipe.preset}{' preset' if light else ''}'s rate"
+        if batch != (reference := self._reference_batch()):
+            reason += f" {base} x {batch}/{reference}, in proportion to the batch"
+        return self._asked(
+            "base_lr", base * batch / reference, reason, self._rule_source(), deviates=light or batch != reference
+        )
+
+    def _schedule(self, batch: int) -> Decided[rule.Schedule]:
+        full = rule.schedule(self.examples, self.recipe.rule)
+        reason = f"{self._regime()} data set: {self.examples} training images"
+        if self.recipe.steps is not None:
+            asked = f"{self.recipe.steps} steps asked for; the rule's boundaries in proportion"
+            return Decided(value=full.stretched(self.recipe.steps), reason=asked, source=ASKED, deviates=True)
+        if self.recipe.epochs is not None:
+            steps = max(1, math.ceil(self.recipe.epochs * self.examples / batch))
+            asked = f"{self.recipe.epochs:g} epochs of {self.examples} asked for; the rule's boundaries in proportion"
+            return Decided(value=full.stretched(steps), reason=asked, source=ASKED, deviates=True)
+        if self.recipe.budget is not None:
+            reason += f"; to be shrunk to {duration(self.recipe.budget)} by a measurement before step 0"
+        if batch != (reference := self._reference_batch()):
+            steps = max(1, round(full.steps * reference / batch))
+            reason += f"; {full.steps} steps x {reference}/{batch}, every boundary in proportion"
+            return Decided(value=full.stretched(steps), reason=reason, source=self._rule_source(), deviates=True)
+        return Decided(value=full, reason=reason, source=self._rule_source())
+
+    def _head_init(self) -> Decided[HeadInit]:
+        if self.recipe.head_init is not None:
+            asked = self.recipe.head_init
+            return Decided(value=asked, reason="asked for", source=ASKED, deviates=asked != "zeros")
+        if self.recipe.budget is not None:
+            reason = "a shortened schedule under-trains a zero head; the probe's head starts where the features are"
+            return Decided(value="probe", reason=reason, source=HYPERRULE, deviates=True)
+        return Decided(value="zeros", reason="the rule's new head", source=self._rule_source())
+
+    def _precision(self) -> Decided[Precision]:
+        gpus = self.machine.gpus
+        if self.recipe.precision != "auto":
+            return Decided(value=self.recipe.precision, reason="asked for", source=ASKED)
+        if gpus:
+            weakest = min(gpus, key=lambda gpu: gpu.compute_capability)
+            fits = weakest.compute_capability >= BFLOAT16_COMPUTE_CAPABILITY
+            reason = f"{weakest.name} has compute capability {weakest.compute_capability}; bfloat16 wants 8.0"
+            return Decided(value="bfloat16" if fits else "float32", reason=reason, source="machine")
+        if self.machine.cpu_bfloat16:
+            return Decided(value="bfloat16", reason="this CPU multiplies bfloat16 natively (1.6x float32, measured)", source="machine")
+        return Decided(value="float32", reason="this CPU has no bfloat16 instructions", source="machine")
+
+    def _micro_batch(self, crop: int, batch: int, precision: Precision) -> Decided[int]:
+        if (asked := self.recipe.micro_batch) is not None:
+            reason = "asked for" if asked <= batch else f"{asked} asked for, more than a batch"
+            return Decided(value=min(asked, batch), reason=reason, source=ASKED)
+        value = largest_micro_batch(self.backbone.network, crop, batch, precision, self.machine)
+        return Decided(value=value, reason="the largest part of the batch that memory and speed want at once", source="machine")
+
+    def _test_split(self) -> Decided[Split]:
+        if "test" in self.dataset.splits:
+            return Decided(value="test", reason=self.dataset.splits["test"].origin, source="data set")
+        return Decided(value="validation", reason="the data set has no test split", source="data set")
+
+    def _eval_split(self, test_split: Split) -> Decided[Split]:
+        if "validation" in self.dataset.splits:
+            return Decided(value="validation", reason="evaluations on the way must not see the test split", source=HYPERRULE)
+        return Decided(value=test_split, reason="the data set has no validation split", source="data set")
+
+    def _eval_every(self) -> Decided[int | None]:
+        if self.recipe.eval_every is not None:
+            return Decided(value=self.recipe.eval_every, reason="steps, asked for", source=ASKED)
+        return Decided(value=None, reason="the rule has no early stopping: evaluation once, at the end", source=self._rule_source())
+
+    def _checkpoint_every(self) -> Decided[int | None]:
+        if self.recipe.checkpoint_every is not None:
+            return Decided(value=self.recipe.checkpoint_every, reason="steps, asked for", source=ASKED)
+        return Decided(value=None, reason="by the clock, every minute", source=HYPERRULE)
+
+    def _faster(self, estimate: Estimate, precision: Precision) -> list[str]:
+        """What would shorten the run, with the estimated training time of each."""
+        seconds = estimate.training_seconds
+        suggestions = []
+        if self.recipe.preset == "rule" and self.recipe.batch is None:
+            light = f", about {duration(seconds * rule.LIGHT_BATCH / rule.BATCH)}" if seconds else ""
+            suggestions.append(f"--preset light: a quarter of the images{light}")
+        if self.recipe.budget is None:
+            suggestions.append("--budget 5m: the whole schedule shrunk to the time you have")
+        if self.backbone.architecture != "R26x0.5":
+            suggestions.append("--backbone bit-r26x0.5: the small embedded backbone")
+        if precision == "float32" and self.machine.cpu_bfloat16:
+            suggestions.append("--precision bfloat16: about 1.6x as fast on this CPU")
+        if not self.machine.gpus:
+            suggestions.append("a GPU: none was found here")
+        return suggestions
+
+    def _asked(self, option: str, default: float, reason: str, source: str, deviates: bool = False) -> Decided:  # type: ignore[type-arg]
+        """The recipe's value where it has one, the given default where not."""
+        asked = getattr(self.recipe, option)
+        if asked is None:
+            return Decided(value=default, reason=reason, source=source, deviates=deviates)
+        return Decided(value=asked, reason=f"asked for; the {self.recipe.preset} would take {default:g}", source=ASKED, deviates=True)
+
+    def _reference_batch(self) -> int:
+        return rule.LIGHT_BATCH if self.recipe.preset == "light" else rule.BATCH
+
+    def _regime(self) -> str:
+        return rule.regime(self.examples)
+
+    def _rule_source(self) -> str:
+        return CODE if self.recipe.rule == "code" else PAPER
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    >>> duration(45), duration(300), duration(5400), duration(90)
+    ('45 s', '5 min', '1.5 h', '1.5 min')
+    """
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,127 @@
+"""The run folder: what a fine-tuning leaves, and the interface between its stages.
+
+    plan.json            what runs, with reasons; written first
+    metrics.jsonl        one line a step and an evaluation
+    checkpoints/         step-*.npz: weights and momentum, while the run is unfinished
+    weights.npz          the trained network in BiT's public format
+    eval.json            figures over all test examples
+    predictions.parquet  one row a test example
+    export/saved_model/  the classifier to deploy; export/parity.json: its comparison with eval
+    summary.md           the result for people; written last, so its presence means "finished"
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import ValidationError
+
+from hyperrule.errors import RunFolderError
+from hyperrule.planning.plan import FORMAT, Plan
+
+
+class RunFolder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.plan_file = path / "plan.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.weights_file = path / "weights.npz"
+        self.eval_file = path / "eval.json"
+        self.predictions_file = path / "predictions.parquet"
+        self.export = path / "export"
+        self.saved_model = self.export / "saved_model"
+        self.parity_file = self.export / "parity.json"
+        self.summary_file = path / "summary.md"
+        self._lock: IO[str] | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.summary_file.exists()
+
+    def create(self, plan: Plan) -> None:
+        """Make the folder and write its plan. Raises RunFolderError if it is not empty."""
+        check_free(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write(self.plan_file, plan.model_dump_json(indent=2) + "\n")
+        self.lock()
+
+    def lock(self) -> None:
+        """Hold the folder until this process ends. Raises RunFolderError if another process has it."""
+        self._lock = self.plan_file.open()
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunFolderError(f"{self.path} is in use: another process is working on this run.") from None
+
+    def read_plan(self) -> Plan:
+        """The stored plan. Raises RunFolderError if there is none or it is of another format."""
+        if not self.plan_file.is_file():
+            raise RunFolderError(f"{self.path} is no run folder: it has no plan.json. Give the folder that finetune printed.")
+        try:
+            stored = json.loads(self.plan_file.read_text(encoding="utf-8"))
+            if stored["format"] != FORMAT:
+                raise RunFolderError(
+                    f"{self.plan_file} has format {stored['format']}; this version reads {FORMAT}. "
+                    "Continue the run with the version that started it."
+                )
+            return Plan.model_validate(stored)
+        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            raise RunFolderError(f"{self.plan_file} is damaged: {' '.join(str(error).split())[:200]}") from None
+
+    def write(self, file: Path, text: str) -> None:
+        """Write a file of the run whole or not at all."""
+        partial = file.with_name(file.name + ".partial")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, file)
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        with self.metrics_file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All whole lines; a last one that was cut short is left out."""
+        if not self.metrics_file.exists():
+            return []
+        lines = []
+        for text in self.metrics_file.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+        return lines
+
+    def rewind_metrics(self, step: int) -> None:
+        """Forget what was logged after `step` steps were done, for a run that resumes there."""
+        kept = [line for line in self.read_metrics() if line["step"] <= step]
+        self.write(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path)
+
+
+def check_free(path: Path) -> None:
+    """Raises RunFolderError unless the path is free, or an empty folder, in a place we can write."""
+    if path.exists() and not path.is_dir():
+        raise RunFolderError(f"--out {path} is a file. Choose a folder that does not exist yet.")
+    if path.is_dir() and any(path.iterdir()):
+        if (path / "plan.json").exists():
+            state = "finished" if RunFolder(path).finished else "unfinished"
+            raise RunFolderError(
+                f"--out {path} holds another run ({state}). Choose another folder, or continue it: "
+                f"hyperrule finetune --resume {path}"
+            )
+        raise RunFolderError(f"--out {path} is not empty. Choose a folder that does not exist yet.")
+    parent = next(folder for folder in [path, *path.absolute().parents] if folder.exists())
+    if not os.access(parent, os.W_OK):
+        raise RunFolderError(f"--out {path}: no permission to write in {parent}.")
+
+
+def free_run_folder(dataset: str) -> Path:
+    """runs/NAME, or runs/NAME-2 and so on where that is taken."""
+    name = Path(dataset).expanduser().resolve().name if dataset != "digits" else dataset
+    candidates = (Path("runs", name if number == 1 else f"{name}-{number}") for number in range(1, 10**6))
+    return next(path for path in candidates if not path.exists())

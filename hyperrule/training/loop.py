@@ -1,0 +1,116 @@
+"""The training loop: steps, metrics, checkpoints, and a clean stop."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, Self
+
+from hyperrule import rule
+from hyperrule.data.pipeline import MicroBatch
+from hyperrule.errors import Interrupted, RunError
+from hyperrule.planning.plan import Plan
+from hyperrule.planning.planner import CHECKPOINT_SECONDS
+from hyperrule.progress import Reporter
+from hyperrule.run_folder import RunFolder
+from hyperrule.training.checkpoint import save_checkpoint
+from hyperrule.training.step import StepResult, TrainingStep
+
+Evaluate = Callable[[], dict[str, float]]
+
+
+def train(
+    step: TrainingStep,
+    plan: Plan,
+    run: RunFolder,
+    micro_batches: Iterator[MicroBatch],
+    micro_batches_per_step: int,
+    first: int,
+    evaluate: Evaluate,
+    reporter: Reporter,
+) -> None:
+    """Run steps `first` to the last of the plan's schedule; `micro_batches` begins with step `first`.
+
+    Raises Interrupted, after a checkpoint, when SIGINT or SIGTERM asks to stop; RunError, with the
+    last checkpoint kept, when loss or gradient is not finite.
+    """
+    schedule, batch = plan.schedule.value, plan.batch.value
+    last_checkpoint = time.monotonic()
+
+    def checkpoint(done: int) -> None:
+        nonlocal last_checkpoint
+        save_checkpoint(run.checkpoints, done, step.snapshot())
+        last_checkpoint = time.monotonic()
+
+    def due(done: int) -> bool:
+        if (every := plan.checkpoint_every.value) is not None:
+            return done % every == 0
+        return time.monotonic() - last_checkpoint >= CHECKPOINT_SECONDS
+
+    with StopSignals() as stop, reporter.stage("Training", schedule.steps, first) as report:
+        for index in range(first, schedule.steps):
+            start = time.perf_counter()
+            rate = rule.learning_rate(index, schedule, plan.base_learning_rate.value)
+            step.begin()
+            for _ in range(micro_batches_per_step):
+                if stop.received is not None:
+                    checkpoint(index)
+                    raise Interrupted(
+                        f"stopped by {signal.Signals(stop.received).name} after {index} of {schedule.steps} steps; "
+                        f"checkpoint written. Continue with: hyperrule finetune --resume {run.path}",
+                        stop.received,
+                    )
+                step.accumulate(next(micro_batches))
+            result = step.update(rate)
+            done = index + 1
+            _check_finite(result, done, run)
+            images_per_second = batch / (time.perf_counter() - start)
+            run.append_metrics(
+                {
+                    "kind": "step",
+                    "step": done,
+                    "loss": result.loss,
+                    "gradient_norm": result.gradient_norm,
+                    "learning_rate": rate,
+                    "images_per_second": round(images_per_second, 2),
+                }
+            )
+            report(done, f"loss {result.loss:.4f}  lr {rate:.2g}  {images_per_second:.3g} images/s")
+            if plan.eval_every.value is not None and done % plan.eval_every.value == 0:
+                run.append_metrics({"kind": "evaluation", "step": done, **evaluate()})
+            if due(done) or done == schedule.steps:
+                checkpoint(done)
+
+
+def _check_finite(result: StepResult, done: int, run: RunFolder) -> None:
+    if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
+        raise RunError(
+            f"the loss ({result.loss}) or the gradient ({result.gradient_norm}) of step {done} is not finite; "
+            f"training stopped, and the last checkpoint in {run.checkpoints} is kept. "
+            "Try a smaller --base-lr, or --precision float32."
+        )
+
+
+class StopSignals:
+    """While entered, SIGINT and SIGTERM are noted in `received`; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._previous[number] = signal.signal(number, self._note)
+            except ValueError:  # not in the main thread: signals are not ours to handle
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, signal.SIG_DFL)
