@@ -1,10 +1,10 @@
 """hyperrule fine-tunes image classifiers by the BiT-HyperRule of Big Transfer.
 
-    import hyperrule
+import hyperrule
 
-    print(hyperrule.plan(dataset="my_images").schedule)
-    result = hyperrule.finetune(dataset="my_images", budget="5m")
-    print(result.metrics.top1, result.run.saved_model)
+print(hyperrule.plan(dataset="my_images").schedule)
+result = hyperrule.finetune(dataset="my_images", budget="5m")
+print(result.metrics.top1, result.run.saved_model)
 """
 
 import os

@@ -89,7 +89,9 @@ class _Job:
         self.source = source
         self.reporter = reporter
         self.started = time.monotonic()
-        self.backbone_arrays: Arrays | None = None if plan.backbone.path is None else read_arrays(Path(plan.backbone.path))
+        self.backbone_arrays: Arrays | None = (
+            None if plan.backbone.path is None else read_arrays(Path(plan.backbone.path))
+        )
         self.strategy = runtime.start(plan.machine)
         keras.utils.set_random_seed(plan.seed.value)  # random backbones; everything else is stateless
         with self.strategy.scope():
@@ -107,7 +109,7 @@ class _Job:
     @property
     def micro_batch(self) -> int:
         """Examples in flight over all devices."""
-        return self.plan.micro_batch.value * self.strategy.num_replicas_in_sync
+        return self.plan.micro_batch.value * int(self.strategy.num_replicas_in_sync)
 
     def check_images(self) -> None:
         """Decode every image that will be used, once, so that no bad file stops the run later."""
@@ -229,9 +231,7 @@ class _Job:
 
     def _predict(self, inference: Classifier, examples: Examples, stage: str) -> npt.NDArray[np.float32]:
         with self.reporter.stage(stage, len(examples)) as report:
-            return predict_probabilities(
-                inference, examples, self.plan.crop.value, self.plan.micro_batch.value, report
-            )
+            return predict_probabilities(inference, examples, self.plan.crop.value, self.plan.micro_batch.value, report)
 
     def _export(self, run: RunFolder, inference: Classifier, probabilities: npt.NDArray[np.float32]) -> Parity:
         """Export, and keep the export only if it says what the evaluation said."""

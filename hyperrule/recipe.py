@@ -21,7 +21,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 def seconds(budget: Any) -> Any:
-    """"90s", "5m", "1.5h" -> seconds; anything else is returned as it is, for pydantic to judge.
+    """ "90s", "5m", "1.5h" -> seconds; anything else is returned as it is, for pydantic to judge.
 
     >>> seconds("5m"), seconds("1.5h"), seconds(90)
     (300.0, 5400.0, 90)
@@ -40,9 +40,13 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str = Field(description="'digits', or a folder: CLASS/*.jpg or {train,val,test}/CLASS/*.jpg.")
-    backbone: str = Field("bit-r26x0.5", description="Embedded backbone 'bit-r26x0.5', a BiT .npz file, or 'random-r26x0.5'.")
+    backbone: str = Field(
+        "bit-r26x0.5", description="Embedded backbone 'bit-r26x0.5', a BiT .npz file, or 'random-r26x0.5'."
+    )
     rule: Rule = Field("code", description="BiT-HyperRule as in the released code, or as in the paper.")
-    preset: Literal["rule", "light"] = Field("rule", description="light: batch 128 at rate 0.001, for one small device.")
+    preset: Literal["rule", "light"] = Field(
+        "rule", description="light: batch 128 at rate 0.001, for one small device."
+    )
     examples_per_class: int | None = Field(None, gt=0, description="Train on a balanced few-shot subset.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of subset, order, augmentation and mixup.")
     split_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the held-out split, where the data has none.")
@@ -51,7 +55,10 @@ class Recipe(BaseModel):
     steps: int | None = Field(None, gt=0, description="Number of steps; the whole schedule stretches.")
     epochs: float | None = Field(None, gt=0, allow_inf_nan=False, description="The same, in passes over the data.")
     budget: Annotated[float | None, BeforeValidator(seconds)] = Field(
-        None, gt=0, allow_inf_nan=False, description="Time for the job, such as 90s, 5m or 1.5h: the schedule shrinks to fit."
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Time for the job, such as 90s, 5m or 1.5h: the schedule shrinks to fit.",
     )
     head_init: Literal["zeros", "probe"] | None = Field(
         None, description="Start the head from zeros (the rule) or from a closed-form probe of the features."
@@ -60,11 +67,17 @@ class Recipe(BaseModel):
     resize: int | None = Field(None, ge=32, le=4096, description="Side in pixels to which images are resized.")
     crop: int | None = Field(None, ge=32, le=4096, description="Side in pixels of the crop that the network sees.")
     random_flip: bool | None = Field(None, description="Mirror training images at random.")
-    random_crop: bool | None = Field(None, description="Crop training images at random; else resize straight to the crop.")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Type of convolutions and activations.")
+    random_crop: bool | None = Field(
+        None, description="Crop training images at random; else resize straight to the crop."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Type of convolutions and activations."
+    )
     micro_batch: int | None = Field(None, gt=0, description="Examples in memory at once; results do not depend on it.")
     eval_every: int | None = Field(None, gt=0, description="Evaluate every so many steps, besides the end.")
-    checkpoint_every: int | None = Field(None, gt=0, description="Checkpoint every so many steps; by default every minute.")
+    checkpoint_every: int | None = Field(
+        None, gt=0, description="Checkpoint every so many steps; by default every minute."
+    )
     skip_corrupt: bool = Field(False, description="Decode every image first and leave out those that fail.")
 
     @model_validator(mode="after")
@@ -109,7 +122,7 @@ def load_recipe(name: str) -> dict[str, Any]:
 
 
 def parse_assignment(assignment: str) -> tuple[str, Any]:
-    """"key=value" with the value read as YAML. Raises RecipeError.
+    """ "key=value" with the value read as YAML. Raises RecipeError.
 
     >>> parse_assignment("random-flip=false"), parse_assignment("base_lr=3e-3")
     (('random_flip', False), ('base_lr', '3e-3'))
@@ -127,12 +140,14 @@ def shipped_recipes() -> list[Path]:
     """The recipe files that come with the package, in order of name."""
     package = Path(str(resources.files("hyperrule")))
     installed = package / "recipes"
-    folder = installed if installed.is_dir() else package.parent / "recipes"  # a source tree keeps them beside the package
+    folder = (
+        installed if installed.is_dir() else package.parent / "recipes"
+    )  # a source tree keeps them beside the package
     return sorted(folder.glob("*.yaml"))
 
 
 def did_you_mean(received: str, known: Any) -> str:
-    """" Did you mean 'x'?", or nothing when no known name is close."""
+    """ " Did you mean 'x'?", or nothing when no known name is close."""
     close = get_close_matches(received.lower(), list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
@@ -141,7 +156,9 @@ def _explained(mistake: Any) -> str:
     key = ".".join(str(part) for part in mistake["loc"])
     match mistake["type"]:
         case "extra_forbidden":
-            return f"unknown option {key!r}.{did_you_mean(key, Recipe.model_fields)} 'hyperrule finetune --help' lists all"
+            return (
+                f"unknown option {key!r}.{did_you_mean(key, Recipe.model_fields)} 'hyperrule finetune --help' lists all"
+            )
         case "missing":
             return f"option {key!r} is missing: say --{key.replace('_', '-')}"
         case _:

@@ -1,13 +1,13 @@
 """The run folder: what a fine-tuning leaves, and the interface between its stages.
 
-    plan.json            what runs, with reasons; written first
-    metrics.jsonl        one line a step and an evaluation
-    checkpoints/         step-*.npz: weights and momentum, while the run is unfinished
-    weights.npz          the trained network in BiT's public format
-    eval.json            figures over all test examples
-    predictions.parquet  one row a test example
-    export/saved_model/  the classifier to deploy; export/parity.json: its comparison with eval
-    summary.md           the result for people; written last, so its presence means "finished"
+plan.json            what runs, with reasons; written first
+metrics.jsonl        one line a step and an evaluation
+checkpoints/         step-*.npz: weights and momentum, while the run is unfinished
+weights.npz          the trained network in BiT's public format
+eval.json            figures over all test examples
+predictions.parquet  one row a test example
+export/saved_model/  the classifier to deploy; export/parity.json: its comparison with eval
+summary.md           the result for people; written last, so its presence means "finished"
 """
 
 import fcntl
@@ -60,7 +60,9 @@ class RunFolder:
     def read_plan(self) -> Plan:
         """The stored plan. Raises RunFolderError if there is none or it is of another format."""
         if not self.plan_file.is_file():
-            raise RunFolderError(f"{self.path} is no run folder: it has no plan.json. Give the folder that finetune printed.")
+            raise RunFolderError(
+                f"{self.path} is no run folder: it has no plan.json. Give the folder that finetune printed."
+            )
         try:
             stored = json.loads(self.plan_file.read_text(encoding="utf-8"))
             if stored["format"] != FORMAT:

@@ -43,7 +43,8 @@ def summary(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str
             "| class | examples | precision | recall | F1 |",
             "|---|---|---|---|---|",
             *(
-                f"| {_cell(figures.name)} | {figures.examples} | {figures.precision:.3f} | {figures.recall:.3f} | {figures.f1:.3f} |"
+                f"| {_cell(figures.name)} | {figures.examples} "
+                f"| {figures.precision:.3f} | {figures.recall:.3f} | {figures.f1:.3f} |"
                 for figures in worst
             ),
             "",

@@ -57,7 +57,7 @@ def read_arrays(path: Path) -> Arrays:
 def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
     """Write arrays under their names, uncompressed."""
     with path.open("wb") as stream:
-        np.savez(stream, **arrays)
+        np.savez(stream, allow_pickle=False, **arrays)
 
 
 def canonical_name(name: str) -> str:
@@ -74,7 +74,9 @@ def _array_shapes(path: Path) -> dict[str, tuple[int, ...]]:
                 with archive.open(member) as stream:
                     version = np.lib.format.read_magic(stream)
                     read_header = (
-                        np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                        np.lib.format.read_array_header_1_0
+                        if version == (1, 0)
+                        else np.lib.format.read_array_header_2_0
                     )
                     shape, _, dtype = read_header(stream)
                 if dtype.hasobject:

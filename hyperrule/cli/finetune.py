@@ -54,7 +54,9 @@ def _render(result: "Result", as_json: bool) -> None:
     click.echo(f"metrics     {run.eval_file}")
     click.echo(f"summary     {run.summary_file}")
     if result.plan.dataset.kind == "digits":
-        click.echo("next        hyperrule finetune --dataset FOLDER --budget 5m   (FOLDER/CLASS/*.jpg: your own images)")
+        click.echo(
+            "next        hyperrule finetune --dataset FOLDER --budget 5m   (FOLDER/CLASS/*.jpg: your own images)"
+        )
     else:
         again = f"hyperrule finetune --dataset {shlex.quote(str(Path(result.plan.recipe.dataset)))}"
         click.echo(f"next        {again}   (the whole rule, without shortcuts)" if result.plan.deviations else "")

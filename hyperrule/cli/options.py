@@ -13,7 +13,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def recipe_options(function: F) -> F:
     """Add a flag for every field of `Recipe`, `--recipe` and `--set`. Values are checked by `Recipe`."""
-    function = click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set any option of a recipe.")(function)
+    function = click.option(
+        "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set any option of a recipe."
+    )(function)
     function = click.option("--recipe", metavar="FILE", help="Options from a YAML file or a shipped recipe.")(function)
     for name, field in reversed(Recipe.model_fields.items()):
         flag = f"--{name.replace('_', '-')}"

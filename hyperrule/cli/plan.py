@@ -36,18 +36,26 @@ def render(plan: Plan) -> None:
     if not console.is_terminal:
         console.width = 140
     data, backbone = plan.dataset, plan.backbone
-    console.print(f"data      {data.name}: {plan.classes} classes, {_sizes(plan)}, median image {data.height} x {data.width} px")
+    console.print(
+        f"data      {data.name}: {plan.classes} classes, {_sizes(plan)}, median image {data.height} x {data.width} px"
+    )
     for note in data.notes:
         console.print(f"          {note}")
     if data.skipped:
         console.print(f"          {len(data.skipped)} images left out, listed in plan.json")
-    console.print(f"backbone  {backbone.name}: {backbone.architecture}, {backbone.parameters / 1e6:.1f} M parameters, {backbone.origin}")
+    size = f"{backbone.architecture}, {backbone.parameters / 1e6:.1f} M parameters"
+    console.print(f"backbone  {backbone.name}: {size}, {backbone.origin}")
     console.print()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("decision", "value", "why", "source"):
         table.add_column(heading, overflow="fold", no_wrap=heading == "decision")
     for name, decided in plan.decisions.items():
-        table.add_row(f"{'* ' if decided.deviates else '  '}{name.replace('_', ' ')}", _shown(decided.value), decided.reason, decided.source)
+        table.add_row(
+            f"{'* ' if decided.deviates else '  '}{name.replace('_', ' ')}",
+            _shown(decided.value),
+            decided.reason,
+            decided.source,
+        )
     console.print(table)
     if plan.deviations:
         console.print("* departs from the BiT-HyperRule")
@@ -59,7 +67,9 @@ def render(plan: Plan) -> None:
         time = f"{duration(plan.recipe.budget)} asked for (the full schedule: {time})"
     if estimate.evaluation_seconds is not None:
         time += f", and {duration(estimate.evaluation_seconds)} for evaluation"
-    console.print(f"cost      {estimate.steps} steps, {estimate.images} images, {time}, {estimate.memory / 2**30:.1f} GiB")
+    console.print(
+        f"cost      {estimate.steps} steps, {estimate.images} images, {time}, {estimate.memory / 2**30:.1f} GiB"
+    )
     console.print(f"          ({estimate.basis})")
     for suggestion in plan.faster:
         console.print(f"faster    {suggestion}")

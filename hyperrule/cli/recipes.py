@@ -18,7 +18,11 @@ def command(as_json: bool) -> None:
     """
     if as_json:
         listed = [
-            {"name": path.stem, "file": str(path), "options": make_recipe(load_recipe(path.stem)).model_dump(exclude_unset=True)}
+            {
+                "name": path.stem,
+                "file": str(path),
+                "options": make_recipe(load_recipe(path.stem)).model_dump(exclude_unset=True),
+            }
             for path in shipped_recipes()
         ]
         click.echo(json.dumps(listed, indent=2))

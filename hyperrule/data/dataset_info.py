@@ -1,6 +1,6 @@
 """What a data set is: the facts that the plan needs, and the examples that the work reads."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -60,11 +60,15 @@ class Examples:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def encoded(self) -> Iterator[bytes]:
+        """The encoded images, one by one."""
+        return (content.read_bytes() if isinstance(content, Path) else content for content in self.contents)
+
     def take(self, indices: npt.NDArray[np.int64]) -> "Examples":
         return Examples(
             [self.ids[i] for i in indices],
             self.labels[indices],
-            [self.contents[i] for i in indices],  # type: ignore[arg-type]  # a list of one of the two kinds
+            [self.contents[i] for i in indices],
         )
 
 

@@ -51,7 +51,9 @@ class Digits:
     def examples(self, split: Split) -> Examples:
         images, labels = self._arrays
         train, test = self._split
-        everything = Examples([f"digits/{i:04d}" for i in range(len(labels))], labels, [_png(image) for image in images])
+        everything = Examples(
+            [f"digits/{i:04d}" for i in range(len(labels))], labels, [_png(image) for image in images]
+        )
         return everything.take({"train": train, "test": test}[split])
 
     @cached_property
@@ -60,7 +62,9 @@ class Digits:
         scikit-learn costs more time than everything else that `hyperrule plan` does."""
         package = importlib.util.find_spec("sklearn")
         if package is None or not package.submodule_search_locations:
-            raise DataError("data set 'digits' comes with scikit-learn, which is not installed: pip install scikit-learn")
+            raise DataError(
+                "data set 'digits' comes with scikit-learn, which is not installed: pip install scikit-learn"
+            )
         table = np.loadtxt(
             Path(package.submodule_search_locations[0], "datasets/data/digits.csv.gz"), delimiter=",", dtype=np.int32
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from hyperrule.data.dataset_info import DatasetInfo, Examples, Split, SplitInfo
 from hyperrule.data.subset import hold_out
@@ -23,6 +23,7 @@ from hyperrule.errors import DataError
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"})
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+TRAIN: Split = "train"
 NAMED_AT_MOST = 5
 FILES_PER_TASK = 256  # one small file is less work than handing it to a thread
 
@@ -113,10 +114,14 @@ class ImageFolder:
         for child in _folders(self.folder):
             if (split := SPLIT_FOLDERS.get(child.name.lower())) is not None:
                 if split in roots:
-                    raise DataError(f"{self.folder} has two folders for the {split} split: {roots[split].name} and {child.name}.")
+                    raise DataError(
+                        f"{self.folder} has two folders for the {split} split: {roots[split].name} and {child.name}."
+                    )
                 roots[split] = child
         if roots and "train" not in roots:
-            raise DataError(f"{self.folder} has {', '.join(sorted(path.name for path in roots.values()))} but no train folder.")
+            raise DataError(
+                f"{self.folder} has {', '.join(sorted(path.name for path in roots.values()))} but no train folder."
+            )
         return roots
 
     @cached_property
@@ -148,7 +153,7 @@ class ImageFolder:
         self._check_classes()
         good = [file for file in self._files if not file.problem]
         splits: dict[Split, list[ImageFile]] = {
-            split: [file for file in good if file.split == split] for split in self._split_roots or ("train",)
+            split: [file for file in good if file.split == split] for split in list(self._split_roots) or [TRAIN]
         }
         for split in splits:
             self._check_sizes(split, splits[split], least=1 if len(splits) > 1 else 2)
@@ -158,7 +163,7 @@ class ImageFolder:
         return splits
 
     def _check_classes(self) -> None:
-        for split, root in self._split_roots.items():
+        for root in self._split_roots.values():
             unknown = sorted({child.name for child in _folders(root)} - set(self.class_names))
             if unknown:
                 raise DataError(f"{root} has classes that train does not have: {_listed(map(repr, unknown))}.")
@@ -169,7 +174,8 @@ class ImageFolder:
         if small and (split == "train" or not members):
             raise DataError(
                 f"too few images in {split} for {_listed(small)}; each class needs at least {least}"
-                f"{' (one is held out for testing)' if least == 2 else ''}. {', '.join(sorted(EXTENSIONS))} files count."
+                f"{' (one is held out for testing)' if least == 2 else ''}. "
+                f"Files that count: {', '.join(sorted(EXTENSIONS))}."
             )
 
     def _origin(self, split: Split) -> str:
@@ -197,11 +203,16 @@ class ImageFolder:
         for child in _folders(root):
             if len(_folders(child)) >= 2:
                 return f"Did you mean {child}?"
-        return "Received: " + (", ".join(sorted(child.name for child in root.iterdir())[:NAMED_AT_MOST]) or "an empty folder") + "."
+        return (
+            "Received: "
+            + (", ".join(sorted(child.name for child in root.iterdir())[:NAMED_AT_MOST]) or "an empty folder")
+            + "."
+        )
 
     def _labels(self, members: list[ImageFile]) -> npt.NDArray[np.int32]:
         index = {name: label for label, name in enumerate(self.class_names)}
         return np.array([index[image.class_name] for image in members], np.int32)
+
 
 def _folders(root: Path) -> list[Path]:
     return sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
@@ -231,7 +242,7 @@ def _reason(path: Path, error: Exception) -> str:
         return "permission denied"
     if path.stat().st_size == 0:
         return "empty file"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return f"not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
     return str(error)
 

@@ -5,6 +5,8 @@ Resizing is bilinear without antialiasing, as in google-research/big_transfer `b
 
 import tensorflow as tf
 
+FLIP_STREAM = (0, 1 << 40)  # added to a seed, so that flips do not depend on crops
+
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
     """Scalar string with a JPEG, PNG, GIF (first frame), BMP or WebP -> uint8 [height, width, 3], 0-255.
@@ -35,6 +37,6 @@ def for_training(
         offset = tf.random.stateless_uniform([2], seed, maxval=resize_to - crop + 1, dtype=tf.int32, alg="philox")
         image = resize(decode(encoded), resize_to)[offset[0] : offset[0] + crop, offset[1] : offset[1] + crop]
     if random_flip:
-        flip = tf.random.stateless_uniform([], seed + [0, 1 << 40], alg="philox") < 0.5
+        flip = tf.random.stateless_uniform([], seed + FLIP_STREAM, alg="philox") < 0.5
         image = tf.cond(flip, lambda: tf.reverse(image, axis=[1]), lambda: image)
     return tf.ensure_shape(image, [crop, crop, 3])

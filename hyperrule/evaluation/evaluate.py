@@ -34,7 +34,7 @@ def _over_all(
     micro_batch: int,
     report: Report | None,
 ) -> npt.NDArray[np.float32]:
-    compiled = tf.function(function)
+    compiled = tf.function(function, autograph=False)
     outputs, done = [], 0
     for batch in evaluation_batches(examples, classifier.head.units, crop, micro_batch):
         present = int(tf.reduce_sum(batch.weights))

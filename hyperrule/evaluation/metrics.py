@@ -54,7 +54,5 @@ def compute_metrics(
             ClassMetrics(name=name, examples=int(n), precision=float(p), recall=float(r), f1=float(f))
             for name, n, p, r, f in zip(class_names, support, precision, recall, f1, strict=True)
         ),
-        confusion=tuple(
-            tuple(row) for row in confusion_matrix(labels, predicted, labels=every_class).tolist()
-        ),
+        confusion=tuple(tuple(row) for row in confusion_matrix(labels, predicted, labels=every_class).tolist()),
     )

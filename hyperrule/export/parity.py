@@ -57,10 +57,17 @@ def _replayed(saved_model: Path, examples: Examples) -> tuple[npt.NDArray[np.flo
     with tempfile.TemporaryDirectory() as scratch:
         images, output = Path(scratch, "images"), Path(scratch, "answers.npz")
         images.mkdir()
-        for index, content in enumerate(examples.contents):
-            (images / f"{index:04d}").write_bytes(content.read_bytes() if isinstance(content, Path) else content)
+        for index, content in enumerate(examples.encoded()):
+            (images / f"{index:04d}").write_bytes(content)
         # -I: neither the environment's nor the working directory's modules, so nothing of ours.
-        command = [sys.executable, "-I", str(Path(__file__).with_name("replay.py")), str(saved_model), str(images), str(output)]
+        command = [
+            sys.executable,
+            "-I",
+            str(Path(__file__).with_name("replay.py")),
+            str(saved_model),
+            str(images),
+            str(output),
+        ]
         quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
         finished = subprocess.run(command, capture_output=True, text=True, env=quiet, check=False)
         if finished.returncode != 0:

@@ -1,6 +1,6 @@
 """Run an exported SavedModel as a stranger would: this file imports TensorFlow and nothing of hyperrule.
 
-    python replay.py SAVED_MODEL FOLDER_OF_IMAGES OUTPUT.npz
+python replay.py SAVED_MODEL FOLDER_OF_IMAGES OUTPUT.npz
 """
 
 import sys

@@ -56,7 +56,14 @@ def largest_micro_batch(architecture: Architecture, crop: int, batch: int, preci
 
 
 def estimate_cost(
-    architecture: Architecture, crop: int, batch: int, micro_batch: int, steps: int, tests: int, precision: str, machine: Machine
+    architecture: Architecture,
+    crop: int,
+    batch: int,
+    micro_batch: int,
+    steps: int,
+    tests: int,
+    precision: str,
+    machine: Machine,
 ) -> Estimate:
     multiply_adds = architecture.multiply_adds(crop)
     images = steps * batch

@@ -130,7 +130,8 @@ class _Planner:
     def _examples(self) -> Decided[int]:
         of_train = f"training images of {self.dataset.name}, {self.dataset.splits['train'].origin}"
         if (per_class := self.recipe.examples_per_class) is not None:
-            reason = f"{per_class} of each of {len(self.dataset.class_names)} classes, seed {self.recipe.seed}, of the {of_train}"
+            of_each = f"{per_class} of each of {len(self.dataset.class_names)} classes, seed {self.recipe.seed}"
+            reason = f"{of_each}, of the {of_train}"
             return Decided(value=self.examples, reason=reason, source=ASKED)
         return Decided(value=self.examples, reason=of_train, source="data set")
 
@@ -142,11 +143,15 @@ class _Planner:
         crop = self._asked("crop", value.crop, reason, self._rule_source())
         if self.recipe.crop is not None and self.recipe.resize is None:
             side = max(round(crop.value * value.resize / value.crop), crop.value)
-            resize = Decided(value=side, reason=f"the rule's {value.resize} to {value.crop}, for crop {crop.value}", source=HYPERRULE)
+            resize = Decided(
+                value=side, reason=f"the rule's {value.resize} to {value.crop}, for crop {crop.value}", source=HYPERRULE
+            )
             return resize, crop
         resize = self._asked("resize", value.resize, reason, self._rule_source())
         if resize.value < crop.value:
-            raise RecipeError(f"resize must be at least the crop of {crop.value}. Received: {resize.value}. Set crop too.")
+            raise RecipeError(
+                f"resize must be at least the crop of {crop.value}. Received: {resize.value}. Set crop too."
+            )
         return resize, crop
 
     def _augmentation(self, name: str, asked: bool | None) -> Decided[bool]:
@@ -213,7 +218,11 @@ class _Planner:
             reason = f"{weakest.name} has compute capability {weakest.compute_capability}; bfloat16 wants 8.0"
             return Decided(value="bfloat16" if fits else "float32", reason=reason, source="machine")
         if self.machine.cpu_bfloat16:
-            return Decided(value="bfloat16", reason="this CPU multiplies bfloat16 natively (1.6x float32, measured)", source="machine")
+            return Decided(
+                value="bfloat16",
+                reason="this CPU multiplies bfloat16 natively (1.6x float32, measured)",
+                source="machine",
+            )
         return Decided(value="float32", reason="this CPU has no bfloat16 instructions", source="machine")
 
     def _micro_batch(self, crop: int, batch: int, precision: Precision) -> Decided[int]:
@@ -221,7 +230,9 @@ class _Planner:
             reason = "asked for" if asked <= batch else f"{asked} asked for, more than a batch"
             return Decided(value=min(asked, batch), reason=reason, source=ASKED)
         value = largest_micro_batch(self.backbone.network, crop, batch, precision, self.machine)
-        return Decided(value=value, reason="the largest part of the batch that memory and speed want at once", source="machine")
+        return Decided(
+            value=value, reason="the largest part of the batch that memory and speed want at once", source="machine"
+        )
 
     def _test_split(self) -> Decided[Split]:
         if "test" in self.dataset.splits:
@@ -230,13 +241,17 @@ class _Planner:
 
     def _eval_split(self, test_split: Split) -> Decided[Split]:
         if "validation" in self.dataset.splits:
-            return Decided(value="validation", reason="evaluations on the way must not see the test split", source=HYPERRULE)
+            return Decided(
+                value="validation", reason="evaluations on the way must not see the test split", source=HYPERRULE
+            )
         return Decided(value=test_split, reason="the data set has no validation split", source="data set")
 
     def _eval_every(self) -> Decided[int | None]:
         if self.recipe.eval_every is not None:
             return Decided(value=self.recipe.eval_every, reason="steps, asked for", source=ASKED)
-        return Decided(value=None, reason="the rule has no early stopping: evaluation once, at the end", source=self._rule_source())
+        return Decided(
+            value=None, reason="the rule has no early stopping: evaluation once, at the end", source=self._rule_source()
+        )
 
     def _checkpoint_every(self) -> Decided[int | None]:
         if self.recipe.checkpoint_every is not None:
@@ -265,7 +280,12 @@ class _Planner:
         asked = getattr(self.recipe, option)
         if asked is None:
             return Decided(value=default, reason=reason, source=source, deviates=deviates)
-        return Decided(value=asked, reason=f"asked for; the {self.recipe.preset} would take {default:g}", source=ASKED, deviates=True)
+        return Decided(
+            value=asked,
+            reason=f"asked for; the {self.recipe.preset} would take {default:g}",
+            source=ASKED,
+            deviates=True,
+        )
 
     def _reference_batch(self) -> int:
         return rule.LIGHT_BATCH if self.recipe.preset == "light" else rule.BATCH

@@ -45,9 +45,9 @@ class TrainingStep:
         self._standardized = [_per_replica(kernel) for kernel in self._kernels]
         self._gradients = [_per_replica(variable) for variable in self._kernels + self._others]
         self._loss = _per_replica(tf.zeros([]))
-        self._begin = tf.function(lambda: strategy.run(self._replica_begin))
-        self._accumulate = tf.function(lambda micro: strategy.run(self._replica_accumulate, (micro,)), reduce_retracing=True)
-        self._update = tf.function(self._reduced_update)
+        self._begin = tf.function(lambda: strategy.run(self._replica_begin), autograph=False)
+        self._accumulate = tf.function(lambda micro: strategy.run(self._replica_accumulate, (micro,)), autograph=False)
+        self._update = tf.function(self._reduced_update, autograph=False)
 
     def begin(self) -> None:
         """Standardise the kernels and clear the accumulators."""
@@ -83,7 +83,9 @@ class TrainingStep:
 
     @property
     def _velocities(self) -> dict[str, keras.Variable]:
-        by_variable = {id(v): m for v, m in zip(self.classifier.trainable_variables, self.optimizer.momentums, strict=True)}
+        by_variable = {
+            id(v): m for v, m in zip(self.classifier.trainable_variables, self.optimizer.momentums, strict=True)
+        }
         return {name: by_variable[id(variable)] for name, variable in self.classifier.arrays.items()}
 
     def _replica_begin(self) -> None:
