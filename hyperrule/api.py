@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperrule.data import Source, open_source
-from hyperrule.errors import RunFolderError
+from hyperrule.errors import RunFolderError, UserError
+from hyperrule.files import os_errors_as
 from hyperrule.planning.machine import this_machine
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import calibrated, make_plan
@@ -27,7 +28,8 @@ def plan(**options: Any) -> Plan:
 
     Options are those of `hyperrule.recipe.Recipe`; `dataset` is required. Raises UserError.
     """
-    return _plan(options)[0]
+    with os_errors_as(UserError, "a path cannot be used"):
+        return _plan(options)[0]
 
 
 def finetune(*, out: str | Path | None = None, quiet: bool = False, **options: Any) -> Result:
@@ -37,14 +39,14 @@ def finetune(*, out: str | Path | None = None, quiet: bool = False, **options: A
     options are those of `hyperrule.recipe.Recipe`; `dataset` is required. Raises UserError, with
     nothing written, if the request cannot be met; RunError if the work cannot be finished.
     """
-    if out is not None:
-        check_free(Path(out))
-    planned, source = _plan(options)
-    reporter = Reporter(quiet)
-    folder = Path(out) if out is not None else free_run_folder(options["dataset"])
+    with os_errors_as(UserError, "a path cannot be used"):
+        if out is not None:
+            check_free(Path(out))
+        planned, source = _plan(options)
+        folder = Path(out) if out is not None else free_run_folder(options["dataset"])
     with _silent_native_stderr():
         from hyperrule.job import run_plan
-    return run_plan(planned, source, folder, reporter)
+    return run_plan(planned, source, folder, Reporter(quiet))
 
 
 def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result:
@@ -54,12 +56,13 @@ def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result:
     raises RunFolderError with the differences otherwise, or if the run is finished.
     """
     folder = RunFolder(Path(run))
-    stored = folder.read_plan()
-    if folder.finished:
-        raise RunFolderError(f"{folder.path} is finished; its result is in {folder.summary_file}.")
-    recipe = make_recipe({**stored.recipe.model_dump(), **options})
-    source = open_source(recipe.dataset, recipe.split_seed, recipe.skip_corrupt)
-    asked = make_plan(recipe, source, stored.machine)
+    with os_errors_as(UserError, "a path cannot be used"):
+        stored = folder.read_plan()
+        if folder.finished:
+            raise RunFolderError(f"{folder.path} is finished; its result is in {folder.summary_file}.")
+        recipe = make_recipe({**stored.recipe.model_dump(), **options})
+        source = open_source(recipe.dataset, recipe.split_seed, recipe.skip_corrupt)
+        asked = make_plan(recipe, source, stored.machine)
     if stored.calibration is not None and recipe.budget is not None:
         asked = calibrated(asked, stored.calibration)
     if differences := stored.differences(asked):

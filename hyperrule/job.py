@@ -11,24 +11,25 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.backbones.checkpoints import Arrays, read_arrays
+from hyperrule.backbones.checkpoints import Arrays, read_arrays, write_arrays
 from hyperrule.data import Examples, Source
 from hyperrule.data.pipeline import Augmentation, MicroBatch, training_batches, undecodable
-from hyperrule.errors import DataError
-from hyperrule.evaluation.evaluate import extract_features, predict_probabilities
+from hyperrule.errors import DataError, RunError
+from hyperrule.evaluation.evaluate import Evaluator
 from hyperrule.evaluation.metrics import Metrics, compute_metrics
 from hyperrule.evaluation.predictions import write_predictions
 from hyperrule.evaluation.probe import fit_head
 from hyperrule.export.parity import GPU_TOLERANCE, TOLERANCE, Parity, check_parity
 from hyperrule.export.saved_model import export_saved_model
+from hyperrule.files import os_errors_as, whole_file
 from hyperrule.planning.plan import Calibration, Plan
 from hyperrule.planning.planner import calibrated, training_examples
 from hyperrule.progress import Reporter
 from hyperrule.run_folder import RunFolder, check_free
 from hyperrule.summary import summary
 from hyperrule.training import runtime
-from hyperrule.training.checkpoint import latest_checkpoint, write_whole
-from hyperrule.training.classifier import Classifier, folded
+from hyperrule.training.checkpoint import latest_checkpoint
+from hyperrule.training.classifier import Classifier
 from hyperrule.training.loop import train
 from hyperrule.training.step import TrainingStep
 
@@ -62,23 +63,22 @@ def run_plan(plan: Plan, source: Source, out: Path, reporter: Reporter) -> Resul
         reporter.say(f"Schedule: {job.plan.schedule.reason}.")
     run = RunFolder(out)
     run.create(job.plan)
-    return job.finish(run, 0)
+    with run.locked():
+        return job.finish(run, 0)
 
 
 def resume_run(run: RunFolder, plan: Plan, source: Source, reporter: Reporter) -> Result:
     """Go on with the run in a folder at its newest readable checkpoint, or from the start if it has none."""
-    run.lock()
-    job = _Job(plan, source, reporter)
-    found = latest_checkpoint(run.checkpoints)
-    if found is None:
-        job.initialise()
-        first = 0
-    else:
-        first, arrays = found
-        job.step.restore(arrays)
-    reporter.say(f"Resuming {run.path} at step {first} of {plan.schedule.value.steps}.")
-    run.rewind_metrics(first)
-    return job.finish(run, first)
+    with run.locked():
+        job = _Job(plan, source, reporter)
+        first, arrays = latest_checkpoint(run.checkpoints) or (0, None)
+        if arrays is None:
+            job.initialise()
+        else:
+            job.step.restore(arrays)
+        reporter.say(f"Resuming {run.path} at step {first} of {plan.schedule.value.steps}.")
+        run.rewind_metrics(first)
+        return job.finish(run, first)
 
 
 class _Job:
@@ -106,6 +106,10 @@ class _Job:
     def testing(self) -> Examples:
         return self.source.examples(self.plan.test_split.value)
 
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        return Evaluator(self.classifier, self.plan.crop.value, self.plan.micro_batch.value)
+
     @property
     def micro_batch(self) -> int:
         """Examples in flight over all devices."""
@@ -113,13 +117,12 @@ class _Job:
 
     def check_images(self) -> None:
         """Decode every image that will be used, once, so that no bad file stops the run later."""
-        for examples in (self.training, self.testing):
-            bad = undecodable(examples)
-            if bad:
-                raise DataError(
-                    f"{len(bad)} images cannot be decoded: {', '.join(bad[:5])}{' and more' if len(bad) > 5 else ''}. "
-                    "Repair or remove them, or leave them out with --skip-corrupt."
-                )
+        if bad := undecodable(self.training) + undecodable(self.testing):
+            named = ", ".join(bad[:5]) + (" and more" if len(bad) > 5 else "")
+            raise DataError(
+                f"{len(bad)} of the images cannot be decoded: {named}. "
+                "Repair or remove them, or leave them out with --skip-corrupt."
+            )
 
     def initialise(self) -> None:
         """Backbone weights, and the head as the plan wants it."""
@@ -164,13 +167,13 @@ class _Job:
                 self._evaluate_on_the_way,
                 self.reporter,
             )
-        write_whole(run.weights_file, self.classifier.snapshot())
-        inference = folded(self.classifier)
-        probabilities = self._predict(inference, self.testing, "Evaluation")
+        with whole_file(run.weights_file) as partial:
+            write_arrays(partial, self.classifier.snapshot())
+        probabilities = self._evaluate(self.testing)
         metrics = compute_metrics(probabilities, self.testing.labels, self.plan.dataset.class_names)
         run.write(run.eval_file, metrics.model_dump_json(indent=2) + "\n")
         write_predictions(run.predictions_file, self.testing, probabilities, self.plan.dataset.class_names)
-        parity = self._export(run, inference, probabilities)
+        parity = self._export(run, probabilities)
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         run.write(run.summary_file, summary(self.plan, metrics, parity, run))
         return Result(run, self.plan, metrics, parity)
@@ -202,44 +205,40 @@ class _Job:
             chosen = np.random.default_rng(self.plan.seed.value).permutation(len(examples))[:PROBE_EXAMPLES]
             examples = examples.take(np.sort(chosen))
         with self.reporter.stage("Features", len(examples)) as report:
-            features = extract_features(
-                folded(self.classifier), examples, self.plan.crop.value, self.plan.micro_batch.value, report
-            )
+            features = self.evaluator.features(examples, report)
         kernel, bias = fit_head(features, examples.labels, self.plan.classes)
         self.classifier.head.kernel.assign(kernel)
         self.classifier.head.bias.assign(bias)
 
     def _evaluation_seconds(self) -> float:
-        """Time of the final evaluation, from one and from three micro-batches of it."""
+        """Time of the final evaluation, from one micro-batch (which compiles) and three."""
         micro_batch = self.plan.micro_batch.value
-        inference = folded(self.classifier)
         seconds = []
         for micro_batches in (1, 3):
             sample = self.testing.take(np.arange(min(len(self.testing), micro_batches * micro_batch)))
             start = time.perf_counter()
-            predict_probabilities(inference, sample, self.plan.crop.value, micro_batch)
-            seconds.append(time.perf_counter() - start)
-        compiling, three = seconds
-        return compiling + max(three - compiling, 0) / 2 * len(self.testing) / micro_batch
+            self.evaluator.probabilities(sample)
+            seconds.append((time.perf_counter() - start) / len(sample))
+        return seconds[-1] * len(self.testing)
 
     def _evaluate_on_the_way(self) -> dict[str, float]:
         examples = self.source.examples(self.plan.eval_split.value)
-        probabilities = self._predict(folded(self.classifier), examples, "Evaluation")
-        metrics = compute_metrics(probabilities, examples.labels, self.plan.dataset.class_names)
+        metrics = compute_metrics(self._evaluate(examples), examples.labels, self.plan.dataset.class_names)
         self.reporter.say(f"Accuracy on {self.plan.eval_split.value}: {metrics.top1:.2%}")
         return {"top1": metrics.top1, "top5": metrics.top5, "loss": metrics.loss}
 
-    def _predict(self, inference: Classifier, examples: Examples, stage: str) -> npt.NDArray[np.float32]:
-        with self.reporter.stage(stage, len(examples)) as report:
-            return predict_probabilities(inference, examples, self.plan.crop.value, self.plan.micro_batch.value, report)
+    def _evaluate(self, examples: Examples) -> npt.NDArray[np.float32]:
+        with self.reporter.stage("Evaluation", len(examples)) as report:
+            return self.evaluator.probabilities(examples, report)
 
-    def _export(self, run: RunFolder, inference: Classifier, probabilities: npt.NDArray[np.float32]) -> Parity:
+    def _export(self, run: RunFolder, probabilities: npt.NDArray[np.float32]) -> Parity:
         """Export, and keep the export only if it says what the evaluation said."""
         self.reporter.say("Exporting, and comparing with the evaluation in a fresh process ...")
         shutil.rmtree(run.export, ignore_errors=True)
         class_names = self.plan.dataset.class_names
         try:
-            export_saved_model(inference, class_names, self.plan.crop.value, run.saved_model)
+            with os_errors_as(RunError, f"cannot write {run.saved_model}"):
+                export_saved_model(self.evaluator.refresh(), class_names, self.plan.crop.value, run.saved_model)
             tolerance = GPU_TOLERANCE if self.plan.machine.gpus else TOLERANCE
             parity = check_parity(run.saved_model, self.testing, probabilities, class_names, tolerance)
         except BaseException:

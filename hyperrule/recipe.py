@@ -4,6 +4,7 @@ Every option is a field of `Recipe`; the command line makes its flags from these
 a recipe key `examples_per_class` is the flag `--examples-per-class`.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -34,6 +35,16 @@ def seconds(budget: Any) -> Any:
     return budget
 
 
+def no_truth_value(value: Any) -> Any:
+    """Python takes True for 1; a recipe that says `batch: true` does not mean 1."""
+    if isinstance(value, bool):
+        raise ValueError("must be a whole number")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(no_truth_value)]
+
+
 class Recipe(BaseModel):
     """Options of one fine-tuning. What is left at None, the rule or the machine decides."""
 
@@ -47,13 +58,13 @@ class Recipe(BaseModel):
     preset: Literal["rule", "light"] = Field(
         "rule", description="light: batch 128 at rate 0.001, for one small device."
     )
-    examples_per_class: int | None = Field(None, gt=0, description="Train on a balanced few-shot subset.")
+    examples_per_class: Count | None = Field(None, gt=0, description="Train on a balanced few-shot subset.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of subset, order, augmentation and mixup.")
     split_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the held-out split, where the data has none.")
-    batch: int | None = Field(None, gt=0, description="Examples a step; rate and schedule scale with it.")
+    batch: Count | None = Field(None, gt=0, le=2**20, description="Examples a step; rate and schedule scale with it.")
     base_lr: float | None = Field(None, gt=0, allow_inf_nan=False, description="Learning rate before decay.")
-    steps: int | None = Field(None, gt=0, description="Number of steps; the whole schedule stretches.")
-    epochs: float | None = Field(None, gt=0, allow_inf_nan=False, description="The same, in passes over the data.")
+    steps: Count | None = Field(None, gt=0, le=10**8, description="Number of steps; the whole schedule stretches.")
+    epochs: float | None = Field(None, gt=0, le=10**6, description="The same, in passes over the data.")
     budget: Annotated[float | None, BeforeValidator(seconds)] = Field(
         None,
         gt=0,
@@ -64,8 +75,8 @@ class Recipe(BaseModel):
         None, description="Start the head from zeros (the rule) or from a closed-form probe of the features."
     )
     mixup: float | None = Field(None, ge=0, le=10, description="Alpha of mixup, 0 for none.")
-    resize: int | None = Field(None, ge=32, le=4096, description="Side in pixels to which images are resized.")
-    crop: int | None = Field(None, ge=32, le=4096, description="Side in pixels of the crop that the network sees.")
+    resize: Count | None = Field(None, ge=32, le=4096, description="Side in pixels to which images are resized.")
+    crop: Count | None = Field(None, ge=32, le=4096, description="Side in pixels of the crop that the network sees.")
     random_flip: bool | None = Field(None, description="Mirror training images at random.")
     random_crop: bool | None = Field(
         None, description="Crop training images at random; else resize straight to the crop."
@@ -73,9 +84,11 @@ class Recipe(BaseModel):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Type of convolutions and activations."
     )
-    micro_batch: int | None = Field(None, gt=0, description="Examples in memory at once; results do not depend on it.")
-    eval_every: int | None = Field(None, gt=0, description="Evaluate every so many steps, besides the end.")
-    checkpoint_every: int | None = Field(
+    micro_batch: Count | None = Field(
+        None, gt=0, description="Examples in memory at once; results do not depend on it."
+    )
+    eval_every: Count | None = Field(None, gt=0, description="Evaluate every so many steps, besides the end.")
+    checkpoint_every: Count | None = Field(
         None, gt=0, description="Checkpoint every so many steps; by default every minute."
     )
     skip_corrupt: bool = Field(False, description="Decode every image first and leave out those that fail.")
@@ -104,7 +117,7 @@ def load_recipe(name: str) -> dict[str, Any]:
     Raises RecipeError if there is none, or if the file is not a YAML mapping.
     """
     path = Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, never an error
         shipped = {path.stem: path for path in shipped_recipes()}
         if name not in shipped:
             raise RecipeError(
@@ -114,11 +127,11 @@ def load_recipe(name: str) -> dict[str, Any]:
         path = shipped[name]
     try:
         options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(options, dict):
         raise RecipeError(f"{path} must hold 'key: value' lines. Received: {type(options).__name__}")
-    return options
+    return {str(key): value for key, value in options.items()}
 
 
 def parse_assignment(assignment: str) -> tuple[str, Any]:
@@ -132,7 +145,7 @@ def parse_assignment(assignment: str) -> tuple[str, Any]:
         raise RecipeError(f"--set takes key=value, such as --set base_lr=0.001. Received: {assignment!r}")
     try:
         return key.strip().replace("-", "_"), yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return key.strip().replace("-", "_"), value
 
 

@@ -13,13 +13,15 @@ summary.md           the result for people; written last, so its presence means 
 import fcntl
 import json
 import os
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pydantic import ValidationError
 
-from hyperrule.errors import RunFolderError
+from hyperrule.errors import RunError, RunFolderError
+from hyperrule.files import os_errors_as, whole_file
 from hyperrule.planning.plan import FORMAT, Plan
 
 
@@ -36,7 +38,6 @@ class RunFolder:
         self.saved_model = self.export / "saved_model"
         self.parity_file = self.export / "parity.json"
         self.summary_file = path / "summary.md"
-        self._lock: IO[str] | None = None
 
     @property
     def finished(self) -> bool:
@@ -45,17 +46,21 @@ class RunFolder:
     def create(self, plan: Plan) -> None:
         """Make the folder and write its plan. Raises RunFolderError if it is not empty."""
         check_free(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.write(self.plan_file, plan.model_dump_json(indent=2) + "\n")
-        self.lock()
+        staging = self.path.with_name(f".{self.path.name}.partial")
+        with os_errors_as(RunFolderError, f"--out {self.path} cannot be made"):
+            staging.mkdir(parents=True, exist_ok=True)
+            (staging / self.plan_file.name).write_text(plan.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            os.rename(staging, self.path)  # so that a run folder has a plan from its first moment
 
-    def lock(self) -> None:
-        """Hold the folder until this process ends. Raises RunFolderError if another process has it."""
-        self._lock = self.plan_file.open()
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunFolderError(f"{self.path} is in use: another process is working on this run.") from None
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder within the block. Raises RunFolderError if another process has it."""
+        with self.plan_file.open() as plan:
+            try:
+                fcntl.flock(plan, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunFolderError(f"{self.path} is in use: another process is working on this run.") from None
+            yield
 
     def read_plan(self) -> Plan:
         """The stored plan. Raises RunFolderError if there is none or it is of another format."""
@@ -76,12 +81,11 @@ class RunFolder:
 
     def write(self, file: Path, text: str) -> None:
         """Write a file of the run whole or not at all."""
-        partial = file.with_name(file.name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, file)
+        with whole_file(file) as partial:
+            partial.write_text(text, encoding="utf-8")
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        with self.metrics_file.open("a", encoding="utf-8") as stream:
+        with os_errors_as(RunError, f"cannot write {self.metrics_file}"), self.metrics_file.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -101,9 +105,6 @@ class RunFolder:
         kept = [line for line in self.read_metrics() if line["step"] <= step]
         self.write(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def remove(self) -> None:
-        shutil.rmtree(self.path)
-
 
 def check_free(path: Path) -> None:
     """Raises RunFolderError unless the path is free, or an empty folder, in a place we can write."""
@@ -111,13 +112,16 @@ def check_free(path: Path) -> None:
         raise RunFolderError(f"--out {path} is a file. Choose a folder that does not exist yet.")
     if path.is_dir() and any(path.iterdir()):
         if (path / "plan.json").exists():
-            state = "finished" if RunFolder(path).finished else "unfinished"
+            if RunFolder(path).finished:
+                raise RunFolderError(f"--out {path} holds another run (finished). Choose another folder.")
             raise RunFolderError(
-                f"--out {path} holds another run ({state}). Choose another folder, or continue it: "
+                f"--out {path} holds another run (unfinished). Choose another folder, or continue it: "
                 f"hyperrule finetune --resume {path}"
             )
         raise RunFolderError(f"--out {path} is not empty. Choose a folder that does not exist yet.")
     parent = next(folder for folder in [path, *path.absolute().parents] if folder.exists())
+    if not parent.is_dir():
+        raise RunFolderError(f"--out {path}: {parent} is a file. Choose a folder that does not exist yet.")
     if not os.access(parent, os.W_OK):
         raise RunFolderError(f"--out {path}: no permission to write in {parent}.")
 

@@ -1,7 +1,9 @@
 """BiT checkpoints: the public `.npz` format, read and written without TensorFlow or pickle."""
 
 import re
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -15,6 +17,8 @@ from hyperrule.errors import BackboneError
 Arrays = dict[str, npt.NDArray[np.float32]]
 HEAD = "resnet/head/conv2d/"  # its kernel is 1 x 1 x features x classes, its bias [classes]
 NAMED_AT_MOST = 4
+# What numpy and zipfile raise on files that are cut short, overwritten, or no archives at all.
+DAMAGE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 
 
 def read_architecture(path: Path) -> Architecture:
@@ -50,7 +54,7 @@ def read_arrays(path: Path) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {canonical_name(name): np.asarray(archive[name], np.float32) for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise BackboneError(_unreadable(path, error)) from None
 
 
@@ -79,13 +83,17 @@ def _array_shapes(path: Path) -> dict[str, tuple[int, ...]]:
                         else np.lib.format.read_array_header_2_0
                     )
                     shape, _, dtype = read_header(stream)
+                if dtype.kind not in "fiub" and not dtype.hasobject:
+                    raise BackboneError(
+                        f"{path} is not a BiT checkpoint: array {member} has type {dtype}, not numbers."
+                    )
                 if dtype.hasobject:
                     raise BackboneError(
                         f"{path} holds pickled Python objects ({member}), which can run code when they are read; "
                         "only numeric arrays are allowed. Save it again from its source with numpy.savez."
                     )
                 shapes[canonical_name(member.removesuffix(".npy"))] = shape
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise BackboneError(_unreadable(path, error)) from None
     return shapes
 
@@ -96,7 +104,8 @@ def _closest_architecture(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> 
     if root is None or len(root) != 4 or prod(root) == 0 or root[3] % 32:
         raise BackboneError(
             f"{path} is not a BiT checkpoint: it has {len(shapes)} arrays but no "
-            f"resnet/root_block/standardized_conv2d/kernel of shape (7, 7, 3, 64 x width). Received: {_listed(list(shapes))}."
+            "resnet/root_block/standardized_conv2d/kernel of shape (7, 7, 3, 64 x width). "
+            f"Received: {_listed(list(shapes))}."
         )
     candidates = [Architecture(depth, root[3] / 64) for depth in UNITS_PER_BLOCK]
     return max(candidates, key=lambda candidate: -len(candidate.array_shapes.keys() ^ shapes.keys()))

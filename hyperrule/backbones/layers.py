@@ -26,21 +26,16 @@ class StandardizedConv2D(keras.layers.Layer):
     kernel already is.
     """
 
-    def __init__(self, size: int, filters: int, stride: int = 1, **kwargs: Any) -> None:
+    def __init__(self, size: int, inputs: int, filters: int, stride: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.size = size
-        self.filters = filters
         self.stride = stride
         self.kernel_in_use: tf.Tensor | None = None
         self.standardized = False
-
-    def build(self, input_shape: Any) -> None:
         self.kernel = self.add_weight(
-            shape=(self.size, self.size, input_shape[-1], self.filters),
-            initializer="he_normal",
-            autocast=False,
-            name="kernel",
+            shape=(size, size, inputs, filters), initializer="he_normal", autocast=False, name="kernel"
         )
+        self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         kernel = self.kernel_in_use
@@ -62,10 +57,11 @@ class GroupNormReLU(keras.layers.Layer):
     Input and output [N, H, W, C] in the compute dtype.
     """
 
-    def build(self, input_shape: Any) -> None:
-        shape = (input_shape[-1],)
-        self.gamma = self.add_weight(shape=shape, initializer="ones", autocast=False, name="gamma")
-        self.beta = self.add_weight(shape=shape, initializer="zeros", autocast=False, name="beta")
+    def __init__(self, channels: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gamma = self.add_weight(shape=(channels,), initializer="ones", autocast=False, name="gamma")
+        self.beta = self.add_weight(shape=(channels,), initializer="zeros", autocast=False, name="beta")
+        self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         return group_norm_relu(x, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta))
@@ -79,37 +75,40 @@ def group_norm_relu(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
     (sums, then output) and twice backward; the gradient keeps only x and per-channel vectors.
     """
     dtype = gamma.dtype
-    batch, channels = tf.shape(x)[0], x.shape[-1]
-    per_group = channels // GROUPS
-    positions = tf.shape(x)[1] * tf.shape(x)[2]
-    group_size = tf.cast(positions * per_group, dtype)
+    height, width = tf.shape(x)[1], tf.shape(x)[2]
+    per_group = x.shape[-1] // GROUPS
+    group_size = tf.cast(height * width * per_group, dtype)
+    grouped_gamma, grouped_beta = (tf.reshape(parameter, [1, GROUPS, per_group]) for parameter in (gamma, beta))
 
-    def over_groups(values: tf.Tensor) -> tf.Tensor:
-        """Per-channel sums [N, C] -> mean over each group, repeated for its channels [N, C]."""
-        grouped = tf.reduce_sum(tf.reshape(values, [batch, GROUPS, per_group]), axis=2) / group_size
-        return tf.repeat(grouped, per_group, axis=1)
+    def channel_sums(values: tf.Tensor) -> tf.Tensor:
+        """[N, H, W, C] -> [N, groups, channels of a group]."""
+        return tf.reshape(tf.reduce_sum(values, axis=[1, 2]), [-1, GROUPS, per_group])
+
+    def group_mean(sums: tf.Tensor) -> tf.Tensor:
+        """Sums [N, groups, channels of a group] -> mean over positions and channels [N, groups, 1]."""
+        return tf.reduce_sum(sums, axis=2, keepdims=True) / group_size
 
     def spread(values: tf.Tensor) -> tf.Tensor:
-        return tf.cast(values[:, tf.newaxis, tf.newaxis, :], x.dtype)
+        """[N, groups, channels of a group] -> [N, 1, 1, C] in the type of x."""
+        return tf.cast(tf.reshape(values, [-1, 1, 1, x.shape[-1]]), x.dtype)
 
     wide = tf.cast(x, dtype)
-    mean = over_groups(tf.reduce_sum(wide, axis=[1, 2]))
-    mean_square = over_groups(tf.reduce_sum(tf.square(wide), axis=[1, 2]))
-    rstd = tf.math.rsqrt(tf.nn.relu(mean_square - tf.square(mean)) + GROUP_NORM_EPSILON)
-    scale = rstd * gamma
-    y = tf.nn.relu(x * spread(scale) + spread(beta - mean * scale))
+    mean = group_mean(channel_sums(wide))
+    variance = tf.nn.relu(group_mean(channel_sums(tf.square(wide))) - tf.square(mean))
+    rstd = tf.math.rsqrt(variance + GROUP_NORM_EPSILON)
+    scale = rstd * grouped_gamma
+    y = tf.nn.relu(x * spread(scale) + spread(grouped_beta - mean * scale))
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         dz = tf.raw_ops.ReluGrad(gradients=upstream, features=y)
         wide_dz = tf.cast(dz, dtype)
-        sum_dz = tf.reduce_sum(wide_dz, axis=[1, 2])
-        sum_dz_xhat = rstd * (tf.reduce_sum(wide_dz * tf.cast(x, dtype), axis=[1, 2]) - mean * sum_dz)
-        mean_dxhat = over_groups(gamma * sum_dz)
-        mean_dxhat_xhat = over_groups(gamma * sum_dz_xhat)
+        sum_dz = channel_sums(wide_dz)
+        sum_dz_xhat = rstd * (channel_sums(wide_dz * tf.cast(x, dtype)) - mean * sum_dz)
         # d/dx of the normalisation, written as slope * x + offset on top of dz * scale.
-        slope = -tf.square(rstd) * mean_dxhat_xhat
-        offset = -slope * mean - rstd * mean_dxhat
-        dx = dz * spread(scale) + (x * spread(slope) + spread(offset))
-        return dx, tf.reduce_sum(sum_dz_xhat, axis=0), tf.reduce_sum(sum_dz, axis=0)
+        slope = -tf.square(rstd) * group_mean(grouped_gamma * sum_dz_xhat)
+        offset = -slope * mean - rstd * group_mean(grouped_gamma * sum_dz)
+        every_channel = tf.ones_like(scale)
+        dx = dz * spread(scale) + (x * spread(slope * every_channel) + spread(offset * every_channel))
+        return dx, *(tf.reshape(tf.reduce_sum(sums, axis=0), [-1]) for sums in (sum_dz_xhat, sum_dz))
 
     return y, gradient

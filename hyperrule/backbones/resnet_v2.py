@@ -20,15 +20,21 @@ class BottleneckUnit(keras.layers.Layer):
     def __init__(self, unit: Unit, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         dtype = self.dtype_policy
-        self.norms = [GroupNormReLU(dtype=dtype, name=f"{stage}_norm") for stage in "abc"]
+        self.norms = [
+            GroupNormReLU(channels, dtype=dtype, name=f"{stage}_norm")
+            for stage, channels in (("a", unit.inputs), ("b", unit.mid), ("c", unit.mid))
+        ]
         self.convs = [
-            StandardizedConv2D(1, unit.mid, dtype=dtype, name="a"),
-            StandardizedConv2D(3, unit.mid, unit.stride, dtype=dtype, name="b"),
-            StandardizedConv2D(1, unit.out, dtype=dtype, name="c"),
+            StandardizedConv2D(1, unit.inputs, unit.mid, dtype=dtype, name="a"),
+            StandardizedConv2D(3, unit.mid, unit.mid, unit.stride, dtype=dtype, name="b"),
+            StandardizedConv2D(1, unit.mid, unit.out, dtype=dtype, name="c"),
         ]
         self.projection = (
-            StandardizedConv2D(1, unit.out, unit.stride, dtype=dtype, name="proj") if unit.has_projection else None
+            StandardizedConv2D(1, unit.inputs, unit.out, unit.stride, dtype=dtype, name="proj")
+            if unit.has_projection
+            else None
         )
+        self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         shortcut = x
@@ -50,12 +56,12 @@ class ResNetV2(keras.Model):
     def __init__(self, architecture: Architecture, dtype: str = "float32", **kwargs: Any) -> None:
         super().__init__(dtype=dtype, name="resnet", **kwargs)
         self.architecture = architecture
-        self.root = StandardizedConv2D(7, architecture.root_channels, stride=2, dtype=dtype, name="root_block")
+        self.root = StandardizedConv2D(7, 3, architecture.root_channels, 2, dtype=dtype, name="root_block")
         self.units = [
             BottleneckUnit(unit, dtype=dtype, name=unit.name.replace("/", "_")) for unit in architecture.units
         ]
-        self.norm = GroupNormReLU(dtype=dtype, name="group_norm")
-        self(tf.zeros([1, 32, 32, 3]))  # creates the variables
+        self.norm = GroupNormReLU(architecture.features, dtype=dtype, name="group_norm")
+        self.built = True
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         x = self.root(images)

@@ -1,6 +1,7 @@
 """The backbones hyperrule knows, as plain data; no TensorFlow."""
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from importlib import resources
@@ -76,7 +77,7 @@ def describe_backbone(backbone: str) -> BackboneInfo:
         except ValueError as error:
             raise BackboneError(f"backbone {backbone!r}: {error}") from None
         return _described(f"random-{str(architecture).lower()}", architecture, "random weights", None)
-    path = Path(backbone).expanduser()
+    path = Path(os.path.expanduser(backbone))
     if path.suffix == ".npz" or path.exists():
         return _described(path.name, read_architecture(path), f"file {path.resolve()}", path.resolve())
     known = [*EMBEDDED, *(f"random-r{depth}x1" for depth in UNITS_PER_BLOCK)]

@@ -8,28 +8,38 @@ import click
 
 from hyperrule import __version__
 from hyperrule.errors import HyperruleError
+from hyperrule.recipe import did_you_mean
 
 COMMANDS = ("finetune", "plan", "recipes")
 
 
 class Commands(click.Group):
-    """Sub-commands by module name, imported when they are called; errors as one line on stderr."""
+    """Sub-commands by module name, imported when they are called; every error is one line on stderr."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            return None
+            ctx.fail(f"no such command {cmd_name!r}. Allowed: {', '.join(COMMANDS)}.{did_you_mean(cmd_name, COMMANDS)}")
         command: click.Command = importlib.import_module(f"hyperrule.cli.{cmd_name}").command
         return command
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except HyperruleError as error:
-            click.echo(f"hyperrule: {error}", err=True)
-            sys.exit(error.exit_code)
+            code = _failed(str(error), error.exit_code)
+        except click.ClickException as error:
+            code = _failed(error.format_message(), 2)
+        except (click.Abort, KeyboardInterrupt):
+            code = _failed("stopped by SIGINT before a run was started", 130)
+        sys.exit(code)
+
+
+def _failed(message: str, exit_code: int) -> int:
+    click.echo(f"hyperrule: {' '.join(message.split())}", err=True)
+    return exit_code
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -1,5 +1,6 @@
 """Labelled images: `open_source` turns what the user typed into facts and examples."""
 
+import os
 from pathlib import Path
 
 from hyperrule.data.dataset_info import DatasetInfo, Examples, Source, Split, SplitInfo
@@ -16,4 +17,4 @@ def open_source(dataset: str, split_seed: int = 0, skip_corrupt: bool = False) -
     """
     if dataset == "digits":
         return Digits(split_seed)
-    return ImageFolder(Path(dataset).expanduser(), dataset, split_seed, skip_corrupt)
+    return ImageFolder(Path(os.path.expanduser(dataset)), dataset, split_seed, skip_corrupt)

@@ -128,7 +128,7 @@ class ImageFolder:
     def _files(self) -> list[ImageFile]:
         """Every image file, inspected, in the order of split, class and name."""
         found = [
-            ImageFile(f"{prefix}/{name}", class_folder / name, split, class_folder.name)
+            ImageFile(_printable(f"{prefix}/{name}"), class_folder / name, split, class_folder.name)
             for split, root in (self._split_roots or {"train": self.folder}).items()
             for class_folder in _folders(root)
             for prefix in [class_folder.relative_to(self.folder).as_posix()]
@@ -218,6 +218,11 @@ def _folders(root: Path) -> list[Path]:
     return sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
+def _printable(name: str) -> str:
+    """The name with bytes that are not UTF-8 written as \\xNN."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def _is_candidate(entry: os.DirEntry[str]) -> bool:
     """Whether a directory entry claims to be an image."""
     extension = os.path.splitext(entry.name)[1].lower()
@@ -226,6 +231,7 @@ def _is_candidate(entry: os.DirEntry[str]) -> bool:
 
 def _inspect(file: ImageFile, decode: bool) -> ImageFile:
     try:
+        str(file.path).encode()
         with file.path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             stream.seek(0)
@@ -238,6 +244,8 @@ def _inspect(file: ImageFile, decode: bool) -> ImageFile:
 
 
 def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return "its name is not UTF-8"
     if isinstance(error, PermissionError):
         return "permission denied"
     if path.stat().st_size == 0:

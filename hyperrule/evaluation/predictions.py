@@ -1,6 +1,5 @@
 """Predictions by example, as a Parquet table."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hyperrule.data.dataset_info import Examples
+from hyperrule.files import whole_file
 
 
 def write_predictions(
@@ -27,6 +27,5 @@ def write_predictions(
         },
         metadata={"class_names": "\n".join(class_names)},
     )
-    partial = file.with_name(file.name + ".partial")
-    pq.write_table(table, partial)
-    os.replace(partial, file)
+    with whole_file(file) as partial:
+        pq.write_table(table, partial)

@@ -1,21 +1,26 @@
 """Checkpoints of a run: one .npz a time, written whole or not at all, the last two kept."""
 
-import errno
-import os
 import re
 from pathlib import Path
 
 from hyperrule.backbones.checkpoints import Arrays, read_arrays, write_arrays
 from hyperrule.errors import BackboneError, RunError
+from hyperrule.files import os_errors_as, whole_file
 
 KEPT = 2
 
 
 def save_checkpoint(folder: Path, step: int, arrays: Arrays) -> Path:
     """Write the state after `step` steps. Raises RunError, older checkpoints untouched, if it cannot."""
-    folder.mkdir(exist_ok=True)
+    with os_errors_as(RunError, f"cannot write {folder}"):
+        folder.mkdir(exist_ok=True)
     target = folder / f"step-{step:08d}.npz"
-    write_whole(target, arrays)
+    try:
+        with whole_file(target) as partial:
+            write_arrays(partial, arrays)
+    except RunError as error:
+        kept = f"Earlier checkpoints are kept; continue with: hyperrule finetune --resume {folder.parent}"
+        raise RunError(f"{error} {kept}") from None
     for old in _checkpoints(folder)[:-KEPT]:
         old.unlink()
     return target
@@ -29,20 +34,6 @@ def latest_checkpoint(folder: Path) -> tuple[int, Arrays] | None:
         except BackboneError:
             continue
     return None
-
-
-def write_whole(target: Path, arrays: Arrays) -> None:
-    """Write an .npz under a temporary name, flush it to the disk, and rename it."""
-    partial = target.with_suffix(".partial")
-    try:
-        write_arrays(partial, arrays)
-        with partial.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(partial, target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        why = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-        raise RunError(f"cannot write {target}: {why}. Earlier checkpoints are kept.") from None
 
 
 def _checkpoints(folder: Path) -> list[Path]:

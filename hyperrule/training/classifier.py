@@ -50,12 +50,11 @@ class Classifier(keras.Model):
         return arrays
 
 
-def folded(classifier: Classifier) -> Classifier:
-    """A float32 copy whose kernels are standardised once and for all: what is evaluated and exported."""
-    copy = Classifier(classifier.backbone.architecture, classifier.head.units)
+def fold(classifier: Classifier, copy: Classifier) -> None:
+    """Fill a float32 copy with the classifier's weights, kernels standardised once and for all: what is
+    evaluated and exported."""
     for name, variable in copy.arrays.items():
         variable.assign(classifier.arrays[name])
     for conv in copy.backbone.convolutions:
         conv.kernel.assign(standardize(tf.convert_to_tensor(conv.kernel)))
         conv.standardized = True
-    return copy

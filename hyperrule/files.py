@@ -1,0 +1,38 @@
+"""Files that are written whole or not at all, and what the operating system says about them in one line."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hyperrule.errors import HyperruleError, RunError
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `target` that takes its place, flushed to the disk, when the block ends.
+
+    Raises RunError, with `target` as it was, if it cannot be written.
+    """
+    partial = target.with_name(target.name + ".partial")
+    try:
+        with os_errors_as(RunError, f"cannot write {target}"):
+            yield partial
+            with partial.open("rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(partial, target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def os_errors_as(kind: type[HyperruleError], what: str) -> Iterator[None]:
+    """Turns an OSError within the block into `kind`, with `what` before the reason."""
+    try:
+        yield
+    except OSError as error:
+        why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        where = f" ({str(error.filename)[:80]})" if error.filename and str(error.filename) not in what else ""
+        raise kind(f"{what}: {why}{where}.") from None

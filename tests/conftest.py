@@ -1,0 +1,66 @@
+"""Shared data: tiny image folders, the golden figures, and real images where they are at hand."""
+
+import os
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+GOLDEN = Path(__file__).with_name("golden.npz")
+REAL_DATA = Path(os.environ.get("HYPERRULE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Two classes that colour tells apart, 10 JPEGs of 20 x 24 px each, in CLASS/NN.jpg."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("cold", "warm")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(10):
+            pixels = rng.integers(0, 120, (20, 24, 3), dtype=np.uint8)
+            pixels[..., 2 - 2 * label] += 120
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{index:02d}.jpg")
+    return tmp_path / "images"
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, npt.NDArray[np.float64]]:
+    """Outputs of an independent float64 BiT, under keys such as "R26x0.5/seed1/2x64x64x3/features"."""
+    with np.load(GOLDEN) as archive:
+        return dict(archive)
+
+
+def golden_array(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """The golden figures' weights: seeded by the array's name."""
+    array = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+    if "head" in name:
+        array *= 0.01
+    elif name.endswith("gamma"):
+        array = 1 + 0.1 * array
+    elif name.endswith("beta"):
+        array *= 0.1
+    return array.astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def real_data(tmp_path_factory: pytest.TempPathFactory):
+    """A function from the name of an archive of real images to its unpacked folder; skips without it."""
+
+    def unpacked(name: str) -> Path:
+        archive = REAL_DATA / f"{name}.tar.gz"
+        if not archive.is_file():
+            pytest.skip(f"real images not at hand: {archive.name} (set HYPERRULE_TEST_DATA to their folder)")
+        folder = tmp_path_factory.getbasetemp() / name
+        if not folder.exists():
+            with tarfile.open(archive) as tar:
+                tar.extractall(folder, filter="data")
+        return folder
+
+    return unpacked
