@@ -210,8 +210,8 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoin
 
 def test_budget_shrinks_every_boundary_once_and_is_frozen(uninterrupted: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    options = {**SMALL, "budget": "20s"}
-    del options["steps"]
+    options = {key: value for key, value in SMALL.items() if key not in ("steps", "checkpoint_every")}
+    options["budget"] = "15s"
     result = hyperrule.finetune(dataset=str(uninterrupted["data"]), out=out, quiet=True, **options)
     plan = result.run.read_plan()
     full, shrunk = hyperrule.plan(dataset=str(uninterrupted["data"]), **options).schedule.value, plan.schedule.value
@@ -251,7 +251,7 @@ def test_the_pure_side_does_not_import_tensorflow(arguments: list[str]) -> None:
     )
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    assert len(finished.stdout.splitlines()) > 3
+    assert len(finished.stdout.splitlines()) >= 3
 
 
 def test_shipped_recipes_are_valid_and_open_with_command_and_result() -> None:

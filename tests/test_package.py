@@ -1,0 +1,41 @@
+"""The wheel, built once, in a clean environment outside the source tree."""
+
+import json
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_wheel_carries_recipes_and_weights_and_runs_outside_the_source_tree(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+    def run(*command: str) -> str:
+        finished = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert finished.returncode == 0, finished.stderr[-2000:]
+        return finished.stdout
+
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT))
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    recipes = sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))
+    assert sorted(Path(name).name for name in names if name.startswith("hyperrule/recipes/")) == recipes
+    assert "hyperrule/backbones/weights/bit-r26x0.5.npz" in names
+    assert any(name.endswith("LICENSE") for name in names)
+    assert not any(name.startswith(("tests/", "recipes/")) for name in names)
+
+    venv.create(tmp_path / "clean", with_pip=True)
+    python = tmp_path / "clean" / "bin" / "python"
+    run(str(python), "-m", "pip", "install", "--quiet", str(wheel))
+    command = str(python.with_name("hyperrule"))
+    listed = json.loads(run(command, "recipes", "--json"))
+    assert [Path(recipe["file"]).name for recipe in listed] == recipes
+    assert all(Path(recipe["file"]).is_relative_to(tmp_path / "clean") for recipe in listed)
+    short = ["--steps", "2", "--batch", "8", "--crop", "32", "--head-init", "probe", "--out", "run", "--json"]
+    result = json.loads(run(command, "finetune", "--dataset", "digits", *short))
+    assert result["top1"] > 0.5
+    assert (tmp_path / "run" / "export" / "saved_model" / "saved_model.pb").is_file()
