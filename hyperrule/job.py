@@ -32,6 +32,7 @@ from hyperrule.training.checkpoint import latest_checkpoint
 from hyperrule.training.classifier import Classifier
 from hyperrule.training.loop import train
 from hyperrule.training.step import TrainingStep
+from hyperrule.training.stop import raising_interrupted
 
 CALIBRATION_MICRO_BATCHES = 3
 PROBE_EXAMPLES = 10_000  # the closed form needs no more, and its time grows with each
@@ -146,8 +147,7 @@ class _Job:
         self.step.update(0.0)
         update_seconds = time.perf_counter() - start
         evaluation = self._evaluation_seconds()
-        with self.strategy.scope():
-            self.step.restore(before)
+        self.step.restore(before)
         return Calibration(
             elapsed=round(time.monotonic() - self.started, 2),
             step=round(SAFETY * (micro_seconds * self._micro_batches_per_step + update_seconds), 4),
@@ -167,6 +167,11 @@ class _Job:
                 self._evaluate_on_the_way,
                 self.reporter,
             )
+        with raising_interrupted(run, "after training"):
+            return self._conclude(run)
+
+    def _conclude(self, run: RunFolder) -> Result:
+        """Everything after the last step; done again from the weights if it is interrupted."""
         with whole_file(run.weights_file) as partial:
             write_arrays(partial, self.classifier.snapshot())
         probabilities = self._evaluate(self.testing)

@@ -41,6 +41,10 @@ class Schedule:
     warmup: int
     boundaries: tuple[int, ...]
 
+    def __str__(self) -> str:
+        boundaries = ", ".join(map(str, self.boundaries))
+        return f"{self.steps} steps: warm-up {self.warmup}, decay after {boundaries}"
+
     def stretched(self, steps: int) -> "Schedule":
         """The same schedule over another number of steps (at least 1): warm-up and every boundary in proportion.
 

@@ -30,7 +30,8 @@ def summary(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str
             "",
             f"Trained on {plan.examples.value} images of {plan.classes} classes: {schedule.steps} steps of "
             f"{plan.batch.value} at {plan.crop.value} px, base rate {plan.base_learning_rate.value:g}, "
-            f"seed {plan.seed.value}, {plan.precision.value}.",
+            f"seed {plan.seed.value}, {plan.precision.value}; "
+            f"{', '.join(f'{name} {version}' for name, version in plan.versions.items())}.",
             f"Exported SavedModel agrees with the evaluation on {parity.examples} test images "
             f"(largest difference of a probability: {parity.largest_difference:.1e}).",
             "",

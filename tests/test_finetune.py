@@ -16,7 +16,7 @@ import yaml
 
 import hyperrule
 from hyperrule.backbones.zoo import describe_backbone
-from hyperrule.errors import RunError, RunFolderError
+from hyperrule.errors import Interrupted, RunError, RunFolderError
 from hyperrule.recipe import shipped_recipes
 from hyperrule.run_folder import RunFolder
 
@@ -166,6 +166,38 @@ def test_signals_leave_a_checkpoint_and_say_how_to_go_on(
     assert list((out / "checkpoints").glob("*.npz"))
     hyperrule.resume(out, quiet=True)
     assert same_weights(out, uninterrupted["out"])
+
+
+def test_interrupted_evaluation_is_done_again_on_resuming(
+    uninterrupted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("hyperrule.job.compute_metrics", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted, match=r"SIGTERM after training.*--resume"):
+            hyperrule.finetune(dataset=str(uninterrupted["data"]), out=out, quiet=True, **SMALL)
+    assert not RunFolder(out).finished
+    hyperrule.resume(out, quiet=True)
+    assert same_weights(out, uninterrupted["out"])
+
+
+def test_two_devices_train_evaluate_and_resume_like_one(
+    uninterrupted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tensorflow as tf
+
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    monkeypatch.setattr("hyperrule.training.runtime.start", lambda machine: mirrored)
+    out = tmp_path / "run"
+    options = {**SMALL, "dataset": str(uninterrupted["data"]), "micro_batch": 3}
+    with monkeypatch.context() as patch:
+        patch.setattr("hyperrule.job.compute_metrics", lambda *_: (_ for _ in ()).throw(RunError("stopped here")))
+        with pytest.raises(RunError, match="stopped here"):
+            hyperrule.finetune(out=out, quiet=True, **options)
+    (out / "checkpoints" / "step-00000012.npz").unlink()
+    result = hyperrule.resume(out, quiet=True)
+    expected = [line["loss"] for line in RunFolder(uninterrupted["out"]).read_metrics()]
+    assert [line["loss"] for line in result.run.read_metrics()] == pytest.approx(expected, rel=1e-4)
 
 
 def test_resuming_another_plan_is_refused_with_the_difference(

@@ -33,7 +33,7 @@ class Commands(click.Group):
         except click.ClickException as error:
             code = _failed(error.format_message(), 2)
         except (click.Abort, KeyboardInterrupt):
-            code = _failed("stopped by SIGINT before a run was started", 130)
+            code = _failed("stopped by SIGINT before step 0; nothing was written", 130)
         sys.exit(code)
 
 

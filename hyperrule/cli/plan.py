@@ -10,7 +10,6 @@ from hyperrule.api import plan as make
 from hyperrule.cli.options import collect, recipe_options
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import duration
-from hyperrule.rule import Schedule
 
 
 @click.command("plan")
@@ -81,9 +80,6 @@ def _sizes(plan: Plan) -> str:
 
 def _shown(value: Any) -> str:
     match value:
-        case Schedule():
-            boundaries = ", ".join(map(str, value.boundaries))
-            return f"{value.steps} steps: warm-up {value.warmup}, decay after {boundaries}"
         case bool():
             return "yes" if value else "no"
         case None:

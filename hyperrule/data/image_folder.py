@@ -122,7 +122,7 @@ class ImageFolder:
             raise DataError(
                 f"{self.folder} has {', '.join(sorted(path.name for path in roots.values()))} but no train folder."
             )
-        return roots
+        return {split: roots[split] for split in SPLIT_FOLDERS.values() if split in roots}
 
     @cached_property
     def _files(self) -> list[ImageFile]:

@@ -53,6 +53,7 @@ class Plan(BaseModel):
     dataset: DatasetInfo
     backbone: BackboneInfo
     machine: Machine
+    versions: dict[str, str]
     examples: Decided[int]
     resize: Decided[int]
     crop: Decided[int]

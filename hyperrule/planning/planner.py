@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from hyperrule import rule
 from hyperrule.backbones.zoo import BackboneInfo, describe_backbone
@@ -17,7 +18,9 @@ CODE = "google-research/big_transfer"
 PAPER = "arXiv 1912.11370v3, section 3.3 and supplement F"
 ASKED = "recipe"
 HYPERRULE = "hyperrule"
+LIBRARIES = ("tensorflow", "keras", "numpy")  # those whose version can change a result
 CHECKPOINT_SECONDS = 60.0
+FAST_CROP = 128  # the rule's own for small images
 BFLOAT16_COMPUTE_CAPABILITY = 8.0  # NVIDIA Ampere, the first with bfloat16 tensor cores
 
 
@@ -106,6 +109,7 @@ class _Planner:
             dataset=self.dataset,
             backbone=self.backbone,
             machine=self.machine,
+            versions={package: version(package) for package in ("hyperrule", *LIBRARIES)},
             examples=self._examples(),
             resize=resize,
             crop=crop,
@@ -124,7 +128,7 @@ class _Planner:
             eval_split=self._eval_split(test_split.value),
             checkpoint_every=self._checkpoint_every(),
             estimate=estimate,
-            faster=tuple(self._faster(estimate, precision.value)),
+            faster=tuple(self._faster(estimate, crop.value, precision.value)),
         )
 
     def _examples(self) -> Decided[int]:
@@ -258,13 +262,16 @@ class _Planner:
             return Decided(value=self.recipe.checkpoint_every, reason="steps, asked for", source=ASKED)
         return Decided(value=None, reason="by the clock, every minute", source=HYPERRULE)
 
-    def _faster(self, estimate: Estimate, precision: Precision) -> list[str]:
+    def _faster(self, estimate: Estimate, crop: int, precision: Precision) -> list[str]:
         """What would shorten the run, with the estimated training time of each."""
         seconds = estimate.training_seconds
         suggestions = []
         if self.recipe.preset == "rule" and self.recipe.batch is None:
             light = f", about {duration(seconds * rule.LIGHT_BATCH / rule.BATCH)}" if seconds else ""
             suggestions.append(f"--preset light: a quarter of the images{light}")
+        if crop > FAST_CROP and self.recipe.crop is None:
+            smaller = f", about {duration(seconds * (FAST_CROP / crop) ** 2)}" if seconds else ""
+            suggestions.append(f"--crop {FAST_CROP}: smaller pixels, less accurate on fine detail{smaller}")
         if self.recipe.budget is None:
             suggestions.append("--budget 5m: the whole schedule shrunk to the time you have")
         if self.backbone.architecture != "R26x0.5":

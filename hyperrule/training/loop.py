@@ -1,21 +1,19 @@
 """The training loop: steps, metrics, checkpoints, and a clean stop."""
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType
-from typing import Any, Self
 
 from hyperrule import rule
 from hyperrule.data.pipeline import MicroBatch
-from hyperrule.errors import Interrupted, RunError
+from hyperrule.errors import RunError
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import CHECKPOINT_SECONDS
 from hyperrule.progress import Reporter
 from hyperrule.run_folder import RunFolder
 from hyperrule.training.checkpoint import save_checkpoint
 from hyperrule.training.step import StepResult, TrainingStep
+from hyperrule.training.stop import interrupted, noting_signals
 
 Evaluate = Callable[[], dict[str, float]]
 
@@ -48,7 +46,7 @@ def train(
             return done % every == 0
         return time.monotonic() - last_checkpoint >= CHECKPOINT_SECONDS
 
-    with StopSignals() as stop, reporter.stage("Training", schedule.steps, first) as report:
+    with noting_signals() as stop, reporter.stage("Training", schedule.steps, first) as report:
         for index in range(first, schedule.steps):
             start = time.perf_counter()
             rate = rule.learning_rate(index, schedule, plan.base_learning_rate.value)
@@ -56,11 +54,8 @@ def train(
             for _ in range(micro_batches_per_step):
                 if stop.received is not None:
                     checkpoint(index)
-                    raise Interrupted(
-                        f"stopped by {signal.Signals(stop.received).name} after {index} of {schedule.steps} steps; "
-                        f"checkpoint written. Continue with: hyperrule finetune --resume {run.path}",
-                        stop.received,
-                    )
+                    where = f"after {index} of {schedule.steps} steps; checkpoint written"
+                    raise interrupted(run, stop.received, where)
                 step.accumulate(next(micro_batches))
             result = step.update(rate)
             done = index + 1
@@ -90,27 +85,3 @@ def _check_finite(result: StepResult, done: int, run: RunFolder) -> None:
             f"training stopped, and the last checkpoint in {run.checkpoints} is kept. "
             "Try a smaller --base-lr, or --precision float32."
         )
-
-
-class StopSignals:
-    """While entered, SIGINT and SIGTERM are noted in `received`; a second one ends the process at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._previous[number] = signal.signal(number, self._note)
-            except ValueError:  # not in the main thread: signals are not ours to handle
-                break
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, signal.SIG_DFL)

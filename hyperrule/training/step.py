@@ -77,9 +77,10 @@ class TrainingStep:
 
     def restore(self, arrays: Arrays) -> None:
         """Assign what `snapshot` returned."""
-        self.classifier.load(arrays)
-        for name, velocity in self._velocities.items():
-            velocity.assign(arrays[f"{VELOCITY}{name}"])
+        with self.strategy.scope():
+            self.classifier.load(arrays)
+            for name, velocity in self._velocities.items():
+                velocity.assign(arrays[f"{VELOCITY}{name}"])
 
     @property
     def _velocities(self) -> dict[str, keras.Variable]:

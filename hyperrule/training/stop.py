@@ -1,0 +1,62 @@
+"""SIGINT and SIGTERM: how a run is asked to stop, and what it says when it has."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from hyperrule.errors import Interrupted
+from hyperrule.run_folder import RunFolder
+
+
+class StopRequest:
+    """`received` is the number of the signal that asked to stop, or None."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+
+@contextmanager
+def noting_signals() -> Iterator[StopRequest]:
+    """Within the block the first signal is only noted, for the work to look at; a second ends the process at once."""
+    request = StopRequest()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        request.received = number
+        signal.signal(number, signal.SIG_DFL)
+
+    with _handling(note):
+        yield request
+
+
+@contextmanager
+def raising_interrupted(run: RunFolder, where: str) -> Iterator[None]:
+    """Within the block a signal raises Interrupted at once: for work that is simply done again on resuming."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise interrupted(run, number, where)
+
+    with _handling(stop):
+        yield
+
+
+def interrupted(run: RunFolder, number: int, where: str) -> Interrupted:
+    """The error that says where the run stopped and how to go on."""
+    name = signal.Signals(number).name
+    return Interrupted(f"stopped by {name} {where}. Continue with: hyperrule finetune --resume {run.path}", number)
+
+
+@contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    previous: dict[signal.Signals, Any] = {}
+    try:
+        for one in (signal.SIGINT, signal.SIGTERM):
+            previous[one] = signal.signal(one, handler)
+    except ValueError:  # not in the main thread: signals are not ours to handle
+        pass
+    try:
+        yield
+    finally:
+        for one, former in previous.items():
+            signal.signal(one, former)
