@@ -10,11 +10,11 @@ print(result.metrics.top1, result.run.saved_model)
 import os
 
 # Before TensorFlow and Keras are imported, which reads them: Keras 3 on TensorFlow, and only errors on stderr.
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from hyperrule.api import finetune, plan, resume
 from hyperrule.errors import HyperruleError, RunError, UserError
+from hyperrule.version import __version__
 
-__all__ = ["HyperruleError", "RunError", "UserError", "finetune", "plan", "resume"]
-__version__ = "0.1.0"
+__all__ = ["HyperruleError", "RunError", "UserError", "__version__", "finetune", "plan", "resume"]

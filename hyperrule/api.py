@@ -17,7 +17,7 @@ from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import calibrated, make_plan
 from hyperrule.progress import Reporter
 from hyperrule.recipe import make_recipe
-from hyperrule.run_folder import RunFolder, check_free, free_run_folder
+from hyperrule.run_folder import RunFolder, check_free
 
 if TYPE_CHECKING:
     from hyperrule.job import Result
@@ -35,15 +35,16 @@ def plan(**options: Any) -> Plan:
 def finetune(*, out: str | Path | None = None, quiet: bool = False, **options: Any) -> Result:
     """Fine-tune, evaluate, export; returns the finished run.
 
-    `out` is the run folder, by default a new one under `runs/`. `quiet` shows no progress. Other
+    `out` is the run folder, by default a new one under `runs/`. `quiet` shows no progress. On a CPU,
+    TensorFlow is set to deterministic operations, and Keras' global seed is set. Other
     options are those of `hyperrule.recipe.Recipe`; `dataset` is required. Raises UserError, with
     nothing written, if the request cannot be met; RunError if the work cannot be finished.
     """
     with os_errors_as(UserError, "a path cannot be used"):
-        if out is not None:
-            check_free(Path(out))
+        folder = None if out is None else Path(os.path.expanduser(out))
+        if folder is not None:
+            check_free(folder)
         planned, source = _plan(options)
-        folder = Path(out) if out is not None else free_run_folder(options["dataset"])
     with _silent_native_stderr():
         from hyperrule.job import run_plan
     return run_plan(planned, source, folder, Reporter(quiet))
@@ -72,7 +73,7 @@ def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result:
         )
     with _silent_native_stderr():
         from hyperrule.job import resume_run
-    return resume_run(folder, stored, source, Reporter(quiet))
+    return resume_run(folder, asked, source, Reporter(quiet))
 
 
 def _plan(options: dict[str, Any]) -> tuple[Plan, Source]:

@@ -1,8 +1,9 @@
 """The main job: plan -> data -> head -> training -> evaluation -> export, each into the run folder."""
 
+import itertools
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
+from scipy.special import softmax
 
-from hyperrule.backbones.checkpoints import Arrays, read_arrays, write_arrays
+from hyperrule.backbones.checkpoints import read_arrays, write_arrays
 from hyperrule.data import Examples, Source
 from hyperrule.data.pipeline import Augmentation, MicroBatch, training_batches, undecodable
 from hyperrule.errors import DataError, RunError
@@ -25,7 +28,7 @@ from hyperrule.files import os_errors_as, whole_file
 from hyperrule.planning.plan import Calibration, Plan
 from hyperrule.planning.planner import calibrated, training_examples
 from hyperrule.progress import Reporter
-from hyperrule.run_folder import RunFolder, check_free
+from hyperrule.run_folder import RunFolder, free_run_folder
 from hyperrule.summary import summary
 from hyperrule.training import runtime
 from hyperrule.training.checkpoint import latest_checkpoint
@@ -33,8 +36,10 @@ from hyperrule.training.classifier import Classifier
 from hyperrule.training.loop import train
 from hyperrule.training.step import TrainingStep
 from hyperrule.training.stop import raising_interrupted
+from hyperrule.wording import listed, resume_command
 
-CALIBRATION_MICRO_BATCHES = 3
+CALIBRATION_SECONDS = 5.0
+PROBE_SHARE = 0.25  # of a budget
 PROBE_EXAMPLES = 10_000  # the closed form needs no more, and its time grows with each
 SAFETY = 1.1  # a shared machine's next minutes are not its last ones
 
@@ -49,35 +54,38 @@ class Result:
     parity: Parity
 
 
-def run_plan(plan: Plan, source: Source, out: Path, reporter: Reporter) -> Result:
-    """Execute a plan into a new run folder.
+def run_plan(plan: Plan, source: Source, out: Path | None, reporter: Reporter) -> Result:
+    """Execute a plan into a new run folder, under runs/ if none is given.
 
     Raises UserError, with nothing written, if the request cannot be met; RunError, with the run
     resumable, if the work cannot be finished.
     """
-    check_free(out)
     job = _Job(plan, source, reporter)
     job.check_images()
     job.initialise()
     if plan.recipe.budget is not None:
         job.plan = calibrated(plan, job.calibrate())
         reporter.say(f"Schedule: {job.plan.schedule.reason}.")
-    run = RunFolder(out)
+    run = RunFolder(out or free_run_folder(plan.dataset.name))
     run.create(job.plan)
     with run.locked():
         return job.finish(run, 0)
 
 
 def resume_run(run: RunFolder, plan: Plan, source: Source, reporter: Reporter) -> Result:
-    """Go on with the run in a folder at its newest readable checkpoint, or from the start if it has none."""
+    """Go on with the run in a folder at its newest readable checkpoint, or from the start if it has none.
+
+    `plan` has no differences to the stored one, but may say anew where files lie and how to cut up a batch.
+    """
     with run.locked():
         job = _Job(plan, source, reporter)
-        first, arrays = latest_checkpoint(run.checkpoints) or (0, None)
+        first, arrays = latest_checkpoint(run.checkpoints, reporter.say) or (0, None)
         if arrays is None:
             job.initialise()
         else:
             job.step.restore(arrays)
         reporter.say(f"Resuming {run.path} at step {first} of {plan.schedule.value.steps}.")
+        run.write(run.plan_file, plan.model_dump_json(indent=2) + "\n")
         run.rewind_metrics(first)
         return job.finish(run, first)
 
@@ -90,9 +98,6 @@ class _Job:
         self.source = source
         self.reporter = reporter
         self.started = time.monotonic()
-        self.backbone_arrays: Arrays | None = (
-            None if plan.backbone.path is None else read_arrays(Path(plan.backbone.path))
-        )
         self.strategy = runtime.start(plan.machine)
         keras.utils.set_random_seed(plan.seed.value)  # random backbones; everything else is stateless
         with self.strategy.scope():
@@ -109,27 +114,34 @@ class _Job:
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        return Evaluator(self.classifier, self.plan.crop.value, self.plan.micro_batch.value)
+        return Evaluator(self.classifier, self.plan.evaluation_size.value, self.plan.micro_batch.value)
 
     @property
-    def micro_batch(self) -> int:
+    def global_micro_batch(self) -> int:
         """Examples in flight over all devices."""
         return self.plan.micro_batch.value * int(self.strategy.num_replicas_in_sync)
 
     def check_images(self) -> None:
         """Decode every image that will be used, once, so that no bad file stops the run later."""
-        if bad := undecodable(self.training) + undecodable(self.testing):
-            named = ", ".join(bad[:5]) + (" and more" if len(bad) > 5 else "")
-            raise DataError(
-                f"{len(bad)} of the images cannot be decoded: {named}. "
-                "Repair or remove them, or leave them out with --skip-corrupt."
-            )
+        used = [self.training, self.testing]
+        if self.plan.eval_every.value is not None and self.plan.eval_split.value != self.plan.test_split.value:
+            used.append(self.source.examples(self.plan.eval_split.value))
+        bad = []
+        with self.reporter.stage("Checking", sum(map(len, used))) as report:
+            for index, examples in enumerate(used):
+                bad += undecodable(examples)
+                report(sum(map(len, used[: index + 1])), "images decoded")
+        if bad:
+            advice = "Repair or remove them"
+            if not self.plan.recipe.skip_corrupt:
+                advice += ", or leave them out with --skip-corrupt"
+            raise DataError(f"{len(bad)} of the images cannot be decoded: {listed(bad)}. {advice}.")
 
     def initialise(self) -> None:
         """Backbone weights, and the head as the plan wants it."""
         with self.strategy.scope():
-            if self.backbone_arrays is not None:
-                self.classifier.load(self.backbone_arrays, with_head=False)
+            if self.plan.backbone.path is not None:
+                self.classifier.load(read_arrays(Path(self.plan.backbone.path)), with_head=False)
             if self.plan.head_init.value == "probe":
                 self._initialise_head()
 
@@ -138,24 +150,41 @@ class _Job:
         before = self.step.snapshot()
         batches = self._training_batches(0)
         self.step.run([next(batches)], 0.0)  # compiles
-        start = time.perf_counter()
-        self.step.begin()
-        for _ in range(CALIBRATION_MICRO_BATCHES):
-            self.step.accumulate(next(batches))
-        micro_seconds = (time.perf_counter() - start) / CALIBRATION_MICRO_BATCHES
-        start = time.perf_counter()
-        self.step.update(0.0)
-        update_seconds = time.perf_counter() - start
+        empty = self._seconds_of_step([])
+        micro_batches = 0
+        seconds = 0.0
+        while micro_batches < 3 or (seconds < CALIBRATION_SECONDS and micro_batches < 64):
+            # The first share of a pipeline's output was made while the step compiled: only the last counts.
+            share = max(1, micro_batches)
+            latest = self._seconds_of_step(itertools.islice(batches, share)) - empty
+            micro_batches += share
+            seconds += latest
+            micro_seconds = latest / share
         evaluation = self._evaluation_seconds()
         self.step.restore(before)
         return Calibration(
             elapsed=round(time.monotonic() - self.started, 2),
-            step=round(SAFETY * (micro_seconds * self._micro_batches_per_step + update_seconds), 4),
+            step=round(SAFETY * (max(micro_seconds, 1e-4) * self._micro_batches_per_step + empty), 4),
             evaluation=round(SAFETY * evaluation, 2),
         )
 
+    def _seconds_of_step(self, micro_batches: Iterable[MicroBatch]) -> float:
+        """Time of a step at rate 0; reading its loss waits for the device."""
+        start = time.perf_counter()
+        self.step.run(micro_batches, 0.0)
+        return time.perf_counter() - start
+
     def finish(self, run: RunFolder, first: int) -> Result:
         """Train from step `first`, evaluate, export, compare, and sum up."""
+        try:
+            return self._finish(run, first)
+        except tf.errors.OpError as error:
+            reason = str(error.message).strip().splitlines()[0]
+            smaller = f" --micro-batch {max(1, self.plan.micro_batch.value // 2)}"
+            hint = smaller if isinstance(error, tf.errors.ResourceExhaustedError) else ""
+            raise RunError(f"TensorFlow failed: {reason}. Continue with: {resume_command(run.path)}{hint}") from error
+
+    def _finish(self, run: RunFolder, first: int) -> Result:
         if first < self.plan.schedule.value.steps:
             train(
                 self.step,
@@ -171,21 +200,22 @@ class _Job:
             return self._conclude(run)
 
     def _conclude(self, run: RunFolder) -> Result:
-        """Everything after the last step; done again from the weights if it is interrupted."""
+        """Everything after the last step; done again from the last checkpoint if it is interrupted."""
         with whole_file(run.weights_file) as partial:
             write_arrays(partial, self.classifier.snapshot())
-        probabilities = self._evaluate(self.testing)
-        metrics = compute_metrics(probabilities, self.testing.labels, self.plan.dataset.class_names)
+        logits = self._evaluate(self.testing)
+        probabilities = softmax(logits, axis=1)
+        metrics = compute_metrics(logits, self.testing.labels, self.plan.dataset.class_names)
         run.write(run.eval_file, metrics.model_dump_json(indent=2) + "\n")
         write_predictions(run.predictions_file, self.testing, probabilities, self.plan.dataset.class_names)
         parity = self._export(run, probabilities)
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
         run.write(run.summary_file, summary(self.plan, metrics, parity, run))
+        shutil.rmtree(run.checkpoints, ignore_errors=True)  # only now: until the summary is there, they are the run
         return Result(run, self.plan, metrics, parity)
 
     @property
     def _micro_batches_per_step(self) -> int:
-        return -(-self.plan.batch.value // self.micro_batch)
+        return -(-self.plan.batch.value // self.global_micro_batch)
 
     def _training_batches(self, first: int) -> Iterator[MicroBatch]:
         """Micro-batches from step `first` on, split over the devices."""
@@ -197,7 +227,7 @@ class _Job:
                 plan.resize.value, plan.crop.value, plan.random_crop.value, plan.random_flip.value, plan.mixup.value
             ),
             plan.batch.value,
-            self.micro_batch,
+            self.global_micro_batch,
             range(first, plan.schedule.value.steps),
             plan.seed.value,
         )
@@ -206,14 +236,27 @@ class _Job:
     def _initialise_head(self) -> None:
         """Fit the closed-form probe on the features of at most 10,000 training images."""
         examples = self.training
-        if len(examples) > PROBE_EXAMPLES:
-            chosen = np.random.default_rng(self.plan.seed.value).permutation(len(examples))[:PROBE_EXAMPLES]
+        most = min(PROBE_EXAMPLES, self._affordable_features())
+        if len(examples) > most:
+            chosen = np.random.default_rng(self.plan.seed.value).permutation(len(examples))[:most]
             examples = examples.take(np.sort(chosen))
         with self.reporter.stage("Features", len(examples)) as report:
             features = self.evaluator.features(examples, report)
         kernel, bias = fit_head(features, examples.labels, self.plan.classes)
         self.classifier.head.kernel.assign(kernel)
         self.classifier.head.bias.assign(bias)
+
+    def _affordable_features(self) -> int:
+        """Training images whose features a quarter of the budget pays for; at least two micro-batches."""
+        if self.plan.recipe.budget is None:
+            return len(self.training)
+        micro_batch = self.plan.micro_batch.value
+        sample = self.training.take(np.arange(min(len(self.training), micro_batch)))
+        self.evaluator.features(sample)  # compiles
+        start = time.perf_counter()
+        self.evaluator.features(sample)
+        rate = len(sample) / (time.perf_counter() - start)
+        return max(2 * micro_batch, int(PROBE_SHARE * self.plan.recipe.budget * rate))
 
     def _evaluation_seconds(self) -> float:
         """Time of the final evaluation, from one micro-batch (which compiles) and three."""
@@ -222,7 +265,7 @@ class _Job:
         for micro_batches in (1, 3):
             sample = self.testing.take(np.arange(min(len(self.testing), micro_batches * micro_batch)))
             start = time.perf_counter()
-            self.evaluator.probabilities(sample)
+            self.evaluator.logits(sample)
             seconds.append((time.perf_counter() - start) / len(sample))
         return seconds[-1] * len(self.testing)
 
@@ -234,7 +277,7 @@ class _Job:
 
     def _evaluate(self, examples: Examples) -> npt.NDArray[np.float32]:
         with self.reporter.stage("Evaluation", len(examples)) as report:
-            return self.evaluator.probabilities(examples, report)
+            return self.evaluator.logits(examples, report)
 
     def _export(self, run: RunFolder, probabilities: npt.NDArray[np.float32]) -> Parity:
         """Export, and keep the export only if it says what the evaluation said."""
@@ -243,7 +286,9 @@ class _Job:
         class_names = self.plan.dataset.class_names
         try:
             with os_errors_as(RunError, f"cannot write {run.saved_model}"):
-                export_saved_model(self.evaluator.refresh(), class_names, self.plan.crop.value, run.saved_model)
+                export_saved_model(
+                    self.evaluator.refresh(), class_names, self.plan.evaluation_size.value, run.saved_model
+                )
             tolerance = GPU_TOLERANCE if self.plan.machine.gpus else TOLERANCE
             parity = check_parity(run.saved_model, self.testing, probabilities, class_names, tolerance)
         except BaseException:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-PLAIN_SECONDS = 10.0
+PLAIN_SECONDS = 10.0  # between two lines of a stage
+WORTH_A_LINE = 1.0  # what ends sooner is not told
 
 Report = Callable[[int, str], None]
 
@@ -53,7 +54,7 @@ class Reporter:
 
         def report(done: int, detail: str) -> None:
             now = time.monotonic()
-            if done < total and now - last[0] < PLAIN_SECONDS:
+            if now - start < WORTH_A_LINE or (done < total and now - last[0] < PLAIN_SECONDS):
                 return
             last[0] = now
             left = (now - start) / max(done - first, 1) * (total - done)

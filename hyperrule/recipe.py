@@ -7,17 +7,27 @@ a recipe key `examples_per_class` is the flag `--examples-per-class`.
 import os
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from hyperrule.errors import RecipeError
 from hyperrule.rule import Rule
+from hyperrule.wording import did_you_mean
 
+LENGTHS = ("steps", "epochs", "budget")  # at most one of these may be given
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -35,22 +45,12 @@ def seconds(budget: Any) -> Any:
     return budget
 
 
-def no_truth_value(value: Any) -> Any:
-    """Python takes True for 1; a recipe that says `batch: true` does not mean 1."""
-    if isinstance(value, bool):
-        raise ValueError("must be a whole number")
-    return value
-
-
-Count = Annotated[int, BeforeValidator(no_truth_value)]
-
-
 class Recipe(BaseModel):
     """Options of one fine-tuning. What is left at None, the rule or the machine decides."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dataset: str = Field(description="'digits', or a folder: CLASS/*.jpg or {train,val,test}/CLASS/*.jpg.")
+    dataset: str = Field(description="The embedded 'digits', or a folder: CLASS/*.jpg or {train,val,test}/CLASS/*.jpg.")
     backbone: str = Field(
         "bit-r26x0.5", description="Embedded backbone 'bit-r26x0.5', a BiT .npz file, or 'random-r26x0.5'."
     )
@@ -58,25 +58,25 @@ class Recipe(BaseModel):
     preset: Literal["rule", "light"] = Field(
         "rule", description="light: batch 128 at rate 0.001, for one small device."
     )
-    examples_per_class: Count | None = Field(None, gt=0, description="Train on a balanced few-shot subset.")
+    examples_per_class: int | None = Field(None, gt=0, description="Train on a balanced few-shot subset.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of subset, order, augmentation and mixup.")
     split_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the held-out split, where the data has none.")
-    batch: Count | None = Field(None, gt=0, le=2**20, description="Examples a step; rate and schedule scale with it.")
+    batch: int | None = Field(None, gt=0, le=2**20, description="Examples a step; rate and schedule scale with it.")
     base_lr: float | None = Field(None, gt=0, allow_inf_nan=False, description="Learning rate before decay.")
-    steps: Count | None = Field(None, gt=0, le=10**8, description="Number of steps; the whole schedule stretches.")
+    steps: int | None = Field(None, gt=0, le=10**8, description="Number of steps; the whole schedule stretches.")
     epochs: float | None = Field(None, gt=0, le=10**6, description="The same, in passes over the data.")
     budget: Annotated[float | None, BeforeValidator(seconds)] = Field(
         None,
         gt=0,
         allow_inf_nan=False,
-        description="Time for the job, such as 90s, 5m or 1.5h: the schedule shrinks to fit.",
+        description="Time for head, training and evaluation, such as 90s, 5m or 1.5h: the schedule shrinks to fit.",
     )
     head_init: Literal["zeros", "probe"] | None = Field(
         None, description="Start the head from zeros (the rule) or from a closed-form probe of the features."
     )
     mixup: float | None = Field(None, ge=0, le=10, description="Alpha of mixup, 0 for none.")
-    resize: Count | None = Field(None, ge=32, le=4096, description="Side in pixels to which images are resized.")
-    crop: Count | None = Field(None, ge=32, le=4096, description="Side in pixels of the crop that the network sees.")
+    resize: int | None = Field(None, ge=32, le=4096, description="Side in pixels to which images are resized.")
+    crop: int | None = Field(None, ge=32, le=4096, description="Side in pixels of the crop that the network sees.")
     random_flip: bool | None = Field(None, description="Mirror training images at random.")
     random_crop: bool | None = Field(
         None, description="Crop training images at random; else resize straight to the crop."
@@ -84,18 +84,24 @@ class Recipe(BaseModel):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Type of convolutions and activations."
     )
-    micro_batch: Count | None = Field(
-        None, gt=0, description="Examples in memory at once; results do not depend on it."
-    )
-    eval_every: Count | None = Field(None, gt=0, description="Evaluate every so many steps, besides the end.")
-    checkpoint_every: Count | None = Field(
+    micro_batch: int | None = Field(None, gt=0, description="Examples in memory at once; results do not depend on it.")
+    eval_every: int | None = Field(None, gt=0, description="Evaluate every so many steps, besides the end.")
+    checkpoint_every: int | None = Field(
         None, gt=0, description="Checkpoint every so many steps; by default every minute."
     )
     skip_corrupt: bool = Field(False, description="Decode every image first and leave out those that fail.")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:
+        """Python takes True for 1; a recipe that says `batch: true` does not mean 1."""
+        if isinstance(value, bool) and "bool" not in str(cls.model_fields[field.field_name or ""].annotation):
+            raise ValueError("must not be true or false")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        lengths = [name for name in ("steps", "epochs", "budget") if getattr(self, name) is not None]
+        lengths = [name for name in LENGTHS if getattr(self, name) is not None]
         if len(lengths) > 1:
             raise ValueError(f"give one of steps, epochs and budget. Received: {' and '.join(lengths)}")
         if self.resize is not None and self.crop is not None and self.resize < self.crop:
@@ -106,7 +112,9 @@ class Recipe(BaseModel):
 def make_recipe(options: Mapping[str, Any]) -> Recipe:
     """A checked recipe. Raises RecipeError with every mistake, in one line."""
     try:
-        return Recipe(**options)
+        return Recipe(
+            **{key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in options.items()}
+        )
     except ValidationError as error:
         raise RecipeError("; ".join(_explained(mistake) for mistake in error.errors())) from None
 
@@ -157,12 +165,6 @@ def shipped_recipes() -> list[Path]:
         installed if installed.is_dir() else package.parent / "recipes"
     )  # a source tree keeps them beside the package
     return sorted(folder.glob("*.yaml"))
-
-
-def did_you_mean(received: str, known: Any) -> str:
-    """ " Did you mean 'x'?", or nothing when no known name is close."""
-    close = get_close_matches(received.lower(), list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _explained(mistake: Any) -> str:

@@ -73,15 +73,24 @@ def regime(examples: int) -> Regime:
     return "medium" if examples < 500_000 else "large"
 
 
+def is_small(height: int, width: int) -> bool:
+    """Whether images of height x width pixels count as small: an area below 96 x 96 (P, C).
+
+    >>> is_small(95, 96), is_small(96, 96)
+    (True, False)
+    """
+    return height * width < 96 * 96
+
+
 def resolution(height: int, width: int, rule: Rule = "code", architecture: str = "") -> Resolution:
-    """Training resolution for images of height x width pixels; small means an area below 96 x 96.
+    """Training resolution for images of height x width pixels.
 
     >>> resolution(96, 95), resolution(1, 9_216)
     (Resolution(resize=160, crop=128), Resolution(resize=512, crop=480))
     >>> resolution(300, 400, "paper"), resolution(300, 400, "paper", "R152x4")
     (Resolution(resize=448, crop=384), Resolution(resize=512, crop=480))
     """
-    if height * width < 96 * 96:
+    if is_small(height, width):
         return Resolution(160, 128)
     if rule == "paper" and architecture != "R152x4":
         return Resolution(448, 384)

@@ -13,6 +13,8 @@ summary.md           the result for people; written last, so its presence means 
 import fcntl
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ from pydantic import ValidationError
 from hyperrule.errors import RunError, RunFolderError
 from hyperrule.files import os_errors_as, whole_file
 from hyperrule.planning.plan import FORMAT, Plan
+from hyperrule.wording import resume_command
 
 
 class RunFolder:
@@ -44,13 +47,22 @@ class RunFolder:
         return self.summary_file.exists()
 
     def create(self, plan: Plan) -> None:
-        """Make the folder and write its plan. Raises RunFolderError if it is not empty."""
+        """Make the folder and write its plan, in one moment. Raises RunFolderError if it is not empty."""
         check_free(self.path)
-        staging = self.path.with_name(f".{self.path.name}.partial")
+        text = plan.model_dump_json(indent=2) + "\n"
+        if self.path.exists():  # empty, and perhaps a mount point
+            self.write(self.plan_file, text)
+            return
         with os_errors_as(RunFolderError, f"--out {self.path} cannot be made"):
-            staging.mkdir(parents=True, exist_ok=True)
-            (staging / self.plan_file.name).write_text(plan.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            os.rename(staging, self.path)  # so that a run folder has a plan from its first moment
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
+            staging.chmod(0o777 & ~_umask())
+            try:
+                (staging / self.plan_file.name).write_text(text, encoding="utf-8")
+                os.rename(staging, self.path)
+            except BaseException:
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -106,6 +118,13 @@ class RunFolder:
         self.write(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
 
 
+def _umask() -> int:
+    """What the user takes away from the permissions of new files; mkdtemp takes away everything of others."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def check_free(path: Path) -> None:
     """Raises RunFolderError unless the path is free, or an empty folder, in a place we can write."""
     if path.exists() and not path.is_dir():
@@ -116,7 +135,7 @@ def check_free(path: Path) -> None:
                 raise RunFolderError(f"--out {path} holds another run (finished). Choose another folder.")
             raise RunFolderError(
                 f"--out {path} holds another run (unfinished). Choose another folder, or continue it: "
-                f"hyperrule finetune --resume {path}"
+                + resume_command(path)
             )
         raise RunFolderError(f"--out {path} is not empty. Choose a folder that does not exist yet.")
     parent = next(folder for folder in [path, *path.absolute().parents] if folder.exists())

@@ -54,7 +54,7 @@ def summary(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str
             "",
             "```python",
             "import tensorflow as tf",
-            f'classify = tf.saved_model.load("{run.saved_model}").signatures["serving_default"]',
+            f'classify = tf.saved_model.load({str(run.saved_model)!r}).signatures["serving_default"]',
             'answer = classify(image_bytes=tf.constant([tf.io.read_file("image.jpg").numpy()]))',
             'print(answer["label"], answer["score"])',
             "```",

@@ -13,6 +13,7 @@ from hyperrule.data import Examples, open_source
 from hyperrule.data.pipeline import Augmentation, evaluation_batches, training_batches, undecodable
 from hyperrule.data.preprocess import decode, for_evaluation, for_training
 from hyperrule.data.subset import few_shot, hold_out
+from hyperrule.errors import DataError
 
 
 def test_digits_are_scikit_learns() -> None:
@@ -49,6 +50,14 @@ def test_folder_with_splits_keeps_them(image_folder: Path, tmp_path: Path) -> No
     info = open_source(str(tmp_path / "split")).info
     assert {split: facts.examples for split, facts in info.splits.items()} == {"train": 12, "validation": 4, "test": 4}
     assert any("1 entries" in note for note in info.notes)
+
+
+@pytest.mark.parametrize("mode", ["P", "1"])
+def test_bmp_with_a_palette_is_refused(mode: str, image_folder: Path) -> None:
+    """TensorFlow's decoder takes the palette's indices for grey."""
+    Image.new("RGB", (8, 8), "red").convert(mode).save(image_folder / "cold" / "palette.bmp")
+    with pytest.raises(DataError, match=r"cold/palette\.bmp .BMP with a palette"):
+        _ = open_source(str(image_folder)).info
 
 
 def test_fingerprint_follows_content(image_folder: Path) -> None:

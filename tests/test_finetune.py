@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +167,30 @@ def test_signals_leave_a_checkpoint_and_say_how_to_go_on(
     assert list((out / "checkpoints").glob("*.npz"))
     hyperrule.resume(out, quiet=True)
     assert same_weights(out, uninterrupted["out"])
+
+
+def test_run_that_fails_at_its_last_write_has_lost_nothing(
+    uninterrupted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("hyperrule.job.summary", lambda *_: (_ for _ in ()).throw(RunError("the disk is full")))
+        with pytest.raises(RunError, match="disk is full"):
+            hyperrule.finetune(dataset=uninterrupted["data"], out=out, quiet=True, **SMALL)
+    monkeypatch.setattr("hyperrule.job.train", lambda *_: pytest.fail("trained again"))
+    hyperrule.resume(out, quiet=True)
+    assert same_weights(out, uninterrupted["out"])
+
+
+def test_corrupt_validation_image_is_found_before_step_0(image_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "split"
+    for split in ("train", "val", "test"):
+        shutil.copytree(image_folder, data / split)
+    image = data / "val" / "warm" / "03.jpg"
+    image.write_bytes(image.read_bytes()[:-300])
+    with pytest.raises(hyperrule.UserError, match=r"val/warm/03\.jpg"):
+        hyperrule.finetune(dataset=data, out=tmp_path / "run", eval_every=1, quiet=True, **SMALL)
+    assert not (tmp_path / "run").exists()
 
 
 def test_interrupted_evaluation_is_done_again_on_resuming(

@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from hyperrule.backbones.architecture import UNITS_PER_BLOCK, Architecture
 from hyperrule.errors import BackboneError
+from hyperrule.wording import listed
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 HEAD = "resnet/head/conv2d/"  # its kernel is 1 x 1 x features x classes, its bias [classes]
-NAMED_AT_MOST = 4
 # What numpy and zipfile raise on files that are cut short, overwritten, or no archives at all.
 DAMAGE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 
@@ -41,7 +41,7 @@ def read_architecture(path: Path) -> Architecture:
         ],
     }
     if any(problems.values()):
-        details = "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names)
+        details = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names)
         raise BackboneError(f"{path} is not a BiT checkpoint; closest is {architecture}, with arrays {details}.")
     return architecture
 
@@ -105,7 +105,7 @@ def _closest_architecture(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> 
         raise BackboneError(
             f"{path} is not a BiT checkpoint: it has {len(shapes)} arrays but no "
             "resnet/root_block/standardized_conv2d/kernel of shape (7, 7, 3, 64 x width). "
-            f"Received: {_listed(list(shapes))}."
+            f"Received: {listed(list(shapes))}."
         )
     candidates = [Architecture(depth, root[3] / 64) for depth in UNITS_PER_BLOCK]
     return max(candidates, key=lambda candidate: -len(candidate.array_shapes.keys() ^ shapes.keys()))
@@ -115,8 +115,3 @@ def _unreadable(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"backbone file {path} does not exist."
     return f"{path} cannot be read as .npz (truncated or not an .npz file): {error}. Fetch or copy the file again."
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
-    return ", ".join(names[:NAMED_AT_MOST]) + more

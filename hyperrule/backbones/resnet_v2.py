@@ -49,8 +49,8 @@ class BottleneckUnit(keras.layers.Layer):
 class ResNetV2(keras.Model):
     """Images [N, H, W, 3] in [-1, 1], any H and W of 32 or more -> float32 features [N, 2048 x width].
 
-    `dtype` is a Keras policy: "float32", "mixed_bfloat16" or "mixed_float16". Kernels,
-    normalisation parameters and statistics, and the pooled sum are float32 under each.
+    `dtype` is a Keras policy, "float32" or "mixed_bfloat16". Kernels, normalisation parameters and
+    statistics, and the pooled sum are float32 under both.
     """
 
     def __init__(self, architecture: Architecture, dtype: str = "float32", **kwargs: Any) -> None:

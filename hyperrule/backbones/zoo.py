@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict
 from hyperrule.backbones.architecture import UNITS_PER_BLOCK, Architecture
 from hyperrule.backbones.checkpoints import read_architecture
 from hyperrule.errors import BackboneError
-from hyperrule.recipe import did_you_mean
+from hyperrule.wording import did_you_mean
 
-InputRange = Literal["[-1, 1]"]  # every .npz of BiT (google-research/big_transfer, bit_pytorch/train.py)
+Kind = Literal["embedded", "file", "random"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,6 @@ class EmbeddedBackbone:
     name: str
     file: str
     trained_on: str
-    licence: str
 
 
 EMBEDDED = {
@@ -33,7 +32,6 @@ EMBEDDED = {
         name="bit-r26x0.5",
         file="bit-r26x0.5.npz",
         trained_on="distilled from EfficientNet-Lite0 on CIFAR-10, Imagenette and ImageNet sample images",
-        licence="Apache-2.0",
     )
 }
 
@@ -52,7 +50,7 @@ class BackboneInfo(BaseModel):
     width: float
     features: int
     parameters: int
-    input_range: InputRange
+    kind: Kind
     origin: str
     path: str | None
     sha256: str | None
@@ -70,16 +68,16 @@ def describe_backbone(backbone: str) -> BackboneInfo:
     """
     if (embedded := EMBEDDED.get(backbone.lower())) is not None:
         path = Path(str(resources.files("hyperrule.backbones"))) / "weights" / embedded.file
-        return _described(embedded.name, read_architecture(path), f"embedded: {embedded.trained_on}", path)
+        return _described(embedded.name, read_architecture(path), "embedded", embedded.trained_on, path)
     if (random := re.fullmatch(r"random-r(\d+)x(\d+(?:\.\d+)?)", backbone.lower())) is not None:
         try:
             architecture = Architecture(int(random[1]), float(random[2]))
         except ValueError as error:
             raise BackboneError(f"backbone {backbone!r}: {error}") from None
-        return _described(f"random-{str(architecture).lower()}", architecture, "random weights", None)
+        return _described(f"random-{str(architecture).lower()}", architecture, "random", "seeded random weights", None)
     path = Path(os.path.expanduser(backbone))
     if path.suffix == ".npz" or path.exists():
-        return _described(path.name, read_architecture(path), f"file {path.resolve()}", path.resolve())
+        return _described(path.name, read_architecture(path), "file", str(path.resolve()), path.resolve())
     known = [*EMBEDDED, *(f"random-r{depth}x1" for depth in UNITS_PER_BLOCK)]
     raise BackboneError(
         f"unknown backbone {backbone!r}.{did_you_mean(backbone, known)} "
@@ -87,7 +85,7 @@ def describe_backbone(backbone: str) -> BackboneInfo:
     )
 
 
-def _described(name: str, architecture: Architecture, origin: str, path: Path | None) -> BackboneInfo:
+def _described(name: str, architecture: Architecture, kind: Kind, origin: str, path: Path | None) -> BackboneInfo:
     sha256 = None
     if path is not None:
         with path.open("rb") as stream:
@@ -99,7 +97,7 @@ def _described(name: str, architecture: Architecture, origin: str, path: Path | 
         width=architecture.width,
         features=architecture.features,
         parameters=architecture.parameters,
-        input_range="[-1, 1]",
+        kind=kind,
         origin=origin,
         path=None if path is None else str(path),
         sha256=sha256,

@@ -8,7 +8,7 @@ import click
 
 from hyperrule import __version__
 from hyperrule.errors import HyperruleError
-from hyperrule.recipe import did_you_mean
+from hyperrule.wording import did_you_mean
 
 COMMANDS = ("finetune", "plan", "recipes")
 
@@ -33,7 +33,7 @@ class Commands(click.Group):
         except click.ClickException as error:
             code = _failed(error.format_message(), 2)
         except (click.Abort, KeyboardInterrupt):
-            code = _failed("stopped by SIGINT before step 0; nothing was written", 130)
+            code = _failed("stopped by SIGINT while the run was being prepared", 130)
         sys.exit(code)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
 
-from hyperrule.recipe import Recipe, load_recipe, parse_assignment
+from hyperrule.recipe import LENGTHS, Recipe, load_recipe, parse_assignment
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,12 +33,21 @@ def recipe_options(function: F) -> F:
 
 
 def collect(recipe: str | None, assignments: tuple[str, ...], flags: dict[str, Any]) -> dict[str, Any]:
-    """One set of options: the recipe's, overridden by --set, overridden by flags."""
-    return {
-        **(load_recipe(recipe) if recipe is not None else {}),
-        **dict(map(parse_assignment, assignments)),
-        **{name: value for name, value in flags.items() if value is not None},
-    }
+    """One set of options: the recipe's, overridden by --set, overridden by flags.
+
+    Steps, epochs and budget are one choice: whoever gives one overrides the others.
+    """
+    options: dict[str, Any] = {}
+    layers = (
+        load_recipe(recipe) if recipe is not None else {},
+        dict(map(parse_assignment, assignments)),
+        {name: value for name, value in flags.items() if value is not None},
+    )
+    for layer in layers:
+        if layer.keys() & set(LENGTHS):
+            options = {name: value for name, value in options.items() if name not in LENGTHS}
+        options.update(layer)
+    return options
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:

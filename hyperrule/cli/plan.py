@@ -9,7 +9,7 @@ from rich.table import Table
 from hyperrule.api import plan as make
 from hyperrule.cli.options import collect, recipe_options
 from hyperrule.planning.plan import Plan
-from hyperrule.planning.planner import duration
+from hyperrule.wording import duration
 
 
 @click.command("plan")
@@ -43,7 +43,7 @@ def render(plan: Plan) -> None:
     if data.skipped:
         console.print(f"          {len(data.skipped)} images left out, listed in plan.json")
     size = f"{backbone.architecture}, {backbone.parameters / 1e6:.1f} M parameters"
-    console.print(f"backbone  {backbone.name}: {size}, {backbone.origin}")
+    console.print(f"backbone  {backbone.name}: {size}, {backbone.kind}: {backbone.origin}")
     console.print()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("decision", "value", "why", "source"):

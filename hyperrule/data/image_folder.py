@@ -19,12 +19,12 @@ from PIL import Image, UnidentifiedImageError
 from hyperrule.data.dataset_info import DatasetInfo, Examples, Split, SplitInfo
 from hyperrule.data.subset import hold_out
 from hyperrule.errors import DataError
+from hyperrule.wording import listed
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"})
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 TRAIN: Split = "train"
-NAMED_AT_MOST = 5
 FILES_PER_TASK = 256  # one small file is less work than handing it to a thread
 
 
@@ -143,7 +143,7 @@ class ImageFolder:
         if corrupt and not self.skip_corrupt:
             raise DataError(
                 f"{len(corrupt)} of {len(files)} files cannot be read as images: "
-                f"{_listed(f'{file.id} ({file.problem})' for file in corrupt)}. "
+                f"{listed(f'{file.id} ({file.problem})' for file in corrupt)}. "
                 "Repair or remove them, or leave them out with --skip-corrupt."
             )
         return files
@@ -166,14 +166,14 @@ class ImageFolder:
         for root in self._split_roots.values():
             unknown = sorted({child.name for child in _folders(root)} - set(self.class_names))
             if unknown:
-                raise DataError(f"{root} has classes that train does not have: {_listed(map(repr, unknown))}.")
+                raise DataError(f"{root} has classes that train does not have: {listed(map(repr, unknown))}.")
 
     def _check_sizes(self, split: Split, members: list[ImageFile], least: int) -> None:
         counts = np.bincount(self._labels(members), minlength=len(self.class_names)).tolist()
         small = [f"{name!r} ({count})" for name, count in zip(self.class_names, counts, strict=True) if count < least]
         if small and (split == "train" or not members):
             raise DataError(
-                f"too few images in {split} for {_listed(small)}; each class needs at least {least}"
+                f"too few images in {split} for {listed(small)}; each class needs at least {least}"
                 f"{' (one is held out for testing)' if least == 2 else ''}. "
                 f"Files that count: {', '.join(sorted(EXTENSIONS))}."
             )
@@ -203,11 +203,7 @@ class ImageFolder:
         for child in _folders(root):
             if len(_folders(child)) >= 2:
                 return f"Did you mean {child}?"
-        return (
-            "Received: "
-            + (", ".join(sorted(child.name for child in root.iterdir())[:NAMED_AT_MOST]) or "an empty folder")
-            + "."
-        )
+        return f"Received: {listed(sorted(child.name for child in root.iterdir())) or 'an empty folder'}."
 
     def _labels(self, members: list[ImageFile]) -> npt.NDArray[np.int32]:
         index = {name: label for label, name in enumerate(self.class_names)}
@@ -236,6 +232,10 @@ def _inspect(file: ImageFile, decode: bool) -> ImageFile:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             stream.seek(0)
             with Image.open(stream, formats=FORMATS) as image:
+                if image.format == "BMP" and image.mode in ("1", "P"):
+                    return replace(file, problem="BMP with a palette, which TensorFlow does not read; save it as PNG")
+                if image.format == "WEBP" and getattr(image, "is_animated", False):
+                    return replace(file, problem="animated WebP, which TensorFlow does not read; save it as PNG")
                 if decode:
                     image.load()
                 return replace(file, sha256=sha256, height=image.height, width=image.width)
@@ -253,10 +253,3 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return f"not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
     return str(error)
-
-
-def _listed(items: Iterable[str]) -> str:
-    """At most five items and the number of the others."""
-    everything = list(items)
-    more = f" and {len(everything) - NAMED_AT_MOST} more" if len(everything) > NAMED_AT_MOST else ""
-    return ", ".join(everything[:NAMED_AT_MOST]) + more

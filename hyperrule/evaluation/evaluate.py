@@ -32,9 +32,9 @@ class Evaluator:
         fold(self.source, self.copy)
         return self.copy
 
-    def probabilities(self, examples: Examples, report: Report | None = None) -> Floats:
-        """Softmax probabilities [N, classes] in the order of the examples; `report` hears how many are done."""
-        return self._over_all(lambda features: tf.nn.softmax(self.copy.head(features)), examples, report)
+    def logits(self, examples: Examples, report: Report | None = None) -> Floats:
+        """Logits [N, classes] in the order of the examples; `report` hears how many are done."""
+        return self._over_all(self.copy.head, examples, report)
 
     def features(self, examples: Examples, report: Report | None = None) -> Floats:
         """Pooled features [N, features] in the order of the examples."""

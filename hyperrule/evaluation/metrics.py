@@ -1,9 +1,10 @@
-"""Figures of merit from probabilities and labels, by scikit-learn."""
+"""Figures of merit from logits and labels, by scikit-learn."""
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
-from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support, top_k_accuracy_score
+from scipy.special import log_softmax
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, top_k_accuracy_score
 
 
 class ClassMetrics(BaseModel):
@@ -35,21 +36,19 @@ class Metrics(BaseModel):
 
 
 def compute_metrics(
-    probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], class_names: tuple[str, ...]
+    logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], class_names: tuple[str, ...]
 ) -> Metrics:
-    """Metrics of probabilities [N, classes] against labels [N]. With fewer than 5 classes top-5 is 1."""
+    """Metrics of logits [N, classes] against labels [N]. With 5 classes or fewer top-5 is 1."""
     every_class = np.arange(len(class_names))
-    predicted = probabilities.argmax(axis=1)
+    predicted = logits.argmax(axis=1)
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=every_class, zero_division=0.0
     )
     return Metrics(
         examples=len(labels),
         top1=float(np.mean(predicted == labels)),
-        top5=1.0
-        if len(class_names) <= 5
-        else float(top_k_accuracy_score(labels, probabilities, k=5, labels=every_class)),
-        loss=float(log_loss(labels, probabilities, labels=every_class)),
+        top5=1.0 if len(class_names) <= 5 else float(top_k_accuracy_score(labels, logits, k=5, labels=every_class)),
+        loss=float(-np.mean(log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels])),
         per_class=tuple(
             ClassMetrics(name=name, examples=int(n), precision=float(p), recall=float(r), f1=float(f))
             for name, n, p, r, f in zip(class_names, support, precision, recall, f1, strict=True)

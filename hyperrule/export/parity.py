@@ -59,17 +59,17 @@ def _replayed(saved_model: Path, examples: Examples) -> tuple[npt.NDArray[np.flo
         images.mkdir()
         for index, content in enumerate(examples.encoded()):
             (images / f"{index:04d}").write_bytes(content)
-        # -I: neither the environment's nor the working directory's modules, so nothing of ours.
+        # -P and a folder of its own: the script imports what is installed, and of hyperrule it names nothing.
         command = [
             sys.executable,
-            "-I",
+            "-P",
             str(Path(__file__).with_name("replay.py")),
-            str(saved_model),
+            str(saved_model.resolve()),
             str(images),
             str(output),
         ]
         quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-        finished = subprocess.run(command, capture_output=True, text=True, env=quiet, check=False)
+        finished = subprocess.run(command, capture_output=True, text=True, env=quiet, cwd=scratch, check=False)
         if finished.returncode != 0:
             raise RunError(f"the exported model does not run in a fresh process: {finished.stderr.strip()[-500:]}")
         with np.load(output) as answers:

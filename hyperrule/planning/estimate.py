@@ -1,5 +1,7 @@
 """What a plan will cost: steps, images, memory and time, from operation counts."""
 
+import math
+
 from pydantic import BaseModel, ConfigDict
 
 from hyperrule.backbones.architecture import Architecture
@@ -44,15 +46,17 @@ def memory_bytes(architecture: Architecture, crop: int, micro_batch: int, precis
 
 
 def largest_micro_batch(architecture: Architecture, crop: int, batch: int, precision: str, machine: Machine) -> int:
-    """The largest divisor of the batch whose estimate fits into 60 % of the device's memory (at least 1)."""
+    """Examples that one device takes at once: the batch in as few equal parts as fit into 60 % of its memory."""
     available = min(gpu.memory for gpu in machine.gpus) if machine.gpus else machine.available_memory
-    most = batch if machine.gpus else min(batch, CPU_MICRO_BATCH)
+    share = math.ceil(batch / max(1, len(machine.gpus)))
+    most = share if machine.gpus else min(share, CPU_MICRO_BATCH)
     fitting = (
         size
         for size in range(most, 0, -1)
-        if batch % size == 0 and memory_bytes(architecture, crop, size, precision) <= SHARE_OF_MEMORY * available
+        if memory_bytes(architecture, crop, size, precision) <= SHARE_OF_MEMORY * available
     )
-    return next(fitting, 1)
+    parts = math.ceil(share / next(fitting, 1))
+    return math.ceil(share / parts)
 
 
 def estimate_cost(

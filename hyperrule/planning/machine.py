@@ -49,9 +49,11 @@ def this_machine() -> Machine:
 
 def _gpus() -> tuple[Gpu, ...]:
     """GPUs that nvidia-smi lists; none where it is missing, fails or takes over 10 seconds."""
-    if shutil.which("nvidia-smi") is None or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shutil.which("nvidia-smi") is None or visible in ("", "-1"):
         return ()
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
+    chosen = [] if visible is None else [f"--id={visible}"]
+    query = ["nvidia-smi", *chosen, "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
         rows = [[field.strip() for field in line.split(",")] for line in answer.splitlines()]

@@ -16,6 +16,7 @@ from hyperrule.recipe import Recipe
 from hyperrule.rule import Schedule
 
 FORMAT = 1
+HOW = ("micro_batch", "checkpoint_every")  # decisions that a resumed run may change: rounding at most
 HeadInit = Literal["zeros", "probe"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -57,6 +58,7 @@ class Plan(BaseModel):
     examples: Decided[int]
     resize: Decided[int]
     crop: Decided[int]
+    evaluation_size: Decided[int]
     random_crop: Decided[bool]
     random_flip: Decided[bool]
     mixup: Decided[float]
@@ -95,11 +97,11 @@ class Plan(BaseModel):
         return [f"{name}: {mine[name]}, not {theirs[name]}" for name in mine if mine[name] != theirs[name]]
 
     def _identity(self) -> dict[str, Any]:
-        """Everything that can change the result; not where files lie, nor what it costs."""
+        """Everything that can change the result; not where files lie, what it costs, nor how it is cut up."""
         return {
             "dataset sha256": self.dataset.sha256,
             "classes": self.dataset.class_names,
             "backbone sha256": self.backbone.sha256,
             "architecture": self.backbone.architecture,
-            **{name: decided.value for name, decided in self.decisions.items()},
+            **{name: decided.value for name, decided in self.decisions.items() if name not in HOW},
         }

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from hyperrule import rule
 from hyperrule.backbones.zoo import BackboneInfo, describe_backbone
@@ -13,13 +13,14 @@ from hyperrule.planning.estimate import Estimate, estimate_cost, largest_micro_b
 from hyperrule.planning.machine import Machine
 from hyperrule.planning.plan import Calibration, Decided, HeadInit, Plan, Precision
 from hyperrule.recipe import Recipe
+from hyperrule.version import __version__
+from hyperrule.wording import duration
 
 CODE = "google-research/big_transfer"
 PAPER = "arXiv 1912.11370v3, section 3.3 and supplement F"
 ASKED = "recipe"
 HYPERRULE = "hyperrule"
 LIBRARIES = ("tensorflow", "keras", "numpy")  # those whose version can change a result
-CHECKPOINT_SECONDS = 60.0
 FAST_CROP = 128  # the rule's own for small images
 BFLOAT16_COMPUTE_CAPABILITY = 8.0  # NVIDIA Ampere, the first with bfloat16 tensor cores
 
@@ -39,7 +40,7 @@ def make_plan(recipe: Recipe, source: Source, machine: Machine) -> Plan:
     recipe = recipe.model_copy(
         update={
             "dataset": source.info.location or recipe.dataset,
-            "backbone": backbone.path if backbone.origin.startswith("file") else recipe.backbone,
+            "backbone": backbone.path if backbone.kind == "file" else recipe.backbone,
         }
     )
     planner = _Planner(recipe, source.info, backbone, machine, len(training_examples(recipe, source)))
@@ -47,17 +48,30 @@ def make_plan(recipe: Recipe, source: Source, machine: Machine) -> Plan:
 
 
 def calibrated(plan: Plan, calibration: Calibration) -> Plan:
-    """The plan with its schedule shrunk to what fits into the budget beside everything else measured."""
+    """The plan with its schedule shrunk to what fits into the budget beside everything else measured.
+
+    Raises RecipeError if the budget leaves no time for a single step.
+    """
     budget = plan.recipe.budget
     assert budget is not None
-    affordable = int((budget - calibration.elapsed - calibration.evaluation) / calibration.step)
+    on_the_way = calibration.evaluation / plan.eval_every.value if plan.eval_every.value is not None else 0.0
+    step_seconds = calibration.step + on_the_way
+    affordable = int((budget - calibration.elapsed - calibration.evaluation) / step_seconds)
+    if affordable < 1:
+        least = calibration.elapsed + calibration.evaluation + step_seconds
+        raise RecipeError(
+            f"--budget of {duration(budget)} leaves no time for training: here, preparing takes "
+            f"{duration(calibration.elapsed)} and evaluation {duration(calibration.evaluation)}. "
+            f"Give more than {duration(least)}, "
+            "or less to do: a smaller --crop or --backbone."
+        )
     full = plan.schedule.value
-    steps = max(1, min(full.steps, affordable))
+    steps = min(full.steps, affordable)
     reason = (
-        f"{duration(budget)} leave {affordable} steps of {calibration.step:.2f} s: "
+        f"{duration(budget)} leave {affordable} steps of {step_seconds:.2f} s: "
         f"the whole schedule, every boundary, shrunk from {full.steps} steps"
         if steps < full.steps
-        else f"all {full.steps} steps fit into {duration(budget)} at {calibration.step:.2f} s each"
+        else f"all {full.steps} steps fit into {duration(budget)} at {step_seconds:.2f} s each"
     )
     schedule = plan.schedule.model_copy(
         update={
@@ -71,12 +85,19 @@ def calibrated(plan: Plan, calibration: Calibration) -> Plan:
         update={
             "steps": steps,
             "images": steps * plan.batch.value,
-            "training_seconds": steps * calibration.step,
+            "training_seconds": steps * step_seconds,
             "evaluation_seconds": calibration.evaluation,
             "basis": "measured before step 0",
         }
     )
     return plan.model_copy(update={"schedule": schedule, "estimate": spent, "calibration": calibration})
+
+
+def _installed(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # such as tensorflow-cpu, which goes by another name
+        return "unknown"
 
 
 @dataclass(frozen=True)
@@ -109,10 +130,13 @@ class _Planner:
             dataset=self.dataset,
             backbone=self.backbone,
             machine=self.machine,
-            versions={package: version(package) for package in ("hyperrule", *LIBRARIES)},
+            versions={"hyperrule": __version__, **{library: _installed(library) for library in LIBRARIES}},
             examples=self._examples(),
             resize=resize,
             crop=crop,
+            evaluation_size=Decided(
+                value=crop.value, reason="test images are resized straight to the crop's size", source=CODE
+            ),
             random_crop=self._augmentation("crop", self.recipe.random_crop),
             random_flip=self._augmentation("flip", self.recipe.random_flip),
             mixup=self._mixup(),
@@ -142,7 +166,7 @@ class _Planner:
     def _resolution(self) -> tuple[Decided[int], Decided[int]]:
         height, width = self.dataset.height, self.dataset.width
         value = rule.resolution(height, width, self.recipe.rule, self.backbone.architecture)
-        size = "small" if height * width < 96 * 96 else "large"
+        size = "small" if rule.is_small(height, width) else "large"
         reason = f"median image is {height} x {width} px, {size} against 96 x 96"
         crop = self._asked("crop", value.crop, reason, self._rule_source())
         if self.recipe.crop is not None and self.recipe.resize is None:
@@ -224,7 +248,7 @@ class _Planner:
         if self.machine.cpu_bfloat16:
             return Decided(
                 value="bfloat16",
-                reason="this CPU multiplies bfloat16 natively (1.6x float32, measured)",
+                reason="this CPU multiplies bfloat16 natively",
                 source="machine",
             )
         return Decided(value="float32", reason="this CPU has no bfloat16 instructions", source="machine")
@@ -235,7 +259,9 @@ class _Planner:
             return Decided(value=min(asked, batch), reason=reason, source=ASKED)
         value = largest_micro_batch(self.backbone.network, crop, batch, precision, self.machine)
         return Decided(
-            value=value, reason="the largest part of the batch that memory and speed want at once", source="machine"
+            value=value,
+            reason="as much of the batch at once as memory and speed want, on each device",
+            source="machine",
         )
 
     def _test_split(self) -> Decided[Split]:
@@ -272,12 +298,12 @@ class _Planner:
         if crop > FAST_CROP and self.recipe.crop is None:
             smaller = f", about {duration(seconds * (FAST_CROP / crop) ** 2)}" if seconds else ""
             suggestions.append(f"--crop {FAST_CROP}: smaller pixels, less accurate on fine detail{smaller}")
-        if self.recipe.budget is None:
+        if self.recipe.budget is None and (seconds is None or seconds > 300):
             suggestions.append("--budget 5m: the whole schedule shrunk to the time you have")
         if self.backbone.architecture != "R26x0.5":
             suggestions.append("--backbone bit-r26x0.5: the small embedded backbone")
         if precision == "float32" and self.machine.cpu_bfloat16:
-            suggestions.append("--precision bfloat16: about 1.6x as fast on this CPU")
+            suggestions.append("--precision bfloat16: this CPU multiplies it natively")
         if not self.machine.gpus:
             suggestions.append("a GPU: none was found here")
         return suggestions
@@ -302,15 +328,3 @@ class _Planner:
 
     def _rule_source(self) -> str:
         return CODE if self.recipe.rule == "code" else PAPER
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them.
-
-    >>> duration(45), duration(300), duration(5400), duration(90)
-    ('45 s', '5 min', '1.5 h', '1.5 min')
-    """
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.0f} s"

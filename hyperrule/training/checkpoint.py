@@ -1,11 +1,13 @@
 """Checkpoints of a run: one .npz a time, written whole or not at all, the last two kept."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from hyperrule.backbones.checkpoints import Arrays, read_arrays, write_arrays
 from hyperrule.errors import BackboneError, RunError
 from hyperrule.files import os_errors_as, whole_file
+from hyperrule.wording import resume_command
 
 KEPT = 2
 
@@ -19,20 +21,20 @@ def save_checkpoint(folder: Path, step: int, arrays: Arrays) -> Path:
         with whole_file(target) as partial:
             write_arrays(partial, arrays)
     except RunError as error:
-        kept = f"Earlier checkpoints are kept; continue with: hyperrule finetune --resume {folder.parent}"
+        kept = f"Earlier checkpoints are kept; continue with: {resume_command(folder.parent)}"
         raise RunError(f"{error} {kept}") from None
     for old in _checkpoints(folder)[:-KEPT]:
         old.unlink()
     return target
 
 
-def latest_checkpoint(folder: Path) -> tuple[int, Arrays] | None:
-    """Step and state of the newest checkpoint that can be read, or None."""
+def latest_checkpoint(folder: Path, say: Callable[[str], None] = lambda line: None) -> tuple[int, Arrays] | None:
+    """Step and state of the newest checkpoint that can be read, or None; `say` hears of those passed over."""
     for path in reversed(_checkpoints(folder)):
         try:
             return int(path.stem.removeprefix("step-")), read_arrays(path)
-        except BackboneError:
-            continue
+        except BackboneError as error:
+            say(f"Passing over a damaged checkpoint: {error}")
     return None
 
 

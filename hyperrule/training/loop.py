@@ -8,12 +8,13 @@ from hyperrule import rule
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import RunError
 from hyperrule.planning.plan import Plan
-from hyperrule.planning.planner import CHECKPOINT_SECONDS
 from hyperrule.progress import Reporter
 from hyperrule.run_folder import RunFolder
 from hyperrule.training.checkpoint import save_checkpoint
 from hyperrule.training.step import StepResult, TrainingStep
 from hyperrule.training.stop import interrupted, noting_signals
+
+CHECKPOINT_SECONDS = 60.0
 
 Evaluate = Callable[[], dict[str, float]]
 
@@ -76,12 +77,14 @@ def train(
                 run.append_metrics({"kind": "evaluation", "step": done, **evaluate()})
             if due(done) or done == schedule.steps:
                 checkpoint(done)
+        if stop.received is not None:
+            raise interrupted(run, stop.received, f"after all {schedule.steps} steps; checkpoint written")
 
 
 def _check_finite(result: StepResult, done: int, run: RunFolder) -> None:
     if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
+        kept = f"; the last checkpoint in {run.checkpoints} is kept" if run.checkpoints.exists() else ""
         raise RunError(
-            f"the loss ({result.loss}) or the gradient ({result.gradient_norm}) of step {done} is not finite; "
-            f"training stopped, and the last checkpoint in {run.checkpoints} is kept. "
-            "Try a smaller --base-lr, or --precision float32."
+            f"the loss ({result.loss}) or the gradient ({result.gradient_norm}) of step {done} is not finite{kept}. "
+            "Start a new run with a smaller --base-lr, or with --precision float32."
         )

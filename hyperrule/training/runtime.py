@@ -2,17 +2,25 @@
 
 import tensorflow as tf
 
+from hyperrule.errors import UserError
 from hyperrule.planning.machine import Machine
 
 
 def start(machine: Machine) -> tf.distribute.Strategy:
     """The strategy for this machine's devices: all GPUs mirrored, or the default for one device.
 
-    On a CPU every operation is made deterministic, so that a resumed run is bit-identical.
+    On a CPU every operation is made deterministic, so that a resumed run is bit-identical. Raises
+    UserError if TensorFlow does not see the GPUs that the plan counts on.
     """
-    if not machine.gpus:
-        tf.config.experimental.enable_op_determinism()
     gpus = tf.config.list_physical_devices("GPU")
+    if len(gpus) < len(machine.gpus):
+        raise UserError(
+            f"the plan counts on {len(machine.gpus)} GPUs ({machine.gpus[0].name}), but TensorFlow sees {len(gpus)}. "
+            "Install its CUDA libraries with: pip install 'tensorflow[and-cuda]'; "
+            "or set CUDA_VISIBLE_DEVICES=-1 for the CPU."
+        )
+    if not gpus:
+        tf.config.experimental.enable_op_determinism()
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()

@@ -1,0 +1,46 @@
+"""Words that many messages share."""
+
+import shlex
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+NAMED_AT_MOST = 5
+
+
+def listed(items: Iterable[str]) -> str:
+    """At most five items, and the number of the others.
+
+    >>> listed("abcdefg")
+    'a, b, c, d, e and 2 more'
+    """
+    everything = list(items)
+    more = f" and {len(everything) - NAMED_AT_MOST} more" if len(everything) > NAMED_AT_MOST else ""
+    return ", ".join(everything[:NAMED_AT_MOST]) + more
+
+
+def did_you_mean(received: str, known: Iterable[str]) -> str:
+    """A closing question with the closest known name, or nothing when none is close.
+
+    >>> did_you_mean("budgit", ["batch", "budget"])
+    " Did you mean 'budget'?"
+    """
+    close = get_close_matches(received.lower(), list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def resume_command(run: Path) -> str:
+    """What to type to go on with a run, ready to be pasted."""
+    return f"hyperrule finetune --resume {shlex.quote(str(run))}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    >>> duration(45), duration(300), duration(5400), duration(90)
+    ('45 s', '5 min', '1.5 h', '1.5 min')
+    """
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.0f} s"

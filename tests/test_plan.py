@@ -1,0 +1,117 @@
+"""Decisions of the plan that depend on recipe and machine."""
+
+from pathlib import Path
+
+import pytest
+
+import hyperrule
+from hyperrule.cli.options import collect
+from hyperrule.data import open_source
+from hyperrule.planning.machine import Gpu, Machine
+from hyperrule.planning.plan import Calibration, Plan
+from hyperrule.planning.planner import calibrated, make_plan
+from hyperrule.recipe import make_recipe
+from hyperrule.rule import schedule
+
+
+def planned(machine: Machine, **options: object) -> Plan:
+    recipe = make_recipe({"dataset": "digits", **options})
+    return make_plan(recipe, open_source("digits"), machine)
+
+
+def machine_of(gpus: int = 0, compute_capability: float = 8.0, cpu_bfloat16: bool = False) -> Machine:
+    gpu = Gpu(name="Some GPU", memory=40 * 2**30, compute_capability=compute_capability)
+    return Machine(
+        cores=8,
+        memory=64 * 2**30,
+        available_memory=32 * 2**30,
+        gpus=(gpu,) * gpus,
+        cpu_bfloat16=cpu_bfloat16,
+        gigaflops=500.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("machine", "precision"),
+    [
+        (machine_of(1), "bfloat16"),
+        (machine_of(1, compute_capability=7.5), "float32"),
+        (machine_of(), "float32"),
+        (machine_of(cpu_bfloat16=True), "bfloat16"),
+    ],
+)
+def test_precision_follows_the_device(machine: Machine, precision: str) -> None:
+    assert planned(machine).precision.value == precision
+    assert planned(machine, precision="float32").precision.value == "float32"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "batch", "micro_batch"),
+    [(0, 512, 64), (0, 97, 49), (0, 10, 10), (1, 512, 512), (4, 512, 128), (3, 512, 171)],
+)
+def test_micro_batch_is_an_equal_part_of_each_devices_share(gpus: int, batch: int, micro_batch: int) -> None:
+    assert planned(machine_of(gpus), batch=batch).micro_batch.value == micro_batch
+
+
+def test_micro_batch_shrinks_until_it_fits() -> None:
+    small = machine_of().model_copy(update={"available_memory": 6 * 2**30})
+    plan = planned(small, backbone="random-r50x1", crop=480)
+    assert plan.micro_batch.value < 8
+    assert plan.estimate.memory <= 0.6 * small.available_memory
+
+
+@pytest.mark.parametrize(
+    ("options", "batch", "rate", "steps", "deviates"),
+    [
+        ({}, 512, 0.003, 500, False),
+        ({"preset": "light"}, 128, 0.001, 500, False),
+        ({"batch": 128}, 128, 0.00075, 2000, True),
+        ({"preset": "light", "batch": 64}, 64, 0.0005, 1000, True),
+        ({"batch": 64, "epochs": 2}, 64, 0.000375, 45, True),
+        ({"steps": 7}, 512, 0.003, 7, True),
+    ],
+)
+def test_batch_rate_and_schedule_scale_together(
+    options: dict[str, object], batch: int, rate: float, steps: int, deviates: bool
+) -> None:
+    plan = planned(machine_of(), **options)
+    assert plan.batch.value == batch
+    assert plan.base_learning_rate.value == pytest.approx(rate)
+    assert plan.schedule.value == schedule(1).stretched(steps)
+    assert plan.schedule.deviates == deviates
+
+
+def test_every_decision_has_reason_and_source_and_survives_json() -> None:
+    plan = planned(machine_of())
+    assert all(decided.reason and decided.source for decided in plan.decisions.values())
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan
+    assert set(plan.deviations) == {"random_crop", "random_flip"}  # digits: both would destroy the label
+
+
+def test_calibration_counts_evaluations_on_the_way() -> None:
+    plan = planned(machine_of(), budget="100s", eval_every=10)
+    steps = calibrated(plan, Calibration(elapsed=20, step=1, evaluation=5)).schedule.value.steps
+    assert steps == 50  # 100 = 20 before + 50 steps + 5 evaluations on the way + 1 at the end
+    without = planned(machine_of(), budget="100s")
+    assert calibrated(without, Calibration(elapsed=20, step=1, evaluation=5)).schedule.value.steps == 75
+    generous = calibrated(without, Calibration(elapsed=20, step=0.001, evaluation=5))
+    assert generous.schedule.value == without.schedule.value
+    with pytest.raises(hyperrule.UserError, match=r"leaves no time for training.*more than 2 min"):
+        calibrated(without, Calibration(elapsed=110, step=1, evaluation=9))
+
+
+def test_a_flag_overrides_the_recipes_length_whatever_its_kind() -> None:
+    assert collect("digits", (), {"steps": "3", "batch": None})["steps"] == "3"
+    assert "budget" not in collect("digits", (), {"steps": "3"})
+    assert collect("digits", ("epochs=2",), {})["epochs"] == 2
+
+
+def test_paths_may_be_path_objects(image_folder: Path) -> None:
+    assert hyperrule.plan(dataset=image_folder).classes == 2
+
+
+def test_where_files_lie_and_how_a_batch_is_cut_are_no_differences(tmp_path: Path, image_folder: Path) -> None:
+    plan = hyperrule.plan(dataset=image_folder)
+    moved = image_folder.rename(tmp_path / "moved")
+    assert plan.differences(hyperrule.plan(dataset=moved, micro_batch=2)) == []
+    assert plan.differences(hyperrule.plan(dataset=moved, seed=1)) == ["seed: 0, not 1"]
