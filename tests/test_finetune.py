@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from devices import strategy_of
 
 import hyperrule
 from hyperrule.backbones.zoo import describe_backbone
@@ -209,10 +210,7 @@ def test_interrupted_evaluation_is_done_again_on_resuming(
 def test_two_devices_train_evaluate_and_resume_like_one(
     uninterrupted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tensorflow as tf
-
-    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    monkeypatch.setattr("hyperrule.training.runtime.start", lambda machine: mirrored)
+    monkeypatch.setattr("hyperrule.training.runtime.start", lambda machine: strategy_of(2))
     out = tmp_path / "run"
     options = {**SMALL, "dataset": str(uninterrupted["data"]), "micro_batch": 3}
     with monkeypatch.context() as patch:

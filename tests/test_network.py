@@ -1,13 +1,13 @@
 """The network and its step against the golden figures, autodiff and itself."""
 
 import re
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import golden_array
+from devices import strategy_of
 
 from hyperrule.backbones.architecture import GROUPS, Architecture
 from hyperrule.backbones.checkpoints import HEAD, read_arrays
@@ -18,11 +18,6 @@ from hyperrule.data.pipeline import MicroBatch
 from hyperrule.data.preprocess import for_evaluation
 from hyperrule.training.classifier import Classifier, fold
 from hyperrule.training.step import TrainingStep
-
-# At collection, so before the first tensor of any test: the CPU as two devices.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
 
 ARCHITECTURES = [Architecture(26, 0.5), Architecture(50, 1), Architecture(101, 1)]
 
@@ -76,14 +71,6 @@ def test_sgd_trajectory_is_golden(
     batches = tf.data.Dataset.from_tensor_slices(batch).batch(micro_batch)
     losses = [step.run(strategy.experimental_distribute_dataset(batches), 0.03).loss for _ in range(6)]
     assert losses == pytest.approx(golden[f"{architecture}/trajectory/losses"], rel=1e-3)
-
-
-@cache  # two of them in one process would mix up their collective operations
-def strategy_of(devices: int) -> tf.distribute.Strategy:
-    """The default strategy, or virtual CPU devices mirrored."""
-    if devices == 1:
-        return tf.distribute.get_strategy()
-    return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(devices)])
 
 
 def test_micro_batches_and_devices_change_nothing_but_rounding() -> None:

@@ -1,5 +1,7 @@
 """Devices and determinism: what TensorFlow is told before the first tensor."""
 
+from functools import cache
+
 import tensorflow as tf
 
 from hyperrule.errors import UserError
@@ -23,4 +25,10 @@ def start(machine: Machine) -> tf.distribute.Strategy:
         tf.config.experimental.enable_op_determinism()
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
-    return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
+    return _mirrored() if len(gpus) > 1 else tf.distribute.get_strategy()
+
+
+@cache
+def _mirrored() -> tf.distribute.Strategy:
+    """All GPUs; one for the whole process, as two would mix up their collective operations."""
+    return tf.distribute.MirroredStrategy()
