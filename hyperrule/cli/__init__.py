@@ -42,9 +42,14 @@ def _failed(message: str, exit_code: int) -> int:
     return exit_code
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__)
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Fine-tune image classifiers by the BiT-HyperRule: point it at labelled images, get a classifier.
 
     \b
@@ -55,3 +60,5 @@ def main() -> None:
     Exit codes: 0 done; 1 the work could not be finished; 2 the request cannot be met; 130 or 143
     stopped by a signal, resumable.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from hyperrule.recipe import load_recipe, make_recipe, shipped_recipes
+from hyperrule.recipe import load_recipe, shipped_recipes
 
 
 @click.command("recipes")
@@ -17,15 +17,10 @@ def command(as_json: bool) -> None:
       hyperrule finetune --recipe digits
     """
     if as_json:
-        listed = [
-            {
-                "name": path.stem,
-                "file": str(path),
-                "options": make_recipe(load_recipe(path.stem)).model_dump(exclude_unset=True),
-            }
-            for path in shipped_recipes()
+        recipes = [
+            {"name": path.stem, "file": str(path), "options": load_recipe(path.stem)} for path in shipped_recipes()
         ]
-        click.echo(json.dumps(listed, indent=2))
+        click.echo(json.dumps(recipes, indent=2))
         return
     for path in shipped_recipes():
         header = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]

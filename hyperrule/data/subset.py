@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperrule.errors import DataError
+from hyperrule.wording import listed
 
 TEST_FRACTION = 0.2
 
@@ -37,7 +38,7 @@ def few_shot(
     if lacking:
         raise DataError(
             f"--examples-per-class {examples_per_class} is more than these classes have for training: "
-            f"{', '.join(lacking)}. Choose at most {min(map(len, members_by_class))}."
+            f"{listed(lacking)}. Choose at most {min(map(len, members_by_class))}."
         )
     return np.sort(np.concatenate([members[:examples_per_class] for members in members_by_class]))
 

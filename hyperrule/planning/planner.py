@@ -313,12 +313,9 @@ class _Planner:
         asked = getattr(self.recipe, option)
         if asked is None:
             return Decided(value=default, reason=reason, source=source, deviates=deviates)
-        return Decided(
-            value=asked,
-            reason=f"asked for; the {self.recipe.preset} would take {default:g}",
-            source=ASKED,
-            deviates=True,
-        )
+        who = "rule" if self.recipe.preset == "rule" else "light preset"
+        reason = f"asked for; the {who} would take {default:g}"
+        return Decided(value=asked, reason=reason, source=ASKED, deviates=deviates or asked != default)
 
     def _reference_batch(self) -> int:
         return rule.LIGHT_BATCH if self.recipe.preset == "light" else rule.BATCH
