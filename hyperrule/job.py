@@ -31,7 +31,7 @@ from hyperrule.progress import Reporter
 from hyperrule.run_folder import RunFolder, free_run_folder
 from hyperrule.summary import summary
 from hyperrule.training import runtime
-from hyperrule.training.checkpoint import latest_checkpoint
+from hyperrule.training.checkpoint import latest_checkpoint, save_checkpoint
 from hyperrule.training.classifier import Classifier
 from hyperrule.training.loop import train
 from hyperrule.training.step import TrainingStep
@@ -69,6 +69,8 @@ def run_plan(plan: Plan, source: Source, out: Path | None, reporter: Reporter) -
     run = RunFolder(out or free_run_folder(plan.dataset.name))
     run.create(job.plan)
     with run.locked():
+        if plan.head_init.value == "probe":  # how many images a budget pays for is measured, and only once
+            save_checkpoint(run.checkpoints, 0, job.step.snapshot())
         return job.finish(run, 0)
 
 
