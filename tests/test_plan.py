@@ -81,6 +81,12 @@ def test_batch_rate_and_schedule_scale_together(
     assert plan.schedule.deviates == deviates
 
 
+def test_few_shot_subset_is_the_set_that_the_rule_sees() -> None:
+    plan = planned(machine_of(), examples_per_class=10, mixup=0.2)
+    assert plan.examples.value == 100
+    assert (plan.mixup.value, plan.mixup.deviates) == (0.2, True)
+
+
 def test_every_decision_has_reason_and_source_and_survives_json() -> None:
     plan = planned(machine_of())
     assert all(decided.reason and decided.source for decided in plan.decisions.values())
