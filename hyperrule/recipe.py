@@ -84,7 +84,7 @@ class Recipe(BaseModel):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Type of convolutions and activations."
     )
-    micro_batch: int | None = Field(None, gt=0, description="Examples in memory at once; results do not depend on it.")
+    micro_batch: int | None = Field(None, gt=0, description="Examples in memory at once; changes nothing but rounding.")
     eval_every: int | None = Field(None, gt=0, description="Evaluate every so many steps, besides the end.")
     checkpoint_every: int | None = Field(
         None, gt=0, description="Checkpoint every so many steps; by default every minute."
