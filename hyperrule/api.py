@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data import Source, open_source
 from hyperrule.errors import RunFolderError, UserError
 from hyperrule.files import os_errors_as
-from hyperrule.planning.machine import this_machine
+from hyperrule.planning.machine import Machine, this_machine
 from hyperrule.planning.plan import Plan
-from hyperrule.planning.planner import calibrated, make_plan
+from hyperrule.planning.planner import calibrated, make_plan, training_examples
 from hyperrule.progress import Reporter
-from hyperrule.recipe import make_recipe
+from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.run_folder import RunFolder, check_free
+from hyperrule.silence import silent_native_stderr
 
 if TYPE_CHECKING:
     from hyperrule.job import Result
 
 
 def plan(**options: Any) -> Plan:
-    """What `finetune(**options)` would do, each value with its reason; TensorFlow is not imported.
+    """What `finetune(**options)` would do, each value with its reason; TensorFlow is not imported, but to look
+    into a SavedModel for the first time.
 
-    Options are those of `hyperrule.recipe.Recipe`; `dataset` is required. Raises UserError.
+    Options are those of `hyperrule.recipe.Recipe`; `dataset` is required. Weights that 'hyperrule backbones'
+    lists are not downloaded. Raises UserError.
     """
     with os_errors_as(UserError, "a path cannot be used"):
-        return _plan(options)[0]
+        return _plan(make_recipe(options), this_machine(), Reporter(), fetch=False)[0]
 
 
 def finetune(*, out: str | Path | None = None, quiet: bool = False, **options: Any) -> Result:
@@ -44,8 +45,8 @@ def finetune(*, out: str | Path | None = None, quiet: bool = False, **options: A
         folder = None if out is None else Path(os.path.expanduser(out))
         if folder is not None:
             check_free(folder)
-        planned, source = _plan(options)
-    with _silent_native_stderr():
+        planned, source = _plan(make_recipe(options), this_machine(), Reporter(quiet))
+    with silent_native_stderr():
         from hyperrule.job import run_plan
     return run_plan(planned, source, folder, Reporter(quiet))
 
@@ -62,8 +63,7 @@ def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result:
         if folder.finished:
             raise RunFolderError(f"{folder.path} is finished; its result is in {folder.summary_file}.")
         recipe = make_recipe({**stored.recipe.model_dump(), **options})
-        source = open_source(recipe.dataset, recipe.split_seed, recipe.skip_corrupt)
-        asked = make_plan(recipe, source, stored.machine)
+        asked, source = _plan(recipe, stored.machine, Reporter(quiet))
     if stored.calibration is not None and recipe.budget is not None:
         asked = calibrated(asked, stored.calibration)
     if differences := stored.differences(asked):
@@ -71,26 +71,13 @@ def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result:
             f"{folder.path} runs under another plan than asked for: {'; '.join(differences)}. "
             "Resume it without other options and with its own data, or start a new run with --out."
         )
-    with _silent_native_stderr():
+    with silent_native_stderr():
         from hyperrule.job import resume_run
     return resume_run(folder, asked, source, Reporter(quiet))
 
 
-def _plan(options: dict[str, Any]) -> tuple[Plan, Source]:
-    recipe = make_recipe(options)
+def _plan(recipe: Recipe, machine: Machine, reporter: Reporter, *, fetch: bool = True) -> tuple[Plan, Source]:
     source = open_source(recipe.dataset, recipe.split_seed, recipe.skip_corrupt)
-    return make_plan(recipe, source, this_machine()), source
-
-
-@contextmanager
-def _silent_native_stderr() -> Iterator[None]:
-    """TensorFlow's C++ side greets on stderr while it is imported, before any log level counts."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
+    training_examples(recipe, source)  # mistakes about the data come before a long download
+    backbone = describe_backbone(recipe.backbone, reporter, input_range=recipe.input_range, fetch=fetch)
+    return make_plan(recipe, source, backbone, machine), source

@@ -32,7 +32,7 @@ from hyperrule.run_folder import RunFolder, free_run_folder
 from hyperrule.summary import summary
 from hyperrule.training import runtime
 from hyperrule.training.checkpoint import latest_checkpoint, save_checkpoint
-from hyperrule.training.classifier import Classifier
+from hyperrule.training.classifier import make_classifier
 from hyperrule.training.loop import train
 from hyperrule.training.step import TrainingStep
 from hyperrule.training.stop import raising_interrupted
@@ -103,7 +103,8 @@ class _Job:
         self.strategy = runtime.start(plan.machine)
         keras.utils.set_random_seed(plan.seed.value)  # random backbones; everything else is stateless
         with self.strategy.scope():
-            self.classifier = Classifier(plan.backbone.network, plan.classes, plan.precision.value)
+            self.classifier = make_classifier(plan.backbone, plan.classes, plan.precision.value)
+            self.classifier.backbone.train_part(plan.train.value)
             self.step = TrainingStep(self.classifier, self.strategy, plan.batch.value)
 
     @cached_property
@@ -142,7 +143,7 @@ class _Job:
     def initialise(self) -> None:
         """Backbone weights, and the head as the plan wants it."""
         with self.strategy.scope():
-            if self.plan.backbone.path is not None:
+            if self.plan.backbone.network is not None and self.plan.backbone.path is not None:
                 self.classifier.load(read_arrays(Path(self.plan.backbone.path)), with_head=False)
             if self.plan.head_init.value == "probe":
                 self._initialise_head()

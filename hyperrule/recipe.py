@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from hyperrule.backbones.info import INPUT_RANGES
 from hyperrule.errors import RecipeError
 from hyperrule.rule import Rule
 from hyperrule.wording import did_you_mean
@@ -45,6 +46,19 @@ def seconds(budget: Any) -> Any:
     return budget
 
 
+def two_numbers(text: Any) -> Any:
+    """ "0,1", "-1,1", "0,255" -> the two numbers; anything else is returned as it is, for pydantic to judge.
+
+    >>> two_numbers("-1,1")
+    (-1.0, 1.0)
+    """
+    if isinstance(text, str):
+        text = tuple(float(part) for part in text.strip("[] ").split(",") if re.fullmatch(r"\s*-?[\d.]+\s*", part))
+    if isinstance(text, list | tuple) and tuple(text) not in INPUT_RANGES:
+        raise ValueError("must be 0,1 or -1,1 or 0,255")
+    return text
+
+
 class Recipe(BaseModel):
     """Options of one fine-tuning. What is left at None, the rule or the machine decides."""
 
@@ -52,7 +66,15 @@ class Recipe(BaseModel):
 
     dataset: str = Field(description="The embedded 'digits', or a folder: CLASS/*.jpg or {train,val,test}/CLASS/*.jpg.")
     backbone: str = Field(
-        "bit-r26x0.5", description="Embedded backbone 'bit-r26x0.5', a BiT .npz file, or 'random-r26x0.5'."
+        "bit-r26x0.5",
+        description="A name that 'hyperrule backbones' lists, a hub handle or URL, a SavedModel folder or .tar.gz, "
+        "a BiT .npz, or a run folder.",
+    )
+    input_range: Annotated[tuple[float, float] | None, BeforeValidator(two_numbers)] = Field(
+        None, description="What pixels a foreign backbone takes: 0,1 or -1,1 or 0,255. BiT's is known."
+    )
+    train: Literal["full", "last-1", "last-2", "last-3", "head"] = Field(
+        "full", description="Train everything, a BiT's last blocks and the head, or the head alone."
     )
     rule: Rule = Field("code", description="BiT-HyperRule as in the released code, or as in the paper.")
     preset: Literal["rule", "light"] = Field(

@@ -17,7 +17,7 @@ import yaml
 from devices import strategy_of
 
 import hyperrule
-from hyperrule.backbones.zoo import describe_backbone
+from hyperrule.backbones.describe import describe_backbone
 from hyperrule.errors import Interrupted, RunError, RunFolderError
 from hyperrule.recipe import shipped_recipes
 from hyperrule.run_folder import RunFolder

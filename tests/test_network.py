@@ -11,20 +11,25 @@ from devices import strategy_of
 
 from hyperrule.backbones.architecture import GROUPS, Architecture
 from hyperrule.backbones.checkpoints import HEAD, read_arrays
+from hyperrule.backbones.describe import describe_backbone
 from hyperrule.backbones.layers import GROUP_NORM_EPSILON, group_norm_relu, standardize
-from hyperrule.backbones.zoo import describe_backbone
+from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.data import open_source
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.data.preprocess import for_evaluation
-from hyperrule.training.classifier import Classifier, fold
+from hyperrule.training.classifier import Classifier, fold, make_classifier
 from hyperrule.training.step import TrainingStep
 
 ARCHITECTURES = [Architecture(26, 0.5), Architecture(50, 1), Architecture(101, 1)]
 
 
+def native(architecture: Architecture, classes: int) -> Classifier:
+    return Classifier(ResNetV2(architecture), classes)
+
+
 def golden_classifier(architecture: Architecture) -> Classifier:
     """Weights of the golden figures, 10-class head included."""
-    classifier = Classifier(architecture, 10)
+    classifier = native(architecture, 10)
     shapes = {
         **architecture.array_shapes,
         f"{HEAD}kernel": (1, 1, architecture.features, 10),
@@ -37,7 +42,7 @@ def golden_classifier(architecture: Architecture) -> Classifier:
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
 def test_features_and_logits_are_golden(architecture: Architecture, golden: dict[str, np.ndarray]) -> None:
     classifier = golden_classifier(architecture)
-    copy = Classifier(architecture, 10)
+    copy = classifier.for_inference()
     fold(classifier, copy)
     compared = 0
     for key, expected in golden.items():
@@ -82,7 +87,7 @@ def test_micro_batches_and_devices_change_nothing_but_rounding() -> None:
     def trajectory(devices: int, micro_batch: int) -> list[float]:
         strategy = strategy_of(devices)
         with strategy.scope():
-            classifier = Classifier(Architecture(26, 0.5), 3)
+            classifier = native(Architecture(26, 0.5), 3)
             classifier.load(
                 {name: golden_array(name, shape) for name, shape in Architecture(26, 0.5).array_shapes.items()},
                 with_head=False,
@@ -139,7 +144,7 @@ def test_parameter_counts(depth: int, width: float, millions: float) -> None:
 def test_multiply_adds_agree_with_the_traced_graph() -> None:
     """TensorFlow's own count of the convolutions' operations in one forward pass."""
     architecture = Architecture(26, 0.5)
-    classifier = Classifier(architecture, 2)
+    classifier = native(architecture, 2)
     graph = tf.function(classifier.features).get_concrete_function(tf.TensorSpec([1, 128, 128, 3])).graph
     options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
     options["output"] = "none"
@@ -161,7 +166,7 @@ def test_bfloat16_stays_near_float32() -> None:
     images = np.stack([for_evaluation(content, 128) for content in contents])
     features = {}
     for precision in ("float32", "bfloat16"):
-        classifier = Classifier(backbone.network, 2, precision)
+        classifier = make_classifier(backbone, 2, precision)
         classifier.load(read_arrays(Path(backbone.path or "")), with_head=False)
         features[precision] = classifier.features(images).numpy()
         assert features[precision].dtype == np.float32

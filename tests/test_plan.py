@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import hyperrule
+from hyperrule.backbones.describe import describe_backbone
 from hyperrule.cli.options import collect
 from hyperrule.data import open_source
 from hyperrule.planning.machine import Gpu, Machine
@@ -16,7 +17,7 @@ from hyperrule.rule import schedule
 
 def planned(machine: Machine, **options: object) -> Plan:
     recipe = make_recipe({"dataset": "digits", **options})
-    return make_plan(recipe, open_source("digits"), machine)
+    return make_plan(recipe, open_source("digits"), describe_backbone(recipe.backbone), machine)
 
 
 def machine_of(gpus: int = 0, compute_capability: float = 8.0, cpu_bfloat16: bool = False) -> Machine:

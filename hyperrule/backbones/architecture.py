@@ -15,6 +15,7 @@ UNITS_PER_BLOCK: dict[int, tuple[int, int, int, int]] = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
+BLOCKS = 4
 GROUPS = 32  # groups of every GroupNorm (arXiv 1912.11370, section 3.1: Wu & He's default)
 
 
@@ -22,6 +23,7 @@ GROUPS = 32  # groups of every GroupNorm (arXiv 1912.11370, section 3.1: Wu & He
 class Unit:
     """One pre-activation bottleneck unit: 1x1 to `mid`, 3x3 with `stride`, 1x1 to `out` channels."""
 
+    block: int
     name: str
     stride: int
     inputs: int
@@ -72,7 +74,7 @@ class Architecture:
             mid = self.root_channels * 2**block
             for index in range(count):
                 stride = 2 if block > 0 and index == 0 else 1
-                yield Unit(f"block{block + 1}/unit{index + 1:02d}", stride, inputs, mid, 4 * mid)
+                yield Unit(block + 1, f"block{block + 1}/unit{index + 1:02d}", stride, inputs, mid, 4 * mid)
                 inputs = 4 * mid
 
     @cached_property

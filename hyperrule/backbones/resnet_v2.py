@@ -1,13 +1,12 @@
 """BiT's pre-activation ResNet as a Keras 3 model: images in [-1, 1] -> pooled features."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from hyperrule.backbones.architecture import Architecture, Unit
+from hyperrule.backbones.architecture import BLOCKS, Architecture, Unit
+from hyperrule.backbones.backbone import Backbone
 from hyperrule.backbones.layers import GroupNormReLU, StandardizedConv2D
 
 
@@ -46,7 +45,7 @@ class BottleneckUnit(keras.layers.Layer):
         return x + shortcut
 
 
-class ResNetV2(keras.Model):
+class ResNetV2(Backbone):
     """Images [N, H, W, 3] in [-1, 1], any H and W of 32 or more -> float32 features [N, 2048 x width].
 
     `dtype` is a Keras policy, "float32" or "mixed_bfloat16". Kernels, normalisation parameters and
@@ -56,6 +55,7 @@ class ResNetV2(keras.Model):
     def __init__(self, architecture: Architecture, dtype: str = "float32", **kwargs: Any) -> None:
         super().__init__(dtype=dtype, name="resnet", **kwargs)
         self.architecture = architecture
+        self.features = architecture.features
         self.root = StandardizedConv2D(7, 3, architecture.root_channels, 2, dtype=dtype, name="root_block")
         self.units = [
             BottleneckUnit(unit, dtype=dtype, name=unit.name.replace("/", "_")) for unit in architecture.units
@@ -63,7 +63,7 @@ class ResNetV2(keras.Model):
         self.norm = GroupNormReLU(architecture.features, dtype=dtype, name="group_norm")
         self.built = True
 
-    def call(self, images: tf.Tensor) -> tf.Tensor:
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         x = self.root(images)
         # Zeros, not -inf: nothing before the pooling is rectified, so the padding is seen.
         x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")
@@ -78,17 +78,19 @@ class ResNetV2(keras.Model):
             found += unit.convs + ([unit.projection] if unit.projection is not None else [])
         return found
 
-    @contextmanager
-    def using_kernels(self, kernels: Sequence[tf.Tensor]) -> Iterator[None]:
-        """Within the block, convolutions use `kernels` (already standardised, in the order of
-        `convolutions`) and do not standardise their own."""
-        for conv, kernel in zip(self.convolutions, kernels, strict=True):
-            conv.kernel_in_use = kernel
-        try:
-            yield
-        finally:
-            for conv in self.convolutions:
-                conv.kernel_in_use = None
+    def train_part(self, part: str) -> None:
+        """ "full", "head", or "last-1" to "last-3": the last blocks with the normalisation after them."""
+        if not part.startswith("last-"):
+            super().train_part(part)
+            return
+        first = BLOCKS + 1 - int(part.removeprefix("last-"))
+        self.root.trainable = False
+        for facts, unit in zip(self.architecture.units, self.units, strict=True):
+            unit.trainable = facts.block >= first
+
+    def for_inference(self) -> "ResNetV2":
+        """A float32 network of its own, to be filled with folded kernels (see `fold`)."""
+        return ResNetV2(self.architecture)
 
     @property
     def arrays(self) -> dict[str, keras.Variable]:

@@ -10,7 +10,7 @@ from hyperrule import __version__
 from hyperrule.errors import HyperruleError
 from hyperrule.wording import did_you_mean
 
-COMMANDS = ("finetune", "plan", "recipes")
+COMMANDS = ("backbones", "finetune", "plan", "recipes")
 
 
 class Commands(click.Group):

@@ -22,7 +22,7 @@ class Evaluator:
 
     def __init__(self, classifier: Classifier, crop: int, micro_batch: int) -> None:
         self.source = classifier
-        self.copy = Classifier(classifier.backbone.architecture, classifier.head.units)
+        self.copy = classifier.for_inference()
         self.crop = crop
         self.micro_batch = micro_batch
         self._features = tf.function(self.copy.features, autograph=False)

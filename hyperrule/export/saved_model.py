@@ -5,11 +5,12 @@ from pathlib import Path
 import tensorflow as tf
 
 from hyperrule.data.preprocess import for_evaluation, resize
+from hyperrule.export.hub_form import HubForm
 from hyperrule.training.classifier import Classifier
 
 
-class Serving(tf.Module):
-    """Signatures over a folded classifier.
+class Serving(HubForm):
+    """Signatures over a classifier made for inference; as a module, it is the classifier's backbone.
 
     `serving_default`: image_bytes string [N], each a JPEG, PNG, GIF, BMP or WebP of any size.
     `images`: images uint8 [N, height, width, 3], 0-255, any height and width.
@@ -18,7 +19,10 @@ class Serving(tf.Module):
     """
 
     def __init__(self, classifier: Classifier, class_names: tuple[str, ...], crop: int, labels_file: Path) -> None:
-        super().__init__()
+        backbone = classifier.backbone
+        super().__init__(
+            classifier.features, list(backbone.arrays.values()), backbone.regularizers, (0, 1), backbone.side
+        )
         self.crop = crop
         self.classifier = classifier
         self.class_names = tf.constant(class_names)

@@ -4,7 +4,7 @@ import math
 
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.backbones.architecture import Architecture
+from hyperrule.backbones.info import BackboneInfo
 from hyperrule.planning.machine import Machine
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -37,15 +37,15 @@ class Estimate(BaseModel):
     basis: str
 
 
-def memory_bytes(architecture: Architecture, crop: int, micro_batch: int, precision: str) -> int:
+def memory_bytes(backbone: BackboneInfo, crop: int, micro_batch: int, precision: str) -> int:
     """Peak memory of training with one micro-batch in flight."""
-    weights = COPIES_OF_WEIGHTS * 4 * architecture.parameters
-    activations = ACTIVATION_FACTOR * BYTES[precision] * micro_batch * architecture.activation_elements(crop)
+    weights = COPIES_OF_WEIGHTS * 4 * backbone.parameters
+    activations = ACTIVATION_FACTOR * BYTES[precision] * micro_batch * backbone.activation_elements(crop)
     pixels = 4 * 4 * micro_batch * 3 * crop * crop  # two prefetched, one in flight, one being made
     return int(PROCESS_BYTES + weights + activations + pixels)
 
 
-def largest_micro_batch(architecture: Architecture, crop: int, batch: int, precision: str, machine: Machine) -> int:
+def largest_micro_batch(backbone: BackboneInfo, crop: int, batch: int, precision: str, machine: Machine) -> int:
     """Examples that one device takes at once: the batch in as few equal parts as fit into 60 % of its memory."""
     available = min(gpu.memory for gpu in machine.gpus) if machine.gpus else machine.available_memory
     share = math.ceil(batch / max(1, len(machine.gpus)))
@@ -53,14 +53,14 @@ def largest_micro_batch(architecture: Architecture, crop: int, batch: int, preci
     fitting = (
         size
         for size in range(most, 0, -1)
-        if memory_bytes(architecture, crop, size, precision) <= SHARE_OF_MEMORY * available
+        if memory_bytes(backbone, crop, size, precision) <= SHARE_OF_MEMORY * available
     )
     parts = math.ceil(share / next(fitting, 1))
     return math.ceil(share / parts)
 
 
 def estimate_cost(
-    architecture: Architecture,
+    backbone: BackboneInfo,
     crop: int,
     batch: int,
     micro_batch: int,
@@ -68,20 +68,22 @@ def estimate_cost(
     tests: int,
     precision: str,
     machine: Machine,
+    passes: int = 3,
 ) -> Estimate:
-    multiply_adds = architecture.multiply_adds(crop)
+    """`passes` over the network a step, in forward passes: 3 with a backward pass, 1 for a head alone."""
+    multiply_adds = backbone.multiply_adds(crop)
     images = steps * batch
     forward_seconds = 2 * multiply_adds / (machine.gigaflops * 1e9)
     on_gpu = bool(machine.gpus)
     return Estimate(
         steps=steps,
         images=images,
-        parameters=architecture.parameters,
-        memory=memory_bytes(architecture, crop, micro_batch, precision),
-        training_seconds=None if on_gpu else 3 * images * forward_seconds / TRAINING_EFFICIENCY[precision],
+        parameters=backbone.parameters,
+        memory=memory_bytes(backbone, crop, micro_batch, precision),
+        training_seconds=None if on_gpu else passes * images * forward_seconds / TRAINING_EFFICIENCY[precision],
         evaluation_seconds=None if on_gpu else tests * forward_seconds / INFERENCE_EFFICIENCY,
         basis="not estimated for GPUs; the progress display measures it"
         if on_gpu
-        else f"{6 * multiply_adds / 1e9:.2f} GFLOP an image and step; "
+        else f"{2 * passes * multiply_adds / 1e9:.2f} GFLOP an image and step; "
         f"this CPU multiplies matrices at {machine.gigaflops:.0f} GFLOP/s",
     )

@@ -8,15 +8,16 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.backbones.zoo import BackboneInfo
+from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data.dataset_info import DatasetInfo, Split
 from hyperrule.planning.estimate import Estimate
 from hyperrule.planning.machine import Machine
 from hyperrule.recipe import Recipe
 from hyperrule.rule import Schedule
 
-FORMAT = 1
+FORMAT = 2
 HOW = ("micro_batch", "checkpoint_every")  # decisions that a resumed run may change: rounding at most
+Train = Literal["full", "last-1", "last-2", "last-3", "head"]
 HeadInit = Literal["zeros", "probe"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -65,6 +66,7 @@ class Plan(BaseModel):
     batch: Decided[int]
     base_learning_rate: Decided[float]
     schedule: Decided[Schedule]
+    train: Decided[Train]
     head_init: Decided[HeadInit]
     seed: Decided[int]
     precision: Decided[Precision]
@@ -103,5 +105,11 @@ class Plan(BaseModel):
             "classes": self.dataset.class_names,
             "backbone sha256": self.backbone.sha256,
             "architecture": self.backbone.architecture,
-            **{name: decided.value for name, decided in self.decisions.items() if name not in HOW},
+            "input range": self.backbone.input_range,
+            **{name: decided.value for name, decided in self.decisions.items() if name not in self._how()},
         }
+
+    def _how(self) -> tuple[str, ...]:
+        """HOW, without the micro-batch where batch norm sees it."""
+        own = self.backbone.as_it_is
+        return tuple(name for name in HOW if name != "micro_batch") if own and own.keeps_statistics else HOW

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from hyperrule import rule
-from hyperrule.backbones.zoo import BackboneInfo, describe_backbone
+from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data.dataset_info import DatasetInfo, Examples, Source, Split
 from hyperrule.data.subset import few_shot
 from hyperrule.errors import RecipeError
 from hyperrule.planning.estimate import Estimate, estimate_cost, largest_micro_batch
 from hyperrule.planning.machine import Machine
-from hyperrule.planning.plan import Calibration, Decided, HeadInit, Plan, Precision
+from hyperrule.planning.plan import Calibration, Decided, HeadInit, Plan, Precision, Train
 from hyperrule.recipe import Recipe
 from hyperrule.version import __version__
 from hyperrule.wording import duration
@@ -33,14 +33,13 @@ def training_examples(recipe: Recipe, source: Source) -> Examples:
     return examples.take(few_shot(examples.labels, source.info.class_names, recipe.examples_per_class, recipe.seed))
 
 
-def make_plan(recipe: Recipe, source: Source, machine: Machine) -> Plan:
+def make_plan(recipe: Recipe, source: Source, backbone: BackboneInfo, machine: Machine) -> Plan:
     """Decide everything that the recipe leaves open. Raises UserError if the request cannot be met."""
-    backbone = describe_backbone(recipe.backbone)
     # Absolute paths, so that the plan can be resumed from any working directory.
     recipe = recipe.model_copy(
         update={
             "dataset": source.info.location or recipe.dataset,
-            "backbone": backbone.path if backbone.kind == "file" else recipe.backbone,
+            "backbone": backbone.origin if backbone.kind == "file" else recipe.backbone,
         }
     )
     planner = _Planner(recipe, source.info, backbone, machine, len(training_examples(recipe, source)))
@@ -112,11 +111,12 @@ class _Planner:
         batch = self._batch()
         schedule = self._schedule(batch.value)
         resize, crop = self._resolution()
+        train = self._train()
         precision = self._precision()
         micro_batch = self._micro_batch(crop.value, batch.value, precision.value)
         test_split = self._test_split()
         estimate = estimate_cost(
-            self.backbone.network,
+            self.backbone,
             crop.value,
             batch.value,
             micro_batch.value,
@@ -124,6 +124,7 @@ class _Planner:
             self.dataset.splits[test_split.value].examples,
             precision.value,
             self.machine,
+            passes=1 if train.value == "head" else 3,
         )
         return Plan(
             recipe=self.recipe,
@@ -143,6 +144,7 @@ class _Planner:
             batch=batch,
             base_learning_rate=self._base_learning_rate(batch.value),
             schedule=schedule,
+            train=train,
             head_init=self._head_init(),
             seed=Decided(value=self.recipe.seed, reason="decides subset, order, augmentation and mixup", source=ASKED),
             precision=precision,
@@ -164,6 +166,8 @@ class _Planner:
         return Decided(value=self.examples, reason=of_train, source="data set")
 
     def _resolution(self) -> tuple[Decided[int], Decided[int]]:
+        if self.backbone.as_it_is is not None and (side := self.backbone.as_it_is.side) is not None:
+            return self._fixed_resolution(side)
         height, width = self.dataset.height, self.dataset.width
         value = rule.resolution(height, width, self.recipe.rule, self.backbone.architecture)
         size = "small" if rule.is_small(height, width) else "large"
@@ -180,6 +184,18 @@ class _Planner:
             raise RecipeError(
                 f"resize must be at least the crop of {crop.value}. Received: {resize.value}. Set crop too."
             )
+        return resize, crop
+
+    def _fixed_resolution(self, side: int) -> tuple[Decided[int], Decided[int]]:
+        """For a SavedModel that takes one size only."""
+        if self.recipe.crop not in (None, side):
+            raise RecipeError(
+                f"{self.backbone.name} takes images of {side} x {side} pixels only. Received: crop {self.recipe.crop}."
+            )
+        small = rule.resolution(1, 1)
+        crop = Decided(value=side, reason="the only size that this module takes", source="backbone", deviates=True)
+        reason = f"the rule's {small.resize} to {small.crop}, for crop {side}"
+        resize = self._asked("resize", round(side * small.resize / small.crop), reason, HYPERRULE)
         return resize, crop
 
     def _augmentation(self, name: str, asked: bool | None) -> Decided[bool]:
@@ -227,6 +243,21 @@ class _Planner:
             return Decided(value=full.stretched(steps), reason=reason, source=self._rule_source(), deviates=True)
         return Decided(value=full, reason=reason, source=self._rule_source())
 
+    def _train(self) -> Decided[Train]:
+        asked, own = self.recipe.train, self.backbone.as_it_is
+        if own is not None and asked.startswith("last-"):
+            raise RecipeError(
+                f"--train {asked} needs the blocks of a BiT; {self.backbone.name} runs as it is. Allowed: full, head."
+            )
+        if own is not None and not own.trainable and asked != "head":
+            raise RecipeError(
+                f"{self.backbone.name} cannot be fine-tuned: it is a TF1 module or has signatures only, and nothing "
+                "in it trains. Say --train head to train a head on its frozen features."
+            )
+        if asked == "full":
+            return Decided(value=asked, reason="the rule fine-tunes the whole network", source=self._rule_source())
+        return Decided(value=asked, reason="asked for; the rest stays as it is", source=ASKED, deviates=True)
+
     def _head_init(self) -> Decided[HeadInit]:
         if self.recipe.head_init is not None:
             asked = self.recipe.head_init
@@ -238,6 +269,9 @@ class _Planner:
 
     def _precision(self) -> Decided[Precision]:
         gpus = self.machine.gpus
+        if self.backbone.as_it_is is not None:
+            reason = "a SavedModel's types are those it was saved with"
+            return Decided(value="float32", reason=reason, source="backbone")
         if self.recipe.precision != "auto":
             return Decided(value=self.recipe.precision, reason="asked for", source=ASKED)
         if gpus:
@@ -257,7 +291,7 @@ class _Planner:
         if (asked := self.recipe.micro_batch) is not None:
             reason = "asked for" if asked <= batch else f"{asked} asked for, more than a batch"
             return Decided(value=min(asked, batch), reason=reason, source=ASKED)
-        value = largest_micro_batch(self.backbone.network, crop, batch, precision, self.machine)
+        value = largest_micro_batch(self.backbone, crop, batch, precision, self.machine)
         return Decided(
             value=value,
             reason="as much of the batch at once as memory and speed want, on each device",

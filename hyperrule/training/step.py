@@ -29,6 +29,8 @@ class TrainingStep:
     standardised kernels, which are pulled back through the standardisation once, at the update.
     Velocity holds the rate inside (v = 0.9 v - lr g; p += v), as Keras and TensorFlow do.
 
+    Variables that do not train are left alone, but for statistics that a backbone keeps itself (batch norm).
+
     Make it within `strategy.scope()`, with the classifier made there too.
     """
 
@@ -39,10 +41,10 @@ class TrainingStep:
         self.optimizer = keras.optimizers.SGD(learning_rate=0.0, momentum=MOMENTUM)
         self.optimizer.build(classifier.trainable_variables)
         # What an update needs: kernels of convolutions first, everything else after.
-        self._kernels = [conv.kernel for conv in classifier.backbone.convolutions]
-        kernel_ids = {id(kernel) for kernel in self._kernels}
-        self._others = [v for v in classifier.trainable_variables if id(v) not in kernel_ids]
-        self._standardized = [_per_replica(kernel) for kernel in self._kernels]
+        self._convolutions = [conv.kernel for conv in classifier.backbone.convolutions]
+        self._standardized = {id(kernel): _per_replica(kernel) for kernel in self._convolutions}
+        self._kernels = [kernel for kernel in self._convolutions if kernel.trainable]
+        self._others = [v for v in classifier.trainable_variables if id(v) not in self._standardized]
         self._gradients = [_per_replica(variable) for variable in self._kernels + self._others]
         self._loss = _per_replica(tf.zeros([]))
         self._begin = tf.function(lambda: strategy.run(self._replica_begin), autograph=False)
@@ -87,26 +89,28 @@ class TrainingStep:
         by_variable = {
             id(v): m for v, m in zip(self.classifier.trainable_variables, self.optimizer.momentums, strict=True)
         }
-        return {name: by_variable[id(variable)] for name, variable in self.classifier.arrays.items()}
+        arrays = self.classifier.arrays.items()
+        return {name: by_variable[id(variable)] for name, variable in arrays if id(variable) in by_variable}
 
     def _replica_begin(self) -> None:
-        for standardized, kernel in zip(self._standardized, self._kernels, strict=True):
-            standardized.assign(standardize(tf.convert_to_tensor(kernel)))
+        for kernel in self._convolutions:
+            self._standardized[id(kernel)].assign(standardize(tf.convert_to_tensor(kernel)))
         for accumulator in [*self._gradients, self._loss]:
             accumulator.assign(tf.zeros_like(accumulator))
 
     def _replica_accumulate(self, micro: MicroBatch) -> None:
-        kernels = [tf.convert_to_tensor(standardized) for standardized in self._standardized]
+        standardized = {key: tf.convert_to_tensor(kernel) for key, kernel in self._standardized.items()}
+        kernels = [standardized[id(kernel)] for kernel in self._kernels]
         others = [variable.value for variable in self._others]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(kernels)
             for variable in others:
                 tape.watch(variable)
-            with self.classifier.backbone.using_kernels(kernels):
-                logits = self.classifier(micro.images)
+            with self.classifier.backbone.using_kernels(list(standardized.values())):
+                logits = self.classifier(micro.images, training=True)
             losses = tf.nn.softmax_cross_entropy_with_logits(micro.targets, logits)
             loss = tf.reduce_sum(losses * micro.weights) / self.batch
-        gradients = tape.gradient(loss, kernels + others)
+        gradients = tape.gradient(loss, kernels + others, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         for accumulator, gradient in zip(self._gradients, gradients, strict=True):
             accumulator.assign_add(gradient)
         self._loss.assign_add(loss)
@@ -125,12 +129,23 @@ class TrainingStep:
             standardized, [kernel.value for kernel in self._kernels], output_gradients=gradients[: len(self._kernels)]
         )
         gradients = [*pulled_back, *gradients[len(self._kernels) :]]
+        if self.classifier.backbone.regularizers:
+            penalty, penalties = self._regularization()
+            loss += penalty
+            gradients = [gradient + added for gradient, added in zip(gradients, penalties, strict=True)]
         # Keras sums gradients over the replicas; these are summed already.
         replicas = tf.cast(replica.num_replicas_in_sync, tf.float32)
         by_variable = dict(zip(map(id, self._kernels + self._others), gradients, strict=True))
         ordered = [by_variable[id(v)] / replicas for v in self.classifier.trainable_variables]
         self.optimizer.apply(ordered, self.classifier.trainable_variables)
         return loss, tf.linalg.global_norm(gradients)
+
+    def _regularization(self) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """The backbone's own penalty, which counts once a step, and its gradients."""
+        variables = [variable.value for variable in self._kernels + self._others]
+        with tf.GradientTape() as tape:
+            penalty = tf.add_n([penalty() for penalty in self.classifier.backbone.regularizers])
+        return penalty, tape.gradient(penalty, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
 
 def _per_replica(like: tf.Tensor | keras.Variable) -> tf.Variable:

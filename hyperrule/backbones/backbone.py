@@ -1,0 +1,56 @@
+"""What every backbone is to the rest of the house, native network or foreign graph."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Self
+
+import keras
+import tensorflow as tf
+
+from hyperrule.backbones.layers import StandardizedConv2D
+
+
+class Backbone(keras.Model):
+    """Images [N, H, W, 3] in the backbone's own input range -> float32 features [N, `features`].
+
+    Called as `backbone(images, training=False)`. `arrays` are all variables that make up its state,
+    by name; those that train have `trainable` set. `side` is the one image side in pixels that it
+    takes, None for any.
+    """
+
+    features: int
+    side: int | None = None
+
+    @property
+    def arrays(self) -> dict[str, keras.Variable]:
+        raise AttributeError("every backbone has its own")
+
+    @property
+    def convolutions(self) -> list[StandardizedConv2D]:
+        """Convolutions whose kernels are standardised, once a training step."""
+        return []
+
+    @property
+    def regularizers(self) -> Sequence[Callable[[], tf.Tensor]]:
+        """Functions that each return a scalar to be added to the loss, once a step."""
+        return ()
+
+    def train_part(self, part: str) -> None:
+        """Let only a part of the variables train: all of them ("full") or none ("head")."""
+        self.trainable = part == "full"
+
+    def for_inference(self) -> Self:
+        """What evaluation and export run: float32, without anything that only training needs."""
+        return self
+
+    @contextmanager
+    def using_kernels(self, kernels: Sequence[tf.Tensor]) -> Iterator[None]:
+        """Within the block, convolutions use `kernels` (already standardised, in the order of
+        `convolutions`) and do not standardise their own."""
+        for conv, kernel in zip(self.convolutions, kernels, strict=True):
+            conv.kernel_in_use = kernel
+        try:
+            yield
+        finally:
+            for conv in self.convolutions:
+                conv.kernel_in_use = None

@@ -1,0 +1,238 @@
+"""`describe_backbone`: what a user calls a backbone -> facts about it, and the file or folder to load."""
+
+import hashlib
+import json
+import os
+import re
+from importlib import resources
+from pathlib import Path
+
+from hyperrule.backbones import download, hub
+from hyperrule.backbones.architecture import Architecture
+from hyperrule.backbones.checkpoints import read_architecture
+from hyperrule.backbones.info import BIT_RANGE, INPUT_RANGES, BackboneInfo, InputRange, Kind, shown_range
+from hyperrule.backbones.module_facts import ModuleFacts, module_facts
+from hyperrule.backbones.zoo import Released, find, suggestions
+from hyperrule.errors import BackboneError
+from hyperrule.progress import Reporter
+from hyperrule.wording import resume_command
+
+ARCHIVES = (".tar.gz", ".tgz", ".tar")
+TOLD_APART = 3.0  # times as far off must the second-best input range be
+PLAUSIBLE = 0.6  # standard deviations that the best may be off; 0.16 when EfficientNet-Lite0 was measured
+
+
+def describe_backbone(
+    backbone: str,
+    reporter: Reporter | None = None,
+    *,
+    input_range: InputRange | None = None,
+    fetch: bool = True,
+) -> BackboneInfo:
+    """Facts of a backbone: a name that the zoo lists, a hub handle or URL, a SavedModel folder or archive, a BiT
+    .npz, a run folder, or seeded random weights ("random-r50x1"; for tests and as a floor).
+
+    With `fetch`, what is missing is downloaded; without, a name of the zoo is described from its table and
+    has no `path`. A SavedModel is run once, by TensorFlow, to learn what it is.
+
+    Raises BackboneError for an unknown name, a failed download, a file that is not a backbone, and an
+    input range that is unknown or contradicts what is known.
+    """
+    reporter = reporter or Reporter(quiet=True)
+    path = Path(os.path.expanduser(backbone))
+    if _is_backbone(path):
+        return _of_path(path.resolve(), input_range, reporter)
+    if (released := find(backbone)) is not None:
+        return _of_zoo(released, input_range, fetch, reporter)
+    if (random := re.fullmatch(r"random-r(\d+)x(\d+(?:\.\d+)?)", backbone.lower())) is not None:
+        try:
+            architecture = Architecture(int(random[1]), float(random[2]))
+        except ValueError as error:
+            raise BackboneError(f"backbone {backbone!r}: {error}") from None
+        name = f"random-{str(architecture).lower()}"
+        return _of_bit(name, "random", "seeded random weights", architecture, None, None, input_range)
+    if (handle := hub.as_handle(backbone)) is not None:
+        return _of_module(backbone, "hub", handle, hub.resolve(handle, reporter), input_range, None, reporter)
+    if path.suffix == ".npz":
+        raise BackboneError(f"backbone file {path} does not exist.")
+    close = suggestions(backbone)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    what = (
+        f"{path} is neither a SavedModel folder nor a run folder" if path.exists() else f"unknown backbone {backbone!r}"
+    )
+    raise BackboneError(
+        f"{what}.{hint} Allowed: a name that 'hyperrule backbones' lists, a hub handle or URL, "
+        "or the path of a BiT checkpoint (.npz), a SavedModel folder or .tar.gz, or a run folder."
+    )
+
+
+def _is_backbone(path: Path) -> bool:
+    if os.path.isdir(path):  # unlike Path.is_dir, never an error
+        return (path / "saved_model.pb").is_file() or (path / "plan.json").is_file()
+    return os.path.isfile(path) and path.name.endswith((".npz", *ARCHIVES))
+
+
+def _of_path(path: Path, input_range: InputRange | None, reporter: Reporter) -> BackboneInfo:
+    if path.is_dir() and not (path / "saved_model.pb").is_file():
+        return _of_run(path, input_range, reporter)
+    if path.suffix == ".npz":
+        return _of_bit(path.name, "file", str(path), read_architecture(path), path, None, input_range)
+    folder = path if path.is_dir() else hub.unpack(path, reporter)
+    return _of_module(path.name, "file", str(path), folder, input_range, None, reporter)
+
+
+def _of_run(run: Path, input_range: InputRange | None, reporter: Reporter) -> BackboneInfo:
+    """The trained backbone of a finished run: its weights, or the export where they are no BiT's."""
+    if not (run / "summary.md").is_file():
+        raise BackboneError(f"{run} is an unfinished run. Finish it first: {resume_command(run)}")
+    try:
+        is_bit = json.loads((run / "plan.json").read_text(encoding="utf-8"))["backbone"]["depth"] is not None
+    except (ValueError, KeyError, TypeError) as error:
+        raise BackboneError(f"{run / 'plan.json'} is damaged: {error}.") from None
+    if is_bit:
+        weights = run / "weights.npz"
+        return _of_bit(run.name, "file", str(run), read_architecture(weights), weights, None, input_range)
+    return _of_module(run.name, "file", str(run), run / "export" / "saved_model", input_range, None, reporter)
+
+
+def _of_zoo(released: Released, input_range: InputRange | None, fetch: bool, reporter: Reporter) -> BackboneInfo:
+    name, source = released.name, released.source
+    match source.kind:
+        case "embedded":
+            path = Path(str(resources.files("hyperrule.backbones"))) / "weights" / source.location
+            return _of_bit(name, "embedded", released.trained_on, read_architecture(path), path, None, input_range)
+        case "bring":
+            raise BackboneError(
+                f"{name} was never released. If you hold its file, give its path: --backbone {name.upper()}.npz"
+            )
+        case "package":
+            from hyperrule.backbones.lite0 import lite0_saved_model
+
+            folder = lite0_saved_model("features", reporter.say)
+            return _of_module(name, "package", source.location, folder, input_range, released.input_range, reporter)
+        case "hub" if fetch:
+            folder = hub.resolve(source.location, reporter)
+            return _of_module(name, "hub", source.location, folder, input_range, released.input_range, reporter)
+        case "bucket" if fetch or download.cached(source.location) is not None:
+            weights = download.fetch(source.location, reporter)
+            architecture = read_architecture(weights.path)
+            if architecture != released.architecture:
+                raise BackboneError(
+                    f"{weights.path} is {architecture}, not {released.architecture} as {name} should be."
+                )
+            return _of_bit(name, "bucket", source.location, architecture, weights.path, weights.sha256, input_range)
+    assert released.architecture is not None
+    described = _of_bit(name, source.kind, source.location, released.architecture, None, None, None)
+    size = f"{released.download_bytes / 2**20:.0f} MiB" if released.download_bytes else "size not known beforehand"
+    return described.model_copy(update={"notes": (f"not downloaded yet ({size}): finetune does",)})
+
+
+def _of_bit(
+    name: str,
+    kind: Kind,
+    origin: str,
+    architecture: Architecture,
+    path: Path | None,
+    sha256: str | None,
+    input_range: InputRange | None,
+) -> BackboneInfo:
+    """A BiT checkpoint, or the random weights of one."""
+    _check_range(name, input_range, BIT_RANGE, "every BiT checkpoint does")
+    if path is not None and sha256 is None:
+        with path.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    return BackboneInfo(
+        name=name,
+        kind=kind,
+        origin=origin,
+        path=None if path is None else str(path),
+        sha256=sha256,
+        architecture=str(architecture),
+        depth=architecture.depth,
+        width=architecture.width,
+        as_it_is=None,
+        features=architecture.features,
+        parameters=architecture.parameters,
+        input_range=BIT_RANGE,
+    )
+
+
+def _of_module(
+    name: str,
+    kind: Kind,
+    origin: str,
+    folder: Path,
+    asked: InputRange | None,
+    known: InputRange | None,
+    reporter: Reporter,
+) -> BackboneInfo:
+    """A SavedModel: a BiT that was transplanted, or anything else as it is."""
+    facts = module_facts(folder, reporter)
+    if facts.depth is not None and facts.width is not None and facts.weights is not None:
+        own = facts.own_range or BIT_RANGE
+        _check_range(name, asked, own, "proved by comparing it with the native network")
+        architecture = Architecture(facts.depth, facts.width)
+        note = (
+            f"a BiT by the {facts.matched_by} of its variables, run natively: outputs within "
+            f"{max(facts.differences):.0e} of the original, which takes {shown_range(own)}"
+        )
+        described = _of_bit(name, kind, origin, architecture, Path(facts.weights), facts.sha256, None)
+        return described.model_copy(update={"notes": (note,)})
+    assert facts.as_it_is is not None  # as every SavedModel that was not transplanted
+    input_range, reason = _range_of(name, facts, asked, known)
+    notes = [f"no BiT: runs as it is, in float32; it takes images in {shown_range(input_range)} ({reason})"]
+    if facts.failed_proof is not None:
+        notes.append(f"not run natively: {facts.failed_proof}")
+    return BackboneInfo(
+        name=name,
+        kind=kind,
+        origin=origin,
+        path=str(folder),
+        sha256=facts.sha256,
+        architecture="SavedModel",
+        depth=None,
+        width=None,
+        as_it_is=facts.as_it_is,
+        features=facts.features,
+        parameters=facts.parameters,
+        input_range=input_range,
+        notes=tuple(notes),
+    )
+
+
+def _range_of(
+    name: str, facts: ModuleFacts, asked: InputRange | None, known: InputRange | None
+) -> tuple[InputRange, str]:
+    """The input range of a SavedModel that is no BiT, and how it is known; refused where it is not."""
+    if facts.own_range is not None:
+        _check_range(name, asked, facts.own_range, "it says so itself")
+        return facts.own_range, "it says so itself"
+    if known is not None:
+        _check_range(name, asked, known, "'hyperrule backbones' lists it so")
+        return known, "known"
+    measured = ", ".join(f"{off:.2g} with {shown_range(candidate)}" for candidate, off in facts.deviations)
+    evidence = f"standard deviations between real photographs and what its first batch norm keeps: {measured}"
+    ranked = sorted(facts.deviations, key=lambda item: item[1])
+    if ranked and ranked[0][1] <= PLAUSIBLE and ranked[1][1] >= TOLD_APART * ranked[0][1]:
+        best = ranked[0][0]
+        _check_range(name, asked, best, evidence)
+        return best, evidence
+    if asked is not None:
+        return asked, "asked for"
+    why = evidence if measured else "it has no batch norm to compare with"
+    raise BackboneError(
+        f"the input range of {name} cannot be told ({why}). "
+        f"Say it with --input-range: {' or '.join(map(_flag, INPUT_RANGES))}; its documentation tells which."
+    )
+
+
+def _check_range(name: str, asked: InputRange | None, true: InputRange, why: str) -> None:
+    if asked is not None and tuple(asked) != tuple(true):
+        raise BackboneError(
+            f"{name} takes images in {shown_range(true)} ({why}). Received: --input-range {_flag(asked)}, which would "
+            "cost accuracy silently. Leave it out: hyperrule converts images itself."
+        )
+
+
+def _flag(input_range: InputRange) -> str:
+    return f"{input_range[0]:g},{input_range[1]:g}"

@@ -1,0 +1,132 @@
+"""TF2 Hub modules: handles, and the local folders of their SavedModels."""
+
+import hashlib
+import io
+import os
+import re
+import shutil
+import socket
+import tarfile
+import warnings
+from contextlib import redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hyperrule.backbones.download import alone, cache_folder
+from hyperrule.backbones.transfer import TIMEOUT, failures_told, opened, size
+from hyperrule.errors import BackboneError
+from hyperrule.progress import Reporter
+
+SPELLINGS = {
+    r"https?://.+": r"\g<0>",
+    r"(tfhub\.dev|www\.kaggle\.com/models)/.+": r"https://\g<0>",
+    r"([\w-]+/[\w-]+)/TensorFlow2/([\w.-]+/\d+)": r"https://www.kaggle.com/models/\1/TensorFlow2/\2",
+    r"(google/bit|sayakpaul)(/[\w.-]+)+/\d+": r"https://tfhub.dev/\g<0>",
+}
+
+
+def as_handle(text: str) -> str | None:
+    """The full URL of a module, from any of its spellings; None for anything else.
+
+    >>> as_handle("google/bit/m-r50x1/1")
+    'https://tfhub.dev/google/bit/m-r50x1/1'
+    >>> as_handle("google/bit/tensorFlow2/m-r50x1/1")
+    'https://www.kaggle.com/models/google/bit/TensorFlow2/m-r50x1/1'
+    >>> as_handle("runs/photos/weights.npz")
+    """
+    for pattern, url in SPELLINGS.items():
+        if (match := re.fullmatch(pattern, text.rstrip("/"), re.IGNORECASE)) is not None:
+            return match.expand(url)
+    return None
+
+
+def module_folder(handle: str) -> Path:
+    """Where tensorflow_hub keeps the module: in TFHUB_CACHE_DIR, here by default in the user's cache folder."""
+    cache = Path(os.environ.get("TFHUB_CACHE_DIR") or cache_folder() / "hub").absolute()
+    return cache / hashlib.sha1(handle.encode()).hexdigest()
+
+
+def cached(handle: str) -> Path | None:
+    """The folder of the module's SavedModel, if it is here; neither network nor TensorFlow."""
+    return _saved_model(module_folder(handle))
+
+
+def resolve(handle: str, reporter: Reporter) -> Path:
+    """The folder of the module's SavedModel, downloaded by tensorflow_hub if it is missing.
+
+    Takes the URL of the module, as from `as_handle`. Raises BackboneError if the module cannot be had or is not whole.
+    """
+    if (model := cached(handle)) is not None:
+        return model
+    folder = module_folder(handle)
+    archive = f"{handle}{'&' if '?' in handle else '?'}tf-hub-format=compressed"
+    if folder.exists():
+        raise BackboneError(f"{folder} holds no whole SavedModel; delete it, or unpack {archive} there.")
+    instead = f"unpack {archive} to {folder}, or give the unpacked folder or the .tar.gz with --backbone"
+    # tensorflow_hub raises whatever urllib, tarfile and TensorFlow do.
+    with failures_told(f"cannot fetch module {handle}", f"bring it yourself: {instead}", Exception):
+        with opened(archive, verify=os.environ.get("TFHUB_DISABLE_CERT_VALIDATION") != "true") as response:
+            reporter.say(f"Downloading {handle} ({size(response.raw.length_remaining)}) to {folder}.")
+        if (lock := folder.with_name(f"{folder.name}.lock")).exists():
+            reporter.say(f"Another process is at it; if there is none, delete {lock}.")
+        _fetch(handle, folder.parent)
+        if (model := cached(handle)) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.with_name(f"{folder.name}.descriptor.txt").unlink(missing_ok=True)
+            raise OSError("what the server sent is no whole SavedModel")
+    return model
+
+
+def unpack(archive: Path, reporter: Reporter) -> Path:
+    """The folder of the SavedModel in a local .tar.gz, .tgz or .tar, unpacked once into the cache folder.
+
+    Raises BackboneError if the archive is damaged, reaches out of its folder or holds no whole SavedModel.
+    """
+    with failures_told(f"cannot unpack {archive}", "fetch or copy it again", Exception):
+        with archive.open("rb") as stream:
+            folder = cache_folder() / "unpacked" / hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+        with alone(folder.parent / ".lock", reporter):
+            return _saved_model(folder) or _unpacked(archive, folder, reporter)
+
+
+def _fetch(handle: str, cache: Path) -> None:
+    """Have tensorflow_hub bring the module into `cache`. stdout is the result's, so it may not speak there."""
+    os.environ["TFHUB_CACHE_DIR"] = str(cache)
+    waits = socket.getdefaulttimeout()
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
+        try:
+            import tensorflow_hub
+
+            socket.setdefaulttimeout(TIMEOUT)  # tensorflow_hub itself would wait for ever
+            tensorflow_hub.resolve(handle)
+        except ImportError as error:
+            remedy = "pip install tensorflow_hub 'setuptools<82'"
+            raise BackboneError(f"tensorflow_hub cannot be imported ({error}). Try: {remedy}") from None
+        finally:
+            socket.setdefaulttimeout(waits)
+
+
+def _unpacked(archive: Path, folder: Path, reporter: Reporter) -> Path:
+    reporter.say(f"Unpacking {archive} ({size(archive.stat().st_size)}) to {folder}.")
+    with TemporaryDirectory(dir=folder.parent) as temporary, tarfile.open(archive) as tar:
+        staging = Path(temporary, "module")
+        tar.extractall(staging, filter="data")
+        if (model := _saved_model(staging)) is None:
+            raise OSError("it holds no whole SavedModel")
+        shutil.rmtree(folder, ignore_errors=True)  # not whole, or it would have been taken
+        os.rename(staging, folder)
+        return folder / model.relative_to(staging)
+
+
+def _saved_model(folder: Path) -> Path | None:
+    """The folder, or the one a level below it, with a graph and all its weights.
+
+    An archive cut between two files unpacks without a complaint; only this tells.
+    """
+    for graph in (*folder.glob("saved_model.pb"), *folder.glob("*/saved_model.pb")):
+        variables = graph.parent / "variables"
+        shards = sorted(variables.glob("variables.data-*"))
+        whole = bool(shards) and shards[-1].name.endswith(f"-of-{len(shards):05d}")
+        if whole and (variables / "variables.index").is_file():
+            return graph.parent
+    return None

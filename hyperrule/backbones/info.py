@@ -1,0 +1,83 @@
+"""Facts about a backbone, known before it is loaded; no TensorFlow."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from hyperrule.backbones.architecture import Architecture
+
+InputRange = tuple[float, float]
+INPUT_RANGES: tuple[InputRange, ...] = ((0, 1), (-1, 1), (0, 255))
+BIT_RANGE: InputRange = (-1, 1)  # of every BiT network inside: google-research/big_transfer, `bit_tf2/train.py`
+
+Kind = Literal["embedded", "bucket", "hub", "package", "file", "random"]
+
+
+class AsItIs(BaseModel):
+    """A SavedModel that is no BiT and runs in its own graph.
+
+    `trainable` is False where it can only extract features. `side` is the one image side in pixels
+    that it takes, None if any. `keeps_statistics` says that training changes variables that have no
+    gradient (batch norm). Costs are those of one image of `measured_at` x `measured_at` pixels.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    trainable: bool
+    side: int | None
+    keeps_statistics: bool
+    multiply_adds: int
+    activation_elements: int
+    measured_at: int
+
+
+class BackboneInfo(BaseModel):
+    """What the plan needs to know of a backbone, and the run to load it.
+
+    `path` is the .npz or the SavedModel folder that is loaded, and `sha256` its hash; both are None
+    for random weights, and in a plan for weights that are not downloaded yet. `depth` and `width` are
+    None for what runs `as_it_is`. `input_range` is what its network takes; images are converted to it
+    inside the classifier.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    kind: Kind
+    origin: str
+    path: str | None
+    sha256: str | None
+    architecture: str
+    depth: int | None
+    width: float | None
+    as_it_is: AsItIs | None
+    features: int
+    parameters: int
+    input_range: InputRange
+    notes: tuple[str, ...] = ()
+
+    @property
+    def network(self) -> Architecture | None:
+        """The BiT network that it is, or None."""
+        return None if self.depth is None or self.width is None else Architecture(self.depth, self.width)
+
+    def multiply_adds(self, crop: int) -> int:
+        """For one forward pass of one crop x crop image."""
+        if self.as_it_is is None:
+            return Architecture(self.depth, self.width).multiply_adds(crop)  # type: ignore[arg-type]
+        return int(self.as_it_is.multiply_adds * (crop / self.as_it_is.measured_at) ** 2)
+
+    def activation_elements(self, crop: int) -> int:
+        """Elements that one crop x crop image keeps for the backward pass."""
+        if self.as_it_is is None:
+            return Architecture(self.depth, self.width).activation_elements(crop)  # type: ignore[arg-type]
+        return int(self.as_it_is.activation_elements * (crop / self.as_it_is.measured_at) ** 2)
+
+
+def shown_range(input_range: InputRange) -> str:
+    """ "[-1, 1]" as people write it.
+
+    >>> shown_range((0, 255))
+    '[0, 255]'
+    """
+    return f"[{input_range[0]:g}, {input_range[1]:g}]"

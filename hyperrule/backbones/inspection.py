@@ -1,0 +1,218 @@
+"""A SavedModel is run once: is it a BiT, what does it cost, and what pixels does it take?"""
+
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from sklearn.datasets import load_sample_images
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from hyperrule.backbones.architecture import Architecture
+from hyperrule.backbones.checkpoints import HEAD, write_arrays
+from hyperrule.backbones.graph_module import SavedModule
+from hyperrule.backbones.info import INPUT_RANGES, AsItIs, InputRange
+from hyperrule.backbones.module_facts import ModuleFacts
+from hyperrule.backbones.resnet_v2 import ResNetV2
+from hyperrule.backbones.transplant import Match, matches
+from hyperrule.files import whole_file
+
+Floats = npt.NDArray[np.float32]
+
+TOLERANCE = 1e-4  # largest difference from the original's largest value, in float32
+SIDES = (96, 128)  # pixels, of the images that prove a transplant
+COST_SIDE = 128
+
+tf.get_logger().setLevel("ERROR")  # the profiler's own deprecations are nobody's business
+
+
+def inspect(folder: Path, sha256: str, weights: Path) -> ModuleFacts:
+    """Run the SavedModel on real photographs. A BiT's arrays are written to `weights` (.npz).
+
+    Raises BackboneError if it cannot be a backbone.
+    """
+    module = SavedModule(folder)
+    facts = ModuleFacts(
+        sha256=sha256,
+        features=module.features,
+        parameters=sum(int(np.prod(variable.shape)) for variable in module.variables),
+        own_range=_stated_range(module),
+    )
+    proved, failed = _transplant(module, weights)
+    if proved is not None:
+        return facts.model_copy(update=proved)
+    graph = _inlined(module, module.side or COST_SIDE).graph
+    return facts.model_copy(
+        update={
+            "failed_proof": failed,
+            "deviations": _deviations(module),
+            "as_it_is": AsItIs(
+                trainable=module.trainable,
+                side=module.side,
+                keeps_statistics=_keeps_statistics(module),
+                multiply_adds=_float_operations(graph) // 2,
+                activation_elements=_activation_elements(graph),
+                measured_at=module.side or COST_SIDE,
+            ),
+        }
+    )
+
+
+def photographs(side: int) -> Floats:
+    """Eight real photographs, float32 [8, side, side, 3] in [0, 1]: parts of the two that scikit-learn carries."""
+    quarters = [
+        image[top : top + image.shape[0] // 2, left : left + image.shape[1] // 2]
+        for image in load_sample_images().images
+        for top, left in product((0, image.shape[0] // 2), (0, image.shape[1] // 2))
+    ]
+    return np.stack([tf.image.resize(quarter, [side, side]).numpy() / 255.0 for quarter in quarters])
+
+
+def _in_range(images: Floats, input_range: InputRange) -> Floats:
+    """Images in [0, 1], as a network with another input range takes them."""
+    low, high = input_range
+    return images * np.float32(high - low) + np.float32(low)
+
+
+def _transplant(module: SavedModule, weights: Path) -> tuple[dict[str, object] | None, str | None]:
+    """What a proved transplant adds to the facts; or None, and why a likely one failed."""
+    shapes = [tuple(variable.shape) for variable in module.variables]
+    images = {side: photographs(side) for side in ({module.side} if module.side else SIDES)}
+    originals: dict[tuple[int, InputRange], Floats] = {}
+    network: ResNetV2 | None = None
+    nearest: tuple[float, Architecture] | None = None
+    for match in matches([variable.name for variable in module.variables], shapes):
+        if not originals:
+            originals = {
+                (side, input_range): module(_in_range(images[side], input_range), False).numpy()
+                for side in images
+                for input_range in INPUT_RANGES
+            }
+        arrays = _arrays(match, module)
+        if network is None or network.architecture != match.architecture:
+            network = ResNetV2(match.architecture)
+        for name, variable in network.arrays.items():
+            variable.assign(arrays[name])
+        outputs = {side: _outputs(network, arrays, images[side], module.features) for side in images}
+        for input_range in INPUT_RANGES:
+            differences = tuple(_difference(outputs[side], originals[side, input_range]) for side in images)
+            if max(differences) <= TOLERANCE:
+                with whole_file(weights) as partial:
+                    write_arrays(partial, arrays)
+                return {
+                    "features": match.architecture.features,
+                    "parameters": match.architecture.parameters,
+                    "depth": match.architecture.depth,
+                    "width": match.architecture.width,
+                    "weights": str(weights),
+                    "matched_by": match.how,
+                    "differences": differences,
+                    "own_range": input_range,
+                }, None
+            nearest = min(filter(None, [nearest, (max(differences), match.architecture)]))
+    if nearest is None:
+        return None, None
+    return None, f"its variables are those of {nearest[1]}, but its outputs differ by {nearest[0]:.1g} of the largest"
+
+
+def _arrays(match: Match, module: SavedModule) -> dict[str, Floats]:
+    arrays = {name: module.variables[index].numpy() for name, index in match.variables.items()}
+    if (kernel := arrays.get(f"{HEAD}kernel")) is not None:
+        arrays[f"{HEAD}kernel"] = kernel.reshape(1, 1, *kernel.shape[-2:])
+    return arrays
+
+
+def _outputs(network: ResNetV2, arrays: Mapping[str, Floats], images: Floats, outputs: int) -> Floats:
+    """What the native network says in the original's place: features, or logits where it has a head."""
+    features: Floats = network(2 * images - 1).numpy()
+    if outputs == network.features or f"{HEAD}kernel" not in arrays:
+        return features
+    logits: Floats = features @ arrays[f"{HEAD}kernel"][0, 0] + arrays[f"{HEAD}bias"]
+    return logits
+
+
+def _difference(ours: Floats, original: Floats) -> float:
+    """Largest difference, as a part of the original's largest value; infinite where shapes differ."""
+    if ours.shape != original.shape:
+        return float("inf")
+    return float(np.abs(ours - original).max() / np.abs(original).max())
+
+
+def _stated_range(module: SavedModule) -> InputRange | None:
+    """What hyperrule's own exports say of themselves."""
+    stated = getattr(module.module, "input_range", None)
+    if not isinstance(stated, tf.Variable):
+        return None
+    low, high = map(float, stated.numpy())
+    return low, high
+
+
+def _inlined(module: SavedModule, side: int, images: int | None = 1) -> tf.types.experimental.ConcreteFunction:
+    """Inference as one graph, variables as constants."""
+    call = tf.function(lambda images: module(images, False), autograph=False)
+    return convert_variables_to_constants_v2(call.get_concrete_function(tf.TensorSpec([images, side, side, 3])))
+
+
+def _float_operations(graph: tf.Graph) -> int:
+    """TensorFlow's own count."""
+    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+    options["output"] = "none"
+    return int(tf.compat.v1.profiler.profile(graph, options=options).total_float_ops)
+
+
+def _activation_elements(graph: tf.Graph) -> int:
+    """Elements of everything that is computed from the images."""
+    computed = [
+        output.shape.num_elements() or 0
+        for operation in graph.get_operations()
+        if operation.type not in ("Const", "Identity", "Placeholder")
+        for output in operation.outputs
+        if output.dtype.is_floating and output.shape.rank == 4
+    ]
+    return sum(computed)
+
+
+def _keeps_statistics(module: SavedModule) -> bool:
+    """Whether a training call assigns variables."""
+    call = tf.function(lambda images: module(images, True), autograph=False)
+    side = module.side or COST_SIDE
+    graph = call.get_concrete_function(tf.TensorSpec([1, side, side, 3])).graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    return any(node.op.startswith("Assign") for node in nodes)
+
+
+def _deviations(module: SavedModule) -> tuple[tuple[InputRange, float], ...]:
+    """For each candidate input range, how far the first batch norm sees the photographs' mean from the mean that
+    it keeps of its training images, in standard deviations, averaged over channels; empty without batch norm."""
+    inlined = _inlined(module, side := module.side or COST_SIDE, None)
+    norm = next(_batch_norms(inlined.graph), None)
+    if norm is None:
+        return ()
+    *tensors, epsilon = norm
+    look = inlined.prune(inlined.inputs, tensors)
+    found = []
+    for input_range in INPUT_RANGES:
+        x, mean, variance = (t.numpy() for t in look(tf.constant(_in_range(photographs(side), input_range))))
+        off = np.abs(x.mean(axis=(0, 1, 2)) - mean) / np.sqrt(variance + epsilon)
+        found.append((input_range, float(off.mean())))
+    return tuple(found)
+
+
+def _batch_norms(graph: tf.Graph) -> Iterator[tuple[tf.Tensor, tf.Tensor, tf.Tensor, float]]:
+    """Input, kept mean, kept variance and epsilon of each batch norm, fused or as `tf.nn.batch_normalization`
+    writes it: x * inv + (offset - mean * inv), inv = rsqrt(variance + epsilon) * scale."""
+    for operation in graph.get_operations():
+        if operation.type.startswith("FusedBatchNorm"):
+            x, _, _, mean, variance = operation.inputs
+            yield x, mean, variance, operation.get_attr("epsilon")
+        elif operation.type == "Rsqrt" and operation.outputs[0].shape.rank == 1:
+            inverse = operation.outputs[0]
+            products = [use for use in inverse.consumers() if use.type == "Mul"]
+            if len(products) == 1:
+                inverse = products[0].outputs[0]
+                products = [use for use in inverse.consumers() if use.type == "Mul"]
+            factors = {factor.shape.rank: factor for use in products for factor in use.inputs if factor is not inverse}
+            if factors.keys() == {1, 4}:
+                yield factors[4], factors[1], operation.inputs[0], 0.0

