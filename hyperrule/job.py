@@ -142,11 +142,11 @@ class _Job:
 
     def initialise(self) -> None:
         """Backbone weights, and the head as the plan wants it."""
-        with self.strategy.scope():
-            if self.plan.backbone.network is not None and self.plan.backbone.path is not None:
+        if self.plan.backbone.network is not None and self.plan.backbone.path is not None:
+            with self.strategy.scope():
                 self.classifier.load(read_arrays(Path(self.plan.backbone.path)), with_head=False)
-            if self.plan.head_init.value == "probe":
-                self._initialise_head()
+        if self.plan.head_init.value == "probe":
+            self._initialise_head()
 
     def calibrate(self) -> Calibration:
         """Time a step and the evaluation on this device, and leave everything as it was."""

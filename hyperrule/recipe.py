@@ -71,7 +71,7 @@ class Recipe(BaseModel):
         "a BiT .npz, or a run folder.",
     )
     input_range: Annotated[tuple[float, float] | None, BeforeValidator(two_numbers)] = Field(
-        None, description="What pixels a foreign backbone takes: 0,1 or -1,1 or 0,255. BiT's is known."
+        None, examples=["LOW,HIGH"], description="What pixels a foreign backbone takes: 0,1 or -1,1 or 0,255."
     )
     train: Literal["full", "last-1", "last-2", "last-3", "head"] = Field(
         "full", description="Train everything, a BiT's last blocks and the head, or the head alone."
@@ -91,6 +91,7 @@ class Recipe(BaseModel):
         None,
         gt=0,
         allow_inf_nan=False,
+        examples=["TIME"],
         description="Time for head, training and evaluation, such as 90s, 5m or 1.5h: the schedule shrinks to fit.",
     )
     head_init: Literal["zeros", "probe"] | None = Field(

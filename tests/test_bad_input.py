@@ -20,6 +20,7 @@ from hyperrule.backbones.architecture import Architecture
 from hyperrule.backbones.checkpoints import HEAD, read_arrays
 from hyperrule.cli import main
 from hyperrule.errors import BackboneError, HyperruleError, RunError
+from hyperrule.planning.plan import FORMAT
 from hyperrule.run_folder import RunFolder
 from hyperrule.training.checkpoint import latest_checkpoint, save_checkpoint
 
@@ -305,13 +306,15 @@ def python_m_hyperrule(*arguments: str) -> "subprocess.CompletedProcess[str]":
     ("backbone", "words"),
     [
         ("bit-r26x05", ["unknown backbone 'bit-r26x05'", "Did you mean 'bit-r26x0.5'?"]),
-        ("random-51x1", ["unknown backbone 'random-51x1'", "Did you mean 'random-r50x1'?"]),
-        ("efficientnet", ["unknown backbone 'efficientnet'", "Allowed", "bit-r26x0.5", ".npz"]),
+        ("random-51x1", ["unknown backbone 'random-51x1'", "Allowed", "'hyperrule backbones'", ".npz"]),
+        ("efficientnet-lite", ["unknown backbone 'efficientnet-lite'", "Did you mean 'efficientnet-lite0'?"]),
+        ("m-r50x1", ["unknown backbone 'm-r50x1'", "Did you mean 'bit-m-r50x1'?"]),
+        ("bit-l-r50x1", ["bit-l-r50x1 was never released", "--backbone BIT-L-R50X1.npz"]),
         ("random-r34x1", ["random-r34x1", "depth", "50", "Received: 34"]),
         ("random-r50x0.3", ["random-r50x0.3", "width", "multiple of 0.5", "Received: 0.3"]),
         ("no-such.npz", ["no-such.npz", "does not exist"]),
         ("~no-such-user/bit.npz", ["~no-such-user/bit.npz"]),
-        (".", ["cannot be read", ".npz"]),
+        ("data", ["data is no SavedModel folder and no run folder", "Allowed"]),
     ],
 )
 def test_unknown_backbone(refused: Refused, backbone: str, words: list[str]) -> None:
@@ -582,8 +585,12 @@ def test_resume_of_what_is_no_run(refused: Refused, run: str) -> None:
         pytest.param(lambda text: "", ["damaged"], id="empty"),
         pytest.param(lambda text: "[1, 2]", ["damaged"], id="a list"),
         pytest.param(lambda text: "{}", ["damaged", "format"], id="without format"),
-        pytest.param(lambda text: '{"format": 1}', ["damaged"], id="nothing but a format"),
-        pytest.param(lambda text: text.replace('"format": 1', '"format": 99'), ["99", "reads 1"], id="another format"),
+        pytest.param(lambda text: f'{{"format": {FORMAT}}}', ["damaged"], id="nothing but a format"),
+        pytest.param(
+            lambda text: text.replace(f'"format": {FORMAT}', '"format": 99'),
+            ["99", f"reads {FORMAT}"],
+            id="another format",
+        ),
     ],
 )
 def test_resume_under_a_plan_that_cannot_be_read(

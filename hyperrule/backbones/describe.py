@@ -15,6 +15,7 @@ from hyperrule.backbones.module_facts import ModuleFacts, module_facts
 from hyperrule.backbones.zoo import Released, find, suggestions
 from hyperrule.errors import BackboneError
 from hyperrule.progress import Reporter
+from hyperrule.silence import silent_native_stderr
 from hyperrule.wording import resume_command
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
@@ -106,8 +107,8 @@ def _of_zoo(released: Released, input_range: InputRange | None, fetch: bool, rep
                 f"{name} was never released. If you hold its file, give its path: --backbone {name.upper()}.npz"
             )
         case "package":
-            from hyperrule.backbones.lite0 import lite0_saved_model
-
+            with silent_native_stderr():
+                from hyperrule.backbones.lite0 import lite0_saved_model
             folder = lite0_saved_model("features", reporter.say)
             return _of_module(name, "package", source.location, folder, input_range, released.input_range, reporter)
         case "hub" if fetch:
@@ -180,7 +181,7 @@ def _of_module(
         return described.model_copy(update={"notes": (note,)})
     assert facts.as_it_is is not None  # as every SavedModel that was not transplanted
     input_range, reason = _range_of(name, facts, asked, known)
-    notes = [f"no BiT: runs as it is, in float32; it takes images in {shown_range(input_range)} ({reason})"]
+    notes = [f"no BiT: runs as it is, in float32; pixels in {shown_range(input_range)}: {reason}"]
     if facts.failed_proof is not None:
         notes.append(f"not run natively: {facts.failed_proof}")
     return BackboneInfo(
@@ -209,7 +210,7 @@ def _range_of(
         return facts.own_range, "it says so itself"
     if known is not None:
         _check_range(name, asked, known, "'hyperrule backbones' lists it so")
-        return known, "known"
+        return known, "'hyperrule backbones' lists it so"
     measured = ", ".join(f"{off:.2g} with {shown_range(candidate)}" for candidate, off in facts.deviations)
     evidence = f"standard deviations between real photographs and what its first batch norm keeps: {measured}"
     ranked = sorted(facts.deviations, key=lambda item: item[1])

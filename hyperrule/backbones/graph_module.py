@@ -18,8 +18,6 @@ from hyperrule.backbones.backbone import Backbone
 from hyperrule.errors import BackboneError
 from hyperrule.wording import listed
 
-TRIAL_SIDE = 64  # pixels, where a module takes any
-
 
 class SavedModule:
     """A loaded SavedModel: how it is called, and what of it trains.
@@ -31,15 +29,16 @@ class SavedModule:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.module = _load(folder)
-        self._function, self.side, self._input = self._image_function()
+        self._function, self._input, answer = self._image_function()
         self._training_argument = self._find_training_argument()
-        outputs = self(tf.zeros([2, *([self.side or TRIAL_SIDE] * 2), 3]), False)
-        if outputs.shape.rank != 2 or not outputs.dtype.is_floating:
+        self.side = self._input.shape[1]
+        output = _only_tensor(folder, answer)
+        if output.shape.rank != 2 or output.shape[1] is None or not output.dtype.is_floating:
             raise BackboneError(
                 f"{folder} cannot be a backbone: it must return one vector of features an image, "
-                f"[N, features]. Received: {outputs.dtype.name} {outputs.shape}."
+                f"[N, features]. Received: {output.dtype.name} {output.shape}."
             )
-        self.features = int(outputs.shape[1])
+        self.features = int(output.shape[1])
 
     @property
     def trainable(self) -> bool:
@@ -70,25 +69,24 @@ class SavedModule:
             outputs = self._function(images, training=training)
         else:
             outputs = self._function(images)
-        output = _only_tensor(self.folder, outputs)
-        return tf.cast(output, tf.float32) if output.dtype.is_floating else output
+        return tf.cast(_only_tensor(self.folder, outputs), tf.float32)
 
-    def _image_function(self) -> tuple[Any, int | None, tf.TensorSpec]:
-        """The function to call, the only side it takes, and its input."""
+    def _image_function(self) -> tuple[Any, tf.TensorSpec, Any]:
+        """The function to call, its input, and what it returns, as specifications."""
         if callable(self.module):
-            specs = [_first_tensor(function) for function in self.module.__call__.concrete_functions]
-            candidates = [(self.module, spec) for spec in specs]
+            traced = [(self.module, call) for call in self.module.__call__.concrete_functions]
         else:
-            candidates = [(signature, _first_tensor(signature)) for signature in self.module.signatures.values()]
-        for function, spec in candidates:
+            traced = [(signature, signature) for signature in self.module.signatures.values()]
+        candidates = [(function, _first_tensor(call), call.structured_outputs) for function, call in traced]
+        for function, spec, outputs in candidates:
             if spec is None or spec.shape.rank != 4 or spec.shape[3] != 3 or not spec.dtype.is_floating:
                 continue
             batch, height, width, _ = spec.shape
             if batch is None and height == width:
-                return function, height, spec
+                return function, spec, outputs
         raise BackboneError(
             f"{self.folder} cannot be a backbone: it has no function of one batch of square float images "
-            f"[N, H, W, 3]. Received functions of: {listed(str(spec) for _, spec in candidates) or 'nothing'}."
+            f"[N, H, W, 3]. Received functions of: {listed(str(spec) for _, spec, _ in candidates) or 'nothing'}."
         )
 
     def _find_training_argument(self) -> bool:
@@ -102,12 +100,16 @@ class SavedModule:
 
 
 class GraphModule(Backbone):
-    """A SavedModule as a backbone: float32 inside, batch norm and the like follow `training`."""
+    """A SavedModule as a backbone: float32 inside, batch norm and the like follow `training`.
+
+    Made within the scope of a multi-device strategy, it runs in that strategy's replicas only.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(name="module")
         self.saved = SavedModule(folder)
         self.module = self.saved.module  # tracked, so that an export carries it
+        self._in_replicas = tf.distribute.has_strategy()
         self.features = self.saved.features
         self.side = self.saved.side
         trained = {id(variable) for variable in self.saved.trainable_variables}
@@ -119,6 +121,10 @@ class GraphModule(Backbone):
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self.saved(images, training)
+
+    def for_inference(self) -> "GraphModule":
+        """Itself, or one outside of the replicas, to be filled by `fold`."""
+        return GraphModule(self.saved.folder) if self._in_replicas else self
 
     @property
     def arrays(self) -> dict[str, keras.Variable]:
@@ -158,7 +164,7 @@ def _only_tensor(folder: Path, outputs: Any) -> tf.Tensor:
         return outputs["default"]
     tensors = tf.nest.flatten(outputs)
     if len(tensors) != 1:
-        names = list(outputs) if isinstance(outputs, dict) else [str(tensor.shape) for tensor in tensors]
+        names = sorted(outputs) if isinstance(outputs, dict) else [str(tensor.shape) for tensor in tensors]
         raise BackboneError(f"{folder} cannot be a backbone: it returns {len(tensors)} outputs: {listed(names)}.")
     return tensors[0]
 

@@ -10,7 +10,6 @@ import tensorflow as tf
 from sklearn.datasets import load_sample_images
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from hyperrule.backbones.architecture import Architecture
 from hyperrule.backbones.checkpoints import HEAD, write_arrays
 from hyperrule.backbones.graph_module import SavedModule
 from hyperrule.backbones.info import INPUT_RANGES, AsItIs, InputRange
@@ -79,25 +78,23 @@ def _in_range(images: Floats, input_range: InputRange) -> Floats:
 def _transplant(module: SavedModule, weights: Path) -> tuple[dict[str, object] | None, str | None]:
     """What a proved transplant adds to the facts; or None, and why a likely one failed."""
     shapes = [tuple(variable.shape) for variable in module.variables]
-    images = {side: photographs(side) for side in ({module.side} if module.side else SIDES)}
-    originals: dict[tuple[int, InputRange], Floats] = {}
+    images = [photographs(side) for side in ((module.side,) if module.side else SIDES)]
+    originals: dict[InputRange, list[Floats]] = {}
     network: ResNetV2 | None = None
-    nearest: tuple[float, Architecture] | None = None
+    nearest: tuple[float, str] | None = None
     for match in matches([variable.name for variable in module.variables], shapes):
-        if not originals:
-            originals = {
-                (side, input_range): module(_in_range(images[side], input_range), False).numpy()
-                for side in images
-                for input_range in INPUT_RANGES
-            }
-        arrays = _arrays(match, module)
         if network is None or network.architecture != match.architecture:
             network = ResNetV2(match.architecture)
+        originals = originals or {
+            input_range: [module(_in_range(some, input_range), False).numpy() for some in images]
+            for input_range in INPUT_RANGES
+        }
+        arrays = _arrays(match, module)
         for name, variable in network.arrays.items():
             variable.assign(arrays[name])
-        outputs = {side: _outputs(network, arrays, images[side], module.features) for side in images}
-        for input_range in INPUT_RANGES:
-            differences = tuple(_difference(outputs[side], originals[side, input_range]) for side in images)
+        outputs = [_outputs(network, arrays, some, module.features) for some in images]
+        for input_range, answers in originals.items():
+            differences = tuple(map(difference, outputs, answers))
             if max(differences) <= TOLERANCE:
                 with whole_file(weights) as partial:
                     write_arrays(partial, arrays)
@@ -111,7 +108,7 @@ def _transplant(module: SavedModule, weights: Path) -> tuple[dict[str, object] |
                     "differences": differences,
                     "own_range": input_range,
                 }, None
-            nearest = min(filter(None, [nearest, (max(differences), match.architecture)]))
+            nearest = min(filter(None, [nearest, (max(differences), str(match.architecture))]))
     if nearest is None:
         return None, None
     return None, f"its variables are those of {nearest[1]}, but its outputs differ by {nearest[0]:.1g} of the largest"
@@ -133,7 +130,7 @@ def _outputs(network: ResNetV2, arrays: Mapping[str, Floats], images: Floats, ou
     return logits
 
 
-def _difference(ours: Floats, original: Floats) -> float:
+def difference(ours: Floats, original: Floats) -> float:
     """Largest difference, as a part of the original's largest value; infinite where shapes differ."""
     if ours.shape != original.shape:
         return float("inf")

@@ -38,6 +38,7 @@ def matches(names: Sequence[str], shapes: Sequence[Shape]) -> Iterator[Match]:
         head = _head(architecture, shapes)
         if (named := _by_name(architecture, names, shapes)) is not None:
             yield Match(architecture, "names", named | head)
+            continue
         for ordered in _by_order(architecture, shapes):
             yield Match(architecture, "order", ordered | head)
 

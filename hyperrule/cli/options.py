@@ -5,6 +5,7 @@ from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
+from pydantic.fields import FieldInfo
 
 from hyperrule.recipe import LENGTHS, Recipe, load_recipe, parse_assignment
 
@@ -26,7 +27,7 @@ def recipe_options(function: F) -> F:
             decorate = click.option(flag, name, is_flag=True, default=None, help=shown)
         else:
             choices = _choices(field.annotation)
-            metavar = "|".join(choices) if choices else getattr(kinds[0], "__name__", "text").upper()
+            metavar = "|".join(choices) if choices else _kind(field, kinds[0])
             decorate = click.option(flag, name, metavar=metavar, help=shown)
         function = decorate(function)
     return function
@@ -48,6 +49,11 @@ def collect(recipe: str | None, assignments: tuple[str, ...], flags: dict[str, A
             options = {name: value for name, value in options.items() if name not in LENGTHS}
         options.update(layer)
     return options
+
+
+def _kind(field: FieldInfo, kind: Any) -> str:
+    """An example of the value where the field has one, else its type."""
+    return str(field.examples[0]) if field.examples else getattr(kind, "__name__", "text").upper()
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hyperrule.api import plan as make
+from hyperrule.backbones.info import shown_range
 from hyperrule.cli.options import collect, recipe_options
 from hyperrule.planning.plan import Plan
 from hyperrule.wording import duration
@@ -43,7 +44,10 @@ def render(plan: Plan) -> None:
     if data.skipped:
         console.print(f"          {len(data.skipped)} images left out, listed in plan.json")
     size = f"{backbone.architecture}, {backbone.parameters / 1e6:.1f} M parameters"
-    console.print(f"backbone  {backbone.name}: {size}, {backbone.kind}: {backbone.origin}")
+    pixels = f"pixels in {shown_range(backbone.input_range)}"
+    console.print(f"backbone  {backbone.name}: {size}, {pixels}, {backbone.kind}: {backbone.origin}")
+    for note in backbone.notes:
+        console.print(f"          {note}")
     console.print()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("decision", "value", "why", "source"):
