@@ -13,8 +13,19 @@ import os
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from hyperrule.api import finetune, plan, resume
+from hyperrule.api import evaluate, finetune, plan, port, predict, resume
 from hyperrule.errors import HyperruleError, RunError, UserError
 from hyperrule.version import __version__
 
-__all__ = ["HyperruleError", "RunError", "UserError", "__version__", "finetune", "plan", "resume"]
+__all__ = [
+    "HyperruleError",
+    "RunError",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "finetune",
+    "plan",
+    "port",
+    "predict",
+    "resume",
+]

@@ -1,18 +1,24 @@
-"""The Python API: `hyperrule.plan(...)` and `hyperrule.finetune(...)`."""
+"""The Python API: `hyperrule.plan(...)`, `hyperrule.finetune(...)` and `hyperrule.port(...)`."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperrule.backbones.describe import describe_backbone
-from hyperrule.data import Source, open_source
-from hyperrule.errors import RunFolderError, UserError
+from hyperrule.backbones.info import InputRange
+from hyperrule.data import Source, Split, open_source
+from hyperrule.errors import RecipeError, RunFolderError, UserError
+from hyperrule.export.port import Ported, port_backbone
 from hyperrule.files import os_errors_as
 from hyperrule.planning.machine import Machine, this_machine
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import calibrated, make_plan, training_examples
+from hyperrule.prediction.images import find_images, labelled_images
+from hyperrule.prediction.labels import match_folders
+from hyperrule.prediction.released import ReleasedClassifier, describe_classifier, make_asked
 from hyperrule.progress import Reporter
 from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.run_folder import RunFolder, check_free
@@ -20,6 +26,10 @@ from hyperrule.silence import silent_native_stderr
 
 if TYPE_CHECKING:
     from hyperrule.job import Result
+    from hyperrule.prediction.accuracy import Accuracy
+    from hyperrule.prediction.predictions import Prediction
+
+DEFAULT_TOP = 5  # classes shown for an image
 
 
 def plan(**options: Any) -> Plan:
@@ -74,6 +84,103 @@ def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result:
     with silent_native_stderr():
         from hyperrule.job import resume_run
     return resume_run(folder, asked, source, Reporter(quiet))
+
+
+def port(
+    source: str | Path,
+    target: str | Path,
+    *,
+    input_range: InputRange | None = None,
+    classifier: bool = False,
+    quiet: bool = False,
+) -> Ported:
+    """Write a BiT to a new `target`: BiT's public format if it ends in .npz, else a folder with a TF2 Hub SavedModel.
+
+    `source` is whatever `backbone` of the other functions may be, if it is a BiT. The SavedModel takes
+    images with pixels in `input_range`, (0, 1) by default or (-1, 1), and returns features, or with
+    `classifier` the logits of the source's head. It is loaded again and compared with the native network. Random
+    weights set Keras' global seed. Raises UserError, or RunError if the work cannot be finished, and then
+    leaves nothing behind.
+    """
+    with os_errors_as(UserError, "a path cannot be used"):
+        path = Path(os.path.expanduser(target))
+        return port_backbone(os.fspath(source), path, input_range, classifier, Reporter(quiet))
+
+
+def predict(
+    model: str | Path,
+    images: str | Path | Iterable[str | Path],
+    *,
+    top: int | None = None,
+    size: int | None = None,
+    activation: str | None = None,
+    class_names: str | Path | None = None,
+    input_range: tuple[float, float] | str | None = None,
+    quiet: bool = False,
+) -> list[Prediction]:
+    """The `top` likeliest classes (by default 5, or all where there are fewer) of every image, without training.
+
+    `model` is a name of the zoo that has a head, a hub handle, SavedModel folder or BiT .npz of a classifier, or a
+    run folder. `images` are files and folders, which are searched. `size` is the side in pixels to which images are
+    resized, by default what the classifier was released for. `activation`, `class_names` (a file with a name a line,
+    or "imagenet-1k" or "imagenet-21k") and `input_range` are for files of unknown origin.
+
+    An image that cannot be decoded has an `error`. Raises UserError if the request cannot be met, RunError if the
+    work cannot be finished.
+    """
+    reporter = Reporter(quiet)
+    with os_errors_as(UserError, "a path cannot be used"):
+        asked = make_asked(size, activation, class_names, input_range)
+        given = [images] if isinstance(images, str | Path) else images
+        files = find_images(Path(os.path.expanduser(path)) for path in given)
+        classifier = describe_classifier(os.fspath(model), asked, reporter)
+        shown = _shown_classes(top, classifier)
+    if classifier.note is not None:
+        reporter.say(classifier.note)
+    with silent_native_stderr():
+        from hyperrule.prediction.predictions import predict_images
+    return predict_images(classifier, files, shown, reporter)
+
+
+def evaluate(
+    model: str | Path,
+    dataset: str | Path,
+    *,
+    split: Split | None = None,
+    size: int | None = None,
+    activation: str | None = None,
+    class_names: str | Path | None = None,
+    input_range: tuple[float, float] | str | None = None,
+    quiet: bool = False,
+) -> Accuracy:
+    """Exact top-1, top-5 and loss of a classifier on labelled images, over all of its classes, without training.
+
+    `dataset` is a folder of class folders, called by WordNet id, name or index of the class; all images count,
+    but where they are split those of `split`, by default of the first of test, validation and train that there is.
+    Other options are those of `predict`. Raises UserError if the request cannot be met, RunError if the work
+    cannot be finished.
+    """
+    reporter = Reporter(quiet)
+    with os_errors_as(UserError, "a path cannot be used"):
+        asked = make_asked(size, activation, class_names, input_range)
+        images = labelled_images(os.fspath(dataset), split)
+        classifier = describe_classifier(os.fspath(model), asked, reporter)
+        labels = match_folders(images.class_names, classifier.class_names, classifier.name)
+    if classifier.note is not None:
+        reporter.say(classifier.note)
+    with silent_native_stderr():
+        from hyperrule.prediction.accuracy import evaluate_images
+    return evaluate_images(classifier, images, labels, reporter)
+
+
+def _shown_classes(top: int | None, classifier: ReleasedClassifier) -> int:
+    if top is None:
+        return min(DEFAULT_TOP, classifier.classes)
+    if isinstance(top, bool) or not 1 <= top <= classifier.classes:
+        raise RecipeError(
+            f"top must be from 1 to {classifier.classes}, the classes of {classifier.name}. Received: {top!r}"
+        )
+    return top
 
 
 def _plan(recipe: Recipe, machine: Machine, reporter: Reporter, *, fetch: bool = True) -> tuple[Plan, Source]:

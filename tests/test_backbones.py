@@ -1,15 +1,19 @@
 """Every kind of backbone keeps one contract; BiTs among SavedModels are recognised; pixels are never taken wrongly."""
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from devices import strategy_of
+from loopback import Answer, Loopback
 from modules import R26, Module, SmallNet, golden_arrays, save_bit
 
+import hyperrule
 from hyperrule.backbones.architecture import Architecture
 from hyperrule.backbones.checkpoints import HEAD, read_arrays, write_arrays
 from hyperrule.backbones.describe import describe_backbone
@@ -17,7 +21,8 @@ from hyperrule.backbones.graph_module import GraphModule
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.transplant import matches
 from hyperrule.data.pipeline import MicroBatch
-from hyperrule.errors import BackboneError
+from hyperrule.errors import BackboneError, Interrupted
+from hyperrule.run_folder import RunFolder
 from hyperrule.training.classifier import Classifier, make_classifier
 from hyperrule.training.step import TrainingStep
 
@@ -25,6 +30,7 @@ from hyperrule.training.step import TrainingStep
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYPERRULE_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.delenv("TFHUB_CACHE_DIR", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +79,7 @@ def test_contract(kind: str, kinds: dict[str, str]) -> None:
     features = classifier.features(batch.images)
     assert features.shape == (6, info.features)
     assert features.dtype == tf.float32
-    assert sum(int(np.prod(v.shape)) for v in classifier.backbone.arrays.values()) == info.parameters
+    assert sum(int(np.prod(v.shape)) for v in classifier.backbone.trainable_variables) == info.parameters
     assert info.multiply_adds(96) > 0
     assert info.activation_elements(96) > 0
 
@@ -282,6 +288,62 @@ def test_images_are_converted_inside(tmp_path: Path) -> None:
         np.testing.assert_allclose(
             classifier.features(pixels), (low + (high - low) * pixels).mean((1, 2)), rtol=1e-4, atol=1e-5
         )
+
+
+# From end to end
+
+SHORT = {"batch": 8, "steps": 4, "resize": 40, "crop": 32, "precision": "float32", "quiet": True}
+
+
+def losses(run: RunFolder) -> list[float]:
+    return [line["loss"] for line in run.read_metrics() if line["kind"] == "step"]
+
+
+def test_a_bit_from_the_hub_trains_like_its_checkpoint(
+    kinds: dict[str, str], image_folder: Path, tmp_path: Path
+) -> None:
+    """Fetched over HTTP as a module that takes [0, 1], against the .npz of the same weights."""
+    shutil.make_archive(str(tmp_path / "module"), "gztar", kinds["hub BiT"])
+    with Loopback() as server:
+        server.answers["/r26x0.5/1"] = Answer((tmp_path / "module.tar.gz").read_bytes())
+        results = [
+            hyperrule.finetune(dataset=image_folder, backbone=backbone, out=tmp_path / str(index), **SHORT)
+            for index, backbone in enumerate((f"{server.url}/r26x0.5/1", kinds["file"]))
+        ]
+    assert losses(results[0].run) == pytest.approx(losses(results[1].run), rel=1e-5)
+    assert results[0].plan.backbone.architecture == "R26x0.5"
+
+
+def test_a_foreign_network_trains_exports_resumes_and_trains_again(
+    kinds: dict[str, str], image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = hyperrule.finetune(dataset=image_folder, backbone=kinds["as it is"], out=tmp_path / "first", **SHORT)
+    assert first.parity.largest_difference < 1e-4
+    assert first.plan.precision.value == "float32"
+
+    # Stopped after two steps, with its batch norm's statistics in the checkpoint, it ends in the same bits.
+    append = RunFolder.append_metrics
+
+    def stop_after_two(run: RunFolder, line: dict[str, Any]) -> None:
+        append(run, line)
+        if line["step"] == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "append_metrics", stop_after_two)
+        with pytest.raises(Interrupted):
+            hyperrule.finetune(dataset=image_folder, backbone=kinds["as it is"], out=tmp_path / "stopped", **SHORT)
+    resumed = hyperrule.resume(tmp_path / "stopped", quiet=True)
+    arrays = read_arrays(first.run.weights_file)
+    for name, array in read_arrays(resumed.run.weights_file).items():
+        np.testing.assert_array_equal(array, arrays[name])
+
+    # The run, and its export, are backbones again: what was learnt is where the next training starts.
+    for again in (first.run.path, first.run.saved_model):
+        info = describe_backbone(str(again))
+        assert (info.architecture, info.input_range) == ("SavedModel", (0, 1))
+        kernel = next(v for name, v in loaded(info).backbone.arrays.items() if name.startswith("module/0000/"))
+        np.testing.assert_array_equal(kernel, next(a for name, a in arrays.items() if name.startswith("module/0000/")))
 
 
 # SavedModels that cannot be backbones

@@ -314,7 +314,7 @@ def python_m_hyperrule(*arguments: str) -> "subprocess.CompletedProcess[str]":
         ("random-r50x0.3", ["random-r50x0.3", "width", "multiple of 0.5", "Received: 0.3"]),
         ("no-such.npz", ["no-such.npz", "does not exist"]),
         ("~no-such-user/bit.npz", ["~no-such-user/bit.npz"]),
-        ("data", ["data is no SavedModel folder and no run folder", "Allowed"]),
+        ("data", ["data is neither a SavedModel folder nor a run folder", "Allowed"]),
     ],
 )
 def test_unknown_backbone(refused: Refused, backbone: str, words: list[str]) -> None:

@@ -4,9 +4,11 @@ import re
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -46,22 +48,88 @@ def read_architecture(path: Path) -> Architecture:
     return architecture
 
 
+def head_classes(path: Path, features: int) -> int | None:
+    """Number of classes of the head in the file, on so many features; None if there is no head.
+
+    Raises BackboneError if the file is no readable .npz, or its head is not whole or does not fit.
+    """
+    shapes = _array_shapes(path)
+    kernel, bias = shapes.get(f"{HEAD}kernel"), shapes.get(f"{HEAD}bias")
+    if kernel is None and bias is None:
+        return None
+    if kernel is None or bias is None or kernel != (1, 1, features, *bias) or len(bias) != 1 or bias == (0,):
+        raise BackboneError(
+            f"{path} has a head that does not fit: {HEAD}kernel must have shape (1, 1, {features}, classes) and "
+            f"{HEAD}bias (classes,). Received: {kernel or 'no kernel'} and {bias or 'no bias'}."
+        )
+    return bias[0]
+
+
 def read_arrays(path: Path) -> Arrays:
     """All arrays of the file as float32, by canonical name.
 
     Raises BackboneError if the file is no readable .npz or an array is damaged or not numeric.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {canonical_name(name): np.asarray(archive[name], np.float32) for name in archive.files}
-    except DAMAGE as error:
-        raise BackboneError(_unreadable(path, error)) from None
+    with StoredArrays(path) as arrays:
+        return dict(arrays)
+
+
+class StoredArrays(Mapping[str, npt.NDArray[np.float32]]):
+    """All arrays of the file by canonical name, each read, as float32, when it is asked for, and not kept.
+
+    To be used in a `with` statement. Raises BackboneError as `read_arrays` does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with _damage_told(path):
+            self._archive = np.load(path, allow_pickle=False)
+        self._members = {canonical_name(member): member for member in self._archive.files}
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
+        member = self._members[name]
+        with _damage_told(self._path):
+            return np.asarray(self._archive[member], np.float32)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members  # what Mapping inherits would read the array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._archive.close()
+
+
+def stored_classes(path: Path, architecture: Architecture) -> int | None:
+    """Number of classes of the head in the file, from array headers alone; None if it holds no head.
+
+    Raises BackboneError if there are arrays of a head, but not the two that fit the architecture.
+    """
+    head = {name: shape for name, shape in _array_shapes(path).items() if name.startswith(HEAD)}
+    if not head:
+        return None
+    kernel, bias = (head.get(f"{HEAD}{array}", ()) for array in ("kernel", "bias"))
+    if len(bias) != 1 or kernel != (1, 1, architecture.features, *bias):
+        raise BackboneError(
+            f"{path}: its head does not fit {architecture}. Allowed: a kernel of shape (1, 1, "
+            f"{architecture.features}, classes) and a bias (classes,). Received: {head}."
+        )
+    return bias[0]
 
 
 def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
-    """Write arrays under their names, uncompressed."""
-    with path.open("wb") as stream:
-        np.savez(stream, allow_pickle=False, **arrays)
+    """Write arrays under their names, uncompressed, one after the other."""
+    with zipfile.ZipFile(path, "w") as archive:  # numpy.savez would first have all of them in memory
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, array, allow_pickle=False)
 
 
 def canonical_name(name: str) -> str:
@@ -72,29 +140,22 @@ def canonical_name(name: str) -> str:
 def _array_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes from the array headers, without reading the arrays."""
     shapes = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                with archive.open(member) as stream:
-                    version = np.lib.format.read_magic(stream)
-                    read_header = (
-                        np.lib.format.read_array_header_1_0
-                        if version == (1, 0)
-                        else np.lib.format.read_array_header_2_0
-                    )
-                    shape, _, dtype = read_header(stream)
-                if dtype.kind not in "fiub" and not dtype.hasobject:
-                    raise BackboneError(
-                        f"{path} is not a BiT checkpoint: array {member} has type {dtype}, not numbers."
-                    )
-                if dtype.hasobject:
-                    raise BackboneError(
-                        f"{path} holds pickled Python objects ({member}), which can run code when they are read; "
-                        "only numeric arrays are allowed. Save it again from its source with numpy.savez."
-                    )
-                shapes[canonical_name(member.removesuffix(".npy"))] = shape
-    except DAMAGE as error:
-        raise BackboneError(_unreadable(path, error)) from None
+    with _damage_told(path), zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            with archive.open(member) as stream:
+                version = np.lib.format.read_magic(stream)
+                read_header = (
+                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = read_header(stream)
+            if dtype.kind not in "fiub" and not dtype.hasobject:
+                raise BackboneError(f"{path} is not a BiT checkpoint: array {member} has type {dtype}, not numbers.")
+            if dtype.hasobject:
+                raise BackboneError(
+                    f"{path} holds pickled Python objects ({member}), which can run code when they are read; "
+                    "only numeric arrays are allowed. Save it again from its source with numpy.savez."
+                )
+            shapes[canonical_name(member.removesuffix(".npy"))] = shape
     return shapes
 
 
@@ -109,6 +170,14 @@ def _closest_architecture(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> 
         )
     candidates = [Architecture(depth, root[3] / 64) for depth in UNITS_PER_BLOCK]
     return max(candidates, key=lambda candidate: -len(candidate.array_shapes.keys() ^ shapes.keys()))
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGE as error:
+        raise BackboneError(_unreadable(path, error)) from None
 
 
 def _unreadable(path: Path, error: Exception) -> str:

@@ -23,28 +23,41 @@ TOLD_APART = 3.0  # times as far off must the second-best input range be
 PLAUSIBLE = 0.6  # standard deviations that the best may be off; 0.16 when EfficientNet-Lite0 was measured
 
 
+class UnknownInputRange(BackboneError):
+    """A SavedModel that is no BiT, and of which nobody knows what pixels it takes.
+
+    `failed_proof` says why it is no BiT although it looks like one; None where it does not.
+    """
+
+    def __init__(self, message: str, failed_proof: str | None) -> None:
+        super().__init__(message)
+        self.failed_proof = failed_proof
+
+
 def describe_backbone(
     backbone: str,
     reporter: Reporter | None = None,
     *,
     input_range: InputRange | None = None,
     fetch: bool = True,
+    logits: bool = False,
 ) -> BackboneInfo:
     """Facts of a backbone: a name that the zoo lists, a hub handle or URL, a SavedModel folder or archive, a BiT
     .npz, a run folder, or seeded random weights ("random-r50x1"; for tests and as a floor).
 
     With `fetch`, what is missing is downloaded; without, a name of the zoo is described from its table and
-    has no `path`. A SavedModel is run once, by TensorFlow, to learn what it is.
+    has no `path`. With `logits`, efficientnet-lite0 is its classifier, as every other classifier is by a name of its
+    own. A SavedModel is run once, by TensorFlow, to learn what it is.
 
     Raises BackboneError for an unknown name, a failed download, a file that is not a backbone, and an
     input range that is unknown or contradicts what is known.
     """
     reporter = reporter or Reporter(quiet=True)
     path = Path(os.path.expanduser(backbone))
-    if _is_backbone(path):
+    if is_backbone(path):
         return _of_path(path.resolve(), input_range, reporter)
     if (released := find(backbone)) is not None:
-        return _of_zoo(released, input_range, fetch, reporter)
+        return _of_zoo(released, input_range, fetch, logits, reporter)
     if (random := re.fullmatch(r"random-r(\d+)x(\d+(?:\.\d+)?)", backbone.lower())) is not None:
         try:
             architecture = Architecture(int(random[1]), float(random[2]))
@@ -67,7 +80,8 @@ def describe_backbone(
     )
 
 
-def _is_backbone(path: Path) -> bool:
+def is_backbone(path: Path) -> bool:
+    """Whether a path is taken for a file or folder with a backbone in it, rather than for a name."""
     if os.path.isdir(path):  # unlike Path.is_dir, never an error
         return (path / "saved_model.pb").is_file() or (path / "plan.json").is_file()
     return os.path.isfile(path) and path.name.endswith((".npz", *ARCHIVES))
@@ -96,7 +110,9 @@ def _of_run(run: Path, input_range: InputRange | None, reporter: Reporter) -> Ba
     return _of_module(run.name, "file", str(run), run / "export" / "saved_model", input_range, None, reporter)
 
 
-def _of_zoo(released: Released, input_range: InputRange | None, fetch: bool, reporter: Reporter) -> BackboneInfo:
+def _of_zoo(
+    released: Released, input_range: InputRange | None, fetch: bool, logits: bool, reporter: Reporter
+) -> BackboneInfo:
     name, source = released.name, released.source
     match source.kind:
         case "embedded":
@@ -109,7 +125,7 @@ def _of_zoo(released: Released, input_range: InputRange | None, fetch: bool, rep
         case "package":
             with silent_native_stderr():
                 from hyperrule.backbones.lite0 import lite0_saved_model
-            folder = lite0_saved_model("features", reporter.say)
+            folder = lite0_saved_model("logits" if logits else "features", reporter.say)
             return _of_module(name, "package", source.location, folder, input_range, released.input_range, reporter)
         case "hub" if fetch:
             folder = hub.resolve(source.location, reporter)
@@ -221,9 +237,10 @@ def _range_of(
     if asked is not None:
         return asked, "asked for"
     why = evidence if measured else "it has no batch norm to compare with"
-    raise BackboneError(
+    raise UnknownInputRange(
         f"the input range of {name} cannot be told ({why}). "
-        f"Say it with --input-range: {' or '.join(map(_flag, INPUT_RANGES))}; its documentation tells which."
+        f"Say it with --input-range: {' or '.join(map(_flag, INPUT_RANGES))}; its documentation tells which.",
+        facts.failed_proof,
     )
 
 

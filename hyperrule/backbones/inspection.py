@@ -36,7 +36,7 @@ def inspect(folder: Path, sha256: str, weights: Path) -> ModuleFacts:
     facts = ModuleFacts(
         sha256=sha256,
         features=module.features,
-        parameters=sum(int(np.prod(variable.shape)) for variable in module.variables),
+        parameters=sum(int(np.prod(variable.shape)) for variable in module.trainable_variables or module.variables),
         own_range=_stated_range(module),
     )
     proved, failed = _transplant(module, weights)
@@ -69,7 +69,7 @@ def photographs(side: int) -> Floats:
     return np.stack([tf.image.resize(quarter, [side, side]).numpy() / 255.0 for quarter in quarters])
 
 
-def _in_range(images: Floats, input_range: InputRange) -> Floats:
+def in_range(images: Floats, input_range: InputRange) -> Floats:
     """Images in [0, 1], as a network with another input range takes them."""
     low, high = input_range
     return images * np.float32(high - low) + np.float32(low)
@@ -84,15 +84,16 @@ def _transplant(module: SavedModule, weights: Path) -> tuple[dict[str, object] |
     nearest: tuple[float, str] | None = None
     for match in matches([variable.name for variable in module.variables], shapes):
         if network is None or network.architecture != match.architecture:
-            network = ResNetV2(match.architecture)
+            network = ResNetV2(match.architecture, initializer="zeros")
         originals = originals or {
-            input_range: [module(_in_range(some, input_range), False).numpy() for some in images]
+            input_range: [module(in_range(some, input_range), False).numpy() for some in images]
             for input_range in INPUT_RANGES
         }
         arrays = _arrays(match, module)
         for name, variable in network.arrays.items():
             variable.assign(arrays[name])
-        outputs = [_outputs(network, arrays, some, module.features) for some in images]
+        with_head = module.features != network.features and f"{HEAD}kernel" in arrays
+        outputs = [native_outputs(network, arrays, some, with_head) for some in images]
         for input_range, answers in originals.items():
             differences = tuple(map(difference, outputs, answers))
             if max(differences) <= TOLERANCE:
@@ -121,10 +122,10 @@ def _arrays(match: Match, module: SavedModule) -> dict[str, Floats]:
     return arrays
 
 
-def _outputs(network: ResNetV2, arrays: Mapping[str, Floats], images: Floats, outputs: int) -> Floats:
-    """What the native network says in the original's place: features, or logits where it has a head."""
+def native_outputs(network: ResNetV2, arrays: Mapping[str, Floats], images: Floats, with_head: bool) -> Floats:
+    """What the native network says to images in [0, 1]: features, or logits by the head in `arrays`."""
     features: Floats = network(2 * images - 1).numpy()
-    if outputs == network.features or f"{HEAD}kernel" not in arrays:
+    if not with_head:
         return features
     logits: Floats = features @ arrays[f"{HEAD}kernel"][0, 0] + arrays[f"{HEAD}bias"]
     return logits
@@ -191,7 +192,7 @@ def _deviations(module: SavedModule) -> tuple[tuple[InputRange, float], ...]:
     look = inlined.prune(inlined.inputs, tensors)
     found = []
     for input_range in INPUT_RANGES:
-        x, mean, variance = (t.numpy() for t in look(tf.constant(_in_range(photographs(side), input_range))))
+        x, mean, variance = (t.numpy() for t in look(tf.constant(in_range(photographs(side), input_range))))
         off = np.abs(x.mean(axis=(0, 1, 2)) - mean) / np.sqrt(variance + epsilon)
         found.append((input_range, float(off.mean())))
     return tuple(found)

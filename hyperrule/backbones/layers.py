@@ -26,22 +26,26 @@ class StandardizedConv2D(keras.layers.Layer):
     kernel already is.
     """
 
-    def __init__(self, size: int, inputs: int, filters: int, stride: int = 1, **kwargs: Any) -> None:
+    def __init__(
+        self, size: int, inputs: int, filters: int, stride: int = 1, initializer: str = "he_normal", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.size = size
         self.stride = stride
         self.kernel_in_use: tf.Tensor | None = None
         self.standardized = False
         self.kernel = self.add_weight(
-            shape=(size, size, inputs, filters), initializer="he_normal", autocast=False, name="kernel"
+            shape=(size, size, inputs, filters), initializer=initializer, autocast=False, name="kernel"
         )
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         kernel = self.kernel_in_use
         if kernel is None:
-            stored = tf.convert_to_tensor(self.kernel)
-            kernel = stored if self.standardized else standardize(stored)
+            # A graph would standardise all its kernels first, and hold a second copy of the network meanwhile.
+            with tf.control_dependencies([x]):
+                stored = tf.convert_to_tensor(self.kernel)
+                kernel = stored if self.standardized else standardize(stored)
         margin = (self.size - 1) // 2
         kernel = tf.cast(kernel, x.dtype)
         if self.stride == 1:

@@ -9,6 +9,10 @@ from hyperrule.backbones.architecture import BLOCKS, Architecture, Unit
 from hyperrule.backbones.backbone import Backbone
 from hyperrule.backbones.layers import GroupNormReLU, StandardizedConv2D
 
+# Layers' names, which end the names of their variables' scopes: `Architecture.array_shapes`.
+CONV = "standardized_conv2d"
+NORM = "group_norm"
+
 
 class BottleneckUnit(keras.layers.Layer):
     """y = relu(GN(x)); three convolutions with GN + ReLU between them; plus the shortcut.
@@ -16,23 +20,25 @@ class BottleneckUnit(keras.layers.Layer):
     The projection, where there is one, reads y, not x (google-research/big_transfer).
     """
 
-    def __init__(self, unit: Unit, **kwargs: Any) -> None:
+    def __init__(self, unit: Unit, initializer: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         dtype = self.dtype_policy
-        self.norms = [
-            GroupNormReLU(channels, dtype=dtype, name=f"{stage}_norm")
-            for stage, channels in (("a", unit.inputs), ("b", unit.mid), ("c", unit.mid))
-        ]
+
+        def conv(scope: str, size: int, inputs: int, filters: int, stride: int = 1) -> StandardizedConv2D:
+            with tf.name_scope(scope):
+                return StandardizedConv2D(size, inputs, filters, stride, initializer, dtype=dtype, name=CONV)
+
+        def norm(scope: str, channels: int) -> GroupNormReLU:
+            with tf.name_scope(scope):
+                return GroupNormReLU(channels, dtype=dtype, name=NORM)
+
+        self.norms = [norm("a", unit.inputs), norm("b", unit.mid), norm("c", unit.mid)]
         self.convs = [
-            StandardizedConv2D(1, unit.inputs, unit.mid, dtype=dtype, name="a"),
-            StandardizedConv2D(3, unit.mid, unit.mid, unit.stride, dtype=dtype, name="b"),
-            StandardizedConv2D(1, unit.mid, unit.out, dtype=dtype, name="c"),
+            conv("a", 1, unit.inputs, unit.mid),
+            conv("b", 3, unit.mid, unit.mid, unit.stride),
+            conv("c", 1, unit.mid, unit.out),
         ]
-        self.projection = (
-            StandardizedConv2D(1, unit.inputs, unit.out, unit.stride, dtype=dtype, name="proj")
-            if unit.has_projection
-            else None
-        )
+        self.projection = conv("a/proj", 1, unit.inputs, unit.out, unit.stride) if unit.has_projection else None
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -49,18 +55,21 @@ class ResNetV2(Backbone):
     """Images [N, H, W, 3] in [-1, 1], any H and W of 32 or more -> float32 features [N, 2048 x width].
 
     `dtype` is a Keras policy, "float32" or "mixed_bfloat16". Kernels, normalisation parameters and
-    statistics, and the pooled sum are float32 under both.
+    statistics, and the pooled sum are float32 under both. `initializer` is that of the kernels; "zeros"
+    spares the drawing of numbers where weights are loaded anyway. The tf.Variables bear the checkpoint names.
     """
 
-    def __init__(self, architecture: Architecture, dtype: str = "float32", **kwargs: Any) -> None:
+    def __init__(
+        self, architecture: Architecture, dtype: str = "float32", initializer: str = "he_normal", **kwargs: Any
+    ) -> None:
         super().__init__(dtype=dtype, name="resnet", **kwargs)
         self.architecture = architecture
         self.features = architecture.features
-        self.root = StandardizedConv2D(7, 3, architecture.root_channels, 2, dtype=dtype, name="root_block")
-        self.units = [
-            BottleneckUnit(unit, dtype=dtype, name=unit.name.replace("/", "_")) for unit in architecture.units
-        ]
-        self.norm = GroupNormReLU(architecture.features, dtype=dtype, name="group_norm")
+        with tf.name_scope("resnet/root_block/"):
+            self.root = StandardizedConv2D(7, 3, architecture.root_channels, 2, initializer, dtype=dtype, name=CONV)
+        self.units = [_unit(unit, initializer, dtype) for unit in architecture.units]
+        with tf.name_scope("resnet/"):
+            self.norm = GroupNormReLU(architecture.features, dtype=dtype, name=NORM)
         self.built = True
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -90,7 +99,7 @@ class ResNetV2(Backbone):
 
     def for_inference(self) -> "ResNetV2":
         """A float32 network of its own, to be filled with folded kernels (see `fold`)."""
-        return ResNetV2(self.architecture)
+        return ResNetV2(self.architecture, initializer="zeros")
 
     @property
     def arrays(self) -> dict[str, keras.Variable]:
@@ -107,3 +116,8 @@ class ResNetV2(Backbone):
         found["resnet/group_norm/gamma"] = self.norm.gamma
         found["resnet/group_norm/beta"] = self.norm.beta
         return found
+
+
+def _unit(unit: Unit, initializer: str, dtype: str) -> BottleneckUnit:
+    with tf.name_scope(f"resnet/{unit.name}/"):
+        return BottleneckUnit(unit, initializer, dtype=dtype, name=unit.name.replace("/", "_"))

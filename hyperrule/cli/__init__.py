@@ -10,7 +10,7 @@ from hyperrule import __version__
 from hyperrule.errors import HyperruleError
 from hyperrule.wording import did_you_mean
 
-COMMANDS = ("backbones", "finetune", "plan", "recipes")
+COMMANDS = ("backbones", "evaluate", "finetune", "plan", "port", "predict", "recipes")
 
 
 class Commands(click.Group):
@@ -33,7 +33,7 @@ class Commands(click.Group):
         except click.ClickException as error:
             code = _failed(error.format_message(), 2)
         except (click.Abort, KeyboardInterrupt):
-            code = _failed("stopped by SIGINT while the run was being prepared", 130)
+            code = _failed("stopped by SIGINT before there was a result", 130)
         sys.exit(code)
 
 

@@ -67,7 +67,8 @@ def make_classifier(info: BackboneInfo, classes: int, precision: str = "float32"
     Raises BackboneError for a SavedModel that cannot be run.
     """
     if (network := info.network) is not None:
-        return Classifier(ResNetV2(network, POLICIES[precision]), classes, info.input_range)
+        initializer = "he_normal" if info.kind == "random" else "zeros"
+        return Classifier(ResNetV2(network, POLICIES[precision], initializer), classes, info.input_range)
     return Classifier(GraphModule(Path(info.path or "")), classes, info.input_range)
 
 

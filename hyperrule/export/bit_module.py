@@ -1,0 +1,100 @@
+"""A BiT as a TF2 Hub module that trains like BiT: kernels as they are stored, variables under BiT's names."""
+
+import gc
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from hyperrule.backbones.architecture import Architecture
+from hyperrule.backbones.checkpoints import HEAD
+from hyperrule.backbones.graph_module import SavedModule
+from hyperrule.backbones.info import BIT_RANGE, InputRange
+from hyperrule.backbones.inspection import SIDES, TOLERANCE, difference, in_range, native_outputs, photographs
+from hyperrule.backbones.resnet_v2 import ResNetV2
+from hyperrule.errors import RunError
+from hyperrule.export.hub_form import HubForm
+from hyperrule.progress import Reporter
+
+Floats = npt.NDArray[np.float32]
+
+
+def write_module(
+    arrays: Mapping[str, Floats],
+    architecture: Architecture,
+    classifier: bool,
+    input_range: InputRange,
+    folder: Path,
+    reporter: Reporter,
+) -> float:
+    """Write a SavedModel of BiT's arrays that turns images in `input_range` into features, or into logits.
+
+    Returns how far outputs of the SavedModel, loaded again, are from the native network's on real photographs, as
+    a part of the largest. Raises RunError if that is more than 1e-4, or if TensorFlow cannot write.
+    """
+    try:
+        expected = _save(arrays, architecture, classifier, input_range, folder)
+        gc.collect()  # the network, before its equal is loaded
+        reporter.say("Loading what was written, and comparing it with the native network ...")
+        module = SavedModule(folder)
+        differences = [
+            difference(module(in_range(photographs(side), input_range), False).numpy(), outputs)
+            for side, outputs in expected.items()
+        ]
+    except tf.errors.OpError as error:
+        raise RunError(f"TensorFlow failed: {str(error.message).strip().splitlines()[0]}") from error
+    found = float(np.max(differences))  # NaN if one of them is
+    if not found <= TOLERANCE:
+        raise RunError(
+            f"the SavedModel, loaded again, disagrees with the native network: outputs differ by {found:.2g} of the "
+            f"largest, allowed are {TOLERANCE:g}. Please report this."
+        )
+    return found
+
+
+def random_arrays(architecture: Architecture) -> dict[str, Floats]:
+    """The weights that `finetune` starts a random backbone from by default. Sets Keras' global seed."""
+    keras.utils.set_random_seed(0)
+    return {name: variable.numpy() for name, variable in ResNetV2(architecture).arrays.items()}
+
+
+def _save(
+    arrays: Mapping[str, Floats], architecture: Architecture, classifier: bool, input_range: InputRange, folder: Path
+) -> dict[int, Floats]:
+    """Returns what the native network says to `photographs` of each of the `SIDES`."""
+    network = ResNetV2(architecture, initializer="zeros")
+    for name, variable in network.arrays.items():
+        variable.assign(arrays[name])
+    head = _head(arrays) if classifier else []
+    variables = [*network.arrays.values(), *head]
+    tf.saved_model.save(
+        HubForm(_function(network, head, input_range), variables, (), input_range),
+        str(folder),
+        options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),  # GroupNorm's, or it would not train
+    )
+    return {side: native_outputs(network, arrays, photographs(side), classifier) for side in SIDES}
+
+
+def _head(arrays: Mapping[str, Floats]) -> list[keras.Variable]:
+    with tf.name_scope(HEAD):
+        return [keras.Variable(arrays[f"{HEAD}{name}"], name=name) for name in ("kernel", "bias")]
+
+
+def _function(
+    network: ResNetV2, head: list[keras.Variable], input_range: InputRange
+) -> Callable[[tf.Tensor, bool], tf.Tensor]:
+    low, high = input_range
+    scale = (BIT_RANGE[1] - BIT_RANGE[0]) / (high - low)
+    offset = BIT_RANGE[0] - scale * low
+
+    def outputs(images: tf.Tensor, training: bool) -> tf.Tensor:
+        features = network(scale * images + offset, training=training)
+        if not head:
+            return features
+        kernel, bias = (variable.value for variable in head)
+        return features @ kernel[0, 0] + bias
+
+    return outputs

@@ -1,0 +1,91 @@
+"""A released classifier in memory, and images streamed through it."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from hyperrule.backbones.checkpoints import HEAD, read_arrays
+from hyperrule.data.preprocess import for_evaluation
+from hyperrule.errors import RunError
+from hyperrule.planning.estimate import largest_micro_batch
+from hyperrule.planning.machine import this_machine
+from hyperrule.prediction.images import Contents
+from hyperrule.prediction.released import ReleasedClassifier
+from hyperrule.progress import Reporter
+from hyperrule.training.classifier import fold, make_classifier
+
+BATCH = 32  # at most; larger ones are hardly faster
+
+
+def logits_function(classifier: ReleasedClassifier) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Images float32 [N, size, size, 3] in [0, 1] -> logits float32 [N, classes], compiled once.
+
+    Raises BackboneError if the files cannot be loaded.
+    """
+    backbone, head = classifier.backbone, classifier.head
+    if head is None:
+        function = make_classifier(backbone, classes=1).features  # a head of its own would be as large as the logits
+    else:
+        function = network = make_classifier(backbone, classifier.classes)
+        arrays = read_arrays(head)
+        if backbone.network is not None:
+            network.load(arrays)
+            fold(network, network)  # in place: the largest have no room for a copy
+        else:
+            network.head.kernel.assign(arrays[f"{HEAD}kernel"][0, 0])
+            network.head.bias.assign(arrays[f"{HEAD}bias"])
+    images = tf.TensorSpec([None, classifier.size, classifier.size, 3], tf.float32)
+    compiled: Callable[[tf.Tensor], tf.Tensor] = tf.function(
+        lambda images: function(images), input_signature=[images], autograph=False
+    )
+    return compiled
+
+
+def streamed(
+    classifier: ReleasedClassifier, contents: Contents, stage: str, reporter: Reporter
+) -> Iterator[tuple[npt.NDArray[np.int64], tf.Tensor]]:
+    """(index int64 [M], logits float32 [M, classes]) of the images that can be decoded, in their order.
+
+    The indices that never come are those of the others. Raises BackboneError if the classifier cannot be loaded,
+    RunError if TensorFlow fails.
+    """
+    with _told(classifier), reporter.stage(stage, len(contents)) as report:
+        logits = logits_function(classifier)
+        batch = largest_micro_batch(
+            classifier.backbone, classifier.size, min(BATCH, len(contents)), "float32", this_machine()
+        )
+        done = 0
+        for indices, images in _decoded(contents, classifier.size, batch):
+            yield indices.numpy(), logits(images)
+            done = int(indices[-1]) + 1
+            report(done, "")
+        if done < len(contents):  # the last could not be decoded
+            report(len(contents), "")
+
+
+def _decoded(contents: Contents, side: int, batch: int) -> tf.data.Dataset:
+    """(index int64 [M], images float32 [M, side, side, 3] in [0, 1]) of those that can be decoded."""
+    in_memory = [content for content in contents if isinstance(content, bytes)]
+    # As bytes, for names need not be UTF-8.
+    stored = tf.constant(in_memory or [os.fsencode(content) for content in contents])
+
+    def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        encoded = stored[index] if in_memory else tf.io.read_file(stored[index])
+        return index, for_evaluation(encoded, side)
+
+    dataset = tf.data.Dataset.range(len(contents))
+    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return dataset.ignore_errors().batch(batch).prefetch(2)
+
+
+@contextmanager
+def _told(classifier: ReleasedClassifier) -> Iterator[None]:
+    try:
+        yield
+    except tf.errors.OpError as error:
+        reason = str(error.message).strip().splitlines()[0]
+        raise RunError(f"TensorFlow failed at {classifier.size} px: {reason}. Try another --size.") from error

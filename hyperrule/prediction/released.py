@@ -1,0 +1,231 @@
+"""`describe_classifier`: what a user calls a classifier -> facts about it, and the files to load; no TensorFlow,
+but to look into a SavedModel for the first time."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from hyperrule.backbones.checkpoints import head_classes
+from hyperrule.backbones.class_names import ClassName, class_names, read_class_names
+from hyperrule.backbones.describe import describe_backbone, is_backbone
+from hyperrule.backbones.info import BackboneInfo, InputRange
+from hyperrule.backbones.zoo import CLASSES, ZOO, ClassNames, Head, Released, find
+from hyperrule.errors import BackboneError, RecipeError
+from hyperrule.progress import Reporter
+from hyperrule.recipe import two_numbers
+from hyperrule.run_folder import RunFolder
+from hyperrule.wording import listed
+
+Activation = Literal["softmax", "sigmoid"]
+
+SMALLEST, LARGEST = 32, 4096  # sides in pixels, as of --crop
+USUAL_SIDE = 224  # of what is released for ImageNet; where nothing is known
+NAMES_OF_21K: ClassNames = "imagenet-21k"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user says of a classifier; None leaves it to what is known.
+
+    `size` is the side in pixels to which images are resized, `class_names` a file with a name a line, or
+    "imagenet-1k" or "imagenet-21k".
+    """
+
+    size: int | None = None
+    activation: Activation | None = None
+    class_names: str | None = None
+    input_range: InputRange | None = None
+
+
+@dataclass(frozen=True)
+class ReleasedClassifier:
+    """A backbone with the head that it came with.
+
+    `head` is the .npz with the head's arrays, None where the outputs of the backbone are the logits.
+    `class_names` are in the order of the outputs; those that are not known are called by their index.
+    `size` is the side in pixels of the images that it is given. `note` says what was taken for granted.
+    """
+
+    name: str
+    backbone: BackboneInfo
+    head: Path | None
+    activation: Activation
+    class_names: tuple[ClassName, ...]
+    size: int
+    note: str | None = None
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A classifier, and what is known of its outputs; None what is not."""
+
+    backbone: BackboneInfo
+    head: Path | None
+    classes: int
+    activation: Activation | None = None
+    class_names: tuple[ClassName, ...] | None = None
+    size: int | None = None
+
+    def known_as(self, head: Head, size: int) -> "_Found":
+        return replace(self, activation=head.activation, class_names=class_names(head.class_names), size=size)
+
+
+def make_asked(
+    size: int | None, activation: str | None, class_names: str | os.PathLike[str] | None, input_range: Any
+) -> Asked:
+    """Checked options; `input_range` as two numbers or "0,1". Raises RecipeError."""
+    if size is not None and (isinstance(size, bool) or not SMALLEST <= size <= LARGEST):
+        raise RecipeError(f"size must be from {SMALLEST} to {LARGEST} pixels. Received: {size!r}")
+    if activation not in (None, *get_args(Activation)):
+        raise RecipeError(f"activation must be {' or '.join(get_args(Activation))}. Received: {activation!r}")
+    try:
+        low_high = two_numbers(input_range)
+    except ValueError as error:
+        raise RecipeError(f"input range {error}. Received: {input_range!r}") from None
+    return Asked(size, activation, None if class_names is None else os.fspath(class_names), low_high)  # type: ignore[arg-type]
+
+
+def describe_classifier(model: str, asked: Asked, reporter: Reporter) -> ReleasedClassifier:
+    """Facts of a released classifier: a name of the zoo that has a head, a hub handle or a SavedModel whose outputs
+    are logits, a BiT .npz with a head, or a finished run folder.
+
+    What is missing is downloaded. Raises BackboneError where `describe_backbone` does, for what has no head,
+    and for options that contradict what is known.
+    """
+    found = _found(model, asked.input_range, reporter)
+    backbone = found.backbone
+    if found.activation is not None and asked.activation not in (None, found.activation):
+        raise BackboneError(
+            f"{backbone.name} was trained with {found.activation}. Received: --activation {asked.activation}. "
+            "Leave it out: it is for classifiers of unknown origin."
+        )
+    fixed = None if backbone.as_it_is is None else backbone.as_it_is.side
+    if fixed is not None and asked.size not in (None, fixed):
+        raise BackboneError(f"{backbone.name} takes images of {fixed} x {fixed} pixels only. Received: {asked.size}.")
+    is_21k = found.classes == CLASSES[NAMES_OF_21K]
+    classifier = ReleasedClassifier(
+        name=backbone.name,
+        backbone=backbone,
+        head=found.head,
+        activation=asked.activation or found.activation or ("sigmoid" if is_21k else "softmax"),
+        class_names=_class_names(found, asked.class_names),
+        size=asked.size or fixed or found.size or USUAL_SIDE,
+    )
+    if found.class_names is not None or asked.class_names is not None or is_21k:
+        return classifier
+    also = ", or imagenet-1k" if found.classes == CLASSES["imagenet-1k"] else ""
+    note = (
+        f"The classes of {backbone.name} are not known: its {found.classes} outputs are taken as logits of a "
+        f"{classifier.activation}, and go by their index. Name them with --class-names FILE{also}."
+    )
+    return replace(classifier, note=note)
+
+
+def _found(model: str, input_range: InputRange | None, reporter: Reporter) -> _Found:
+    path = Path(os.path.expanduser(model))
+    if (run := _run_of(path)) is not None:
+        return _of_run(run, input_range, reporter)
+    if not is_backbone(path) and (released := find(model)) is not None:
+        return _of_zoo(released, input_range, reporter)
+    found = _with_head(describe_backbone(model, reporter, input_range=input_range))
+    same = find(path.name) if path.suffix == ".npz" else None
+    if same is not None and same.head is not None:  # a file of the public bucket, if it says so and is like it
+        backbone = found.backbone
+        if (same.architecture, same.head.classes) == (backbone.network, found.classes):
+            return found.known_as(same.head, same.resolution)
+    return found
+
+
+def _run_of(path: Path) -> Path | None:
+    """The run folder that is meant by itself, its weights.npz or its export."""
+    for run, part in ((path, ""), (path.parent, "weights.npz"), (path.parent.parent, "export/saved_model")):
+        if os.path.isfile(run / "plan.json") and run / part == path:
+            return run
+    return None
+
+
+def _of_run(run: Path, input_range: InputRange | None, reporter: Reporter) -> _Found:
+    """A run's backbone; its head is in weights.npz, of whichever kind the backbone is."""
+    backbone = describe_backbone(str(run), reporter, input_range=input_range)
+    folder = RunFolder(run)
+    plan = folder.read_plan()
+    classes = head_classes(folder.weights_file, backbone.features)
+    if classes != plan.classes:
+        raise BackboneError(
+            f"{folder.weights_file} has a head of {classes} classes, and {folder.plan_file} names {plan.classes}."
+        )
+    names = tuple(ClassName("", name) for name in plan.dataset.class_names)
+    return _Found(backbone, folder.weights_file, classes, "softmax", names, plan.evaluation_size.value)
+
+
+def _of_zoo(released: Released, input_range: InputRange | None, reporter: Reporter) -> _Found:
+    if released.head is None and released.source.kind != "bring":
+        raise BackboneError(f"{released.name} gives features only, it has no head. {_instead_of(released)}")
+    backbone = describe_backbone(released.name, reporter, input_range=input_range, logits=True)
+    found = _with_head(backbone)
+    assert released.head is not None  # as of all that can be had and got here
+    if found.classes != released.head.classes:
+        raise BackboneError(
+            f"{backbone.path} has {found.classes} outputs, not {released.head.classes} as {released.name} should have."
+        )
+    return found.known_as(released.head, released.resolution)
+
+
+def _instead_of(released: Released) -> str:
+    """What to use in place of a backbone without a head."""
+    alike = [
+        other.name
+        for other in ZOO.values()
+        if other.head is not None
+        and other.source.kind == released.source.kind
+        and other.architecture == released.architecture
+        and (
+            other.name.startswith(released.name)
+            or (other.trained_on, other.resolution) == (released.trained_on, released.resolution)
+        )
+    ]
+    if alike:
+        return f"Released with one: {listed(alike)}."
+    return "Fine-tune it (hyperrule finetune), and give the run folder, or choose another: hyperrule backbones."
+
+
+def _with_head(backbone: BackboneInfo) -> _Found:
+    if backbone.as_it_is is not None:
+        _refuse_export(backbone)
+        return _Found(backbone, None, backbone.features)
+    head = None if backbone.path is None else Path(backbone.path)
+    classes = None if head is None else head_classes(head, backbone.features)
+    if classes is None:
+        raise BackboneError(
+            f"{backbone.name} gives features only, it has no head. Give a classifier: a name that 'hyperrule "
+            "backbones' lists with a head, a SavedModel that returns logits, a BiT .npz with a head, or a run folder."
+        )
+    return _Found(backbone, head, classes)
+
+
+def _refuse_export(backbone: BackboneInfo) -> None:
+    """hyperrule's exports of foreign networks return features as modules, and tell their classes beside."""
+    labels = Path(backbone.path or "", "assets", "labels.txt")
+    if labels.is_file() and b"classify_bytes" in labels.parents[1].joinpath("saved_model.pb").read_bytes():
+        raise BackboneError(
+            f"{backbone.path} is the export of a run, which returns features to whoever does not call its signatures. "
+            "Give the run folder."
+        )
+
+
+def _class_names(found: _Found, asked: str | None) -> tuple[ClassName, ...]:
+    if asked is None:
+        if found.class_names is None and found.classes == CLASSES[NAMES_OF_21K]:
+            return class_names(NAMES_OF_21K)
+        return found.class_names or tuple(ClassName("", str(index)) for index in range(found.classes))
+    for key, classes in CLASSES.items():
+        if asked == key:
+            if classes != found.classes:
+                raise BackboneError(f"{key} names {classes} classes; {found.backbone.name} has {found.classes}.")
+            return class_names(key)
+    return read_class_names(Path(os.path.expanduser(asked)), found.classes)
