@@ -168,6 +168,8 @@ def evaluate(
         labels = match_folders(images.class_names, classifier.class_names, classifier.name)
     if classifier.note is not None:
         reporter.say(classifier.note)
+    if classifier.has_seen(Path(os.path.expanduser(dataset)), images.split):
+        reporter.say(f"{classifier.name} was trained on images of {dataset}: these figures do not tell of new ones.")
     with silent_native_stderr():
         from hyperrule.prediction.accuracy import evaluate_images
     return evaluate_images(classifier, images, labels, reporter)

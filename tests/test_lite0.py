@@ -5,7 +5,6 @@ import os
 import pickle
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import REAL_DATA
-from devices import strategy_of
 
-from hyperrule.backbones.lite0 import MOMENTUM, PACKAGE, Lite0, lite0_saved_model, weights_file
+from hyperrule.backbones.lite0 import PACKAGE, Lite0, lite0_saved_model, weights_file
 from hyperrule.backbones.torch_pickle import MAGIC, PROTOCOL, read_state_dict
 from hyperrule.errors import BackboneError, RunError
 
@@ -36,34 +34,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def loaded_ours(cache: Path) -> Any:
+def ours(cache: Path) -> Any:
     return tf.saved_model.load(str(lite0_saved_model("features", print)))
 
 
 @pytest.fixture(scope="module")
-def loaded_reference() -> Any:
+def theirs() -> Any:
     return tf.saved_model.load(str(REFERENCE / "efficientnet-lite0"))
-
-
-@pytest.fixture
-def ours(loaded_ours: Any) -> Iterator[Any]:
-    with restored(loaded_ours):
-        yield loaded_ours
-
-
-@pytest.fixture
-def theirs(loaded_reference: Any) -> Iterator[Any]:
-    with restored(loaded_reference):
-        yield loaded_reference
-
-
-@contextmanager
-def restored(network: Any) -> Iterator[None]:
-    """The block may change its variables."""
-    kept = [variable.numpy() for variable in network.variables]
-    yield
-    for variable, value in zip(network.variables, kept, strict=True):
-        variable.assign(value)
 
 
 def images_of(*shape: int) -> tf.Tensor:
@@ -83,8 +60,9 @@ def test_features_are_those_of_the_reference(ours: Any, theirs: Any) -> None:
     assert (len(ours.variables), len(ours.trainable_variables)) == (245, 147)
     assert list(ours.regularization_losses) == []
     np.testing.assert_array_equal(ours.input_range, [0, 1])
-    for images in (images_of(2, 128, 128), images_of(3, 97, 130)):
-        assert difference(ours(images), theirs(images)) < 1e-4
+    for shape, training in (((2, 128, 128), False), ((3, 97, 130), False), ((2, 64, 64), True)):
+        images = images_of(*shape)
+        assert difference(ours(images, training), theirs(images, training)) < 1e-4
 
 
 @installed
@@ -97,75 +75,6 @@ def test_gradient_is_that_of_the_reference(ours: Any, theirs: Any) -> None:
         gradients.append(tape.gradient(loss, network.trainable_variables))
     # Where rounding takes a value across a kink of ReLU6, single elements differ more than the features do.
     assert max(map(difference, *gradients)) < 1e-3
-
-
-@installed
-@compared
-def test_training_normalises_by_the_batch(ours: Any, theirs: Any) -> None:
-    """The reference ignores `training`; given the batch's statistics to store, it must see them and agree."""
-    images = images_of(3, 97, 130)
-    moving = ours.variables[147:]
-    for variable in moving:
-        variable.assign(tf.zeros_like(variable))
-    features = ours(images, training=True)
-    batch = [variable.numpy() / (1 - MOMENTUM) for variable in moving]
-    convolved, _ = convolutions_of(theirs, images)
-    counts = [tf.size(x[..., 0]).numpy() for x in convolved]
-    means, variances = batch[::2], [v * (n - 1) / n for v, n in zip(batch[1::2], counts, strict=True)]
-    for stored, mean, variance in zip(range(147, 245, 2), means, variances, strict=True):
-        theirs.variables[stored].assign(mean)
-        theirs.variables[stored + 1].assign(variance)
-    convolved, expected = convolutions_of(theirs, images)
-    assert difference(features, expected) < 1e-4
-    for x, mean, variance in zip(convolved, means, variances, strict=True):
-        x, spread = np.asarray(x, np.float64), np.sqrt(variance.max())
-        assert np.abs(mean - x.mean((0, 1, 2))).max() < 1e-4 * spread
-        assert difference(variance, x.var((0, 1, 2))) < 1e-4
-    ours(images, training=True)
-    for variable, value in zip(moving, batch, strict=True):
-        assert difference(variable, value * (1 - MOMENTUM**2)) < 1e-4
-
-
-def convolutions_of(network: Any, images: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """What a loaded network's convolutions give, in order, and its features."""
-    function = network.__call__.concrete_functions[0]
-    kinds = ("Conv2D", "DepthwiseConv2dNative")
-    fetched = [op.outputs[0].name for op in function.graph.get_operations() if op.type in kinds]
-    fetched.append(function.outputs[0].name)
-
-    @tf.function(autograph=False)
-    def run(images: tf.Tensor) -> list[tf.Tensor]:
-        names = [placeholder.name for placeholder in function.inputs]
-        feed = dict(zip(names, map(tf.identity, [images, *function.captured_inputs]), strict=True))
-        return tf.graph_util.import_graph_def(function.graph.as_graph_def(), feed, return_elements=fetched)
-
-    *convolved, features = run(images)
-    return convolved, features
-
-
-@installed
-def test_replicas_keep_statistics_of_their_own(cache: Path, ours: Any) -> None:
-    """Two devices with different images end with the mean of what each would have stored alone."""
-    images = images_of(4, 32, 32) * tf.constant([0.5, 0.5, 1.0, 1.0])[:, None, None, None]
-    alone = []
-    for half in (images[:2], images[2:]):
-        with restored(ours):
-            ours(half, training=True)
-            alone.append([variable.numpy() for variable in ours.variables[147:]])
-    strategy = strategy_of(2)
-    with strategy.scope():
-        network = tf.saved_model.load(str(lite0_saved_model("features", print)))
-
-    @tf.function
-    def step(half: tf.Tensor) -> tf.Tensor:
-        return network(half, training=True)
-
-    halves = strategy.experimental_distribute_values_from_function(
-        lambda context: images[2 * context.replica_id_in_sync_group :][:2]
-    )
-    strategy.run(step, (halves,))
-    for variable, first, second in zip(network.variables[147:], *alone, strict=True):
-        assert difference(variable.read_value(), (first + second) / 2) < 1e-4
 
 
 @installed

@@ -5,7 +5,9 @@ import json
 import os
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +32,16 @@ from hyperrule.errors import BackboneError, DataError, RecipeError, UserError
 from hyperrule.evaluation.metrics import compute_metrics
 from hyperrule.export.saved_model import export_saved_model
 from hyperrule.prediction.accuracy import ranks_and_losses
-from hyperrule.prediction.labels import ClassIndex
+from hyperrule.prediction.images import labelled_images
+from hyperrule.prediction.labels import ClassIndex, match_folders
 from hyperrule.prediction.predictions import Prediction
+from hyperrule.prediction.released import Asked, ReleasedClassifier, describe_classifier
+from hyperrule.progress import Reporter
 from hyperrule.training.classifier import Classifier, make_classifier
 
-R26 = Architecture(26, 0.5)
+R26, R50 = Architecture(26, 0.5), Architecture(50, 1)
 SIZE = 64
 ONE_K = class_names("imagenet-1k")
-WNIDS = ("n01440764", "n01443537", "n02102040")  # tench, goldfish, English springer
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,7 +68,8 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six parts of real photographs, in a folder of three class folders called in three ways."""
     folder = tmp_path_factory.mktemp("photographs")
     parts = [image[top : top + 200, :300] for image in load_sample_images().images for top in (0, 110, 220)]
-    for index, (name, part) in enumerate(zip(("n01440764", "n01443537_goldfish", "english_SPRINGER") * 2, parts)):
+    folders = ("n01440764", "n01443537_goldfish", "english_SPRINGER") * 2
+    for index, (name, part) in enumerate(zip(folders, parts, strict=True)):
         (folder / name).mkdir(exist_ok=True)
         Image.fromarray(part).save(folder / name / f"{index}.png")
     return folder
@@ -76,6 +81,18 @@ def head_of(features: int, classes: int) -> Arrays:
         f"{HEAD}kernel": rng.normal(0, 0.1, (1, 1, features, classes)).astype(np.float32),
         f"{HEAD}bias": rng.normal(0, 0.1, classes).astype(np.float32),
     }
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SavedModel with 16 outputs."""
+    folder = tmp_path_factory.mktemp("small") / "small"
+    SmallNet().save(folder)
+    return folder
+
+
+def small_logits(images: list[Path]) -> np.ndarray:
+    return SmallNet()(tf.stack([for_evaluation(path.read_bytes(), SIZE) for path in images])).numpy()
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -97,6 +114,10 @@ def assert_scores(predictions: list[Prediction], scores: np.ndarray, top: int) -
     np.testing.assert_allclose(found, np.take_along_axis(scores, order, axis=1), rtol=1e-3, atol=1e-6)
 
 
+def describe(model: Path, **asked: Any) -> ReleasedClassifier:
+    return describe_classifier(str(model), Asked(**asked), Reporter(quiet=True))
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     return tf.nn.softmax(logits).numpy()
 
@@ -105,12 +126,10 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, list(map(str, arguments)), prog_name="hyperrule")
 
 
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_scores_are_those_of_the_classifier(files: Path, photographs: Path, activation: str) -> None:
+def test_scores_are_those_of_the_classifier(files: Path, photographs: Path) -> None:
     images = images_in(photographs)
-    predictions = hyperrule.predict(files / "7.npz", images, top=7, size=SIZE, activation=activation, quiet=True)
-    logits = direct_logits(files / "7.npz", images, 7)
-    assert_scores(predictions, softmax(logits) if activation == "softmax" else 1 / (1 + np.exp(-logits)), 7)
+    predictions = hyperrule.predict(files / "7.npz", images, top=7, size=SIZE, quiet=True)
+    assert_scores(predictions, softmax(direct_logits(files / "7.npz", images, 7)), 7)
     assert [prediction.image for prediction in predictions] == list(map(str, images))
     assert all(found.class_name == str(found.index) for found in predictions[0].classes)
 
@@ -127,21 +146,40 @@ def test_every_class_of_imagenet_21k_has_a_score_of_its_own(files: Path, photogr
     assert class_names("imagenet-21k")[first.index] == (first.wnid, first.class_name)
 
 
-def test_a_file_of_the_bucket_is_known_by_its_name(files: Path, photographs: Path, tmp_path: Path) -> None:
-    """Only if it is like it: an R26x0.5 is no BiT-S-R50x1."""
-    shutil.copy(files / "1000.npz", tmp_path / "BiT-S-R50x1.npz")
-    image = images_in(photographs)[0]
-    (unknown,) = hyperrule.predict(tmp_path / "BiT-S-R50x1.npz", image, size=SIZE, quiet=True)
-    assert not unknown.classes[0].wnid
-    (named,) = hyperrule.predict(files / "1000.npz", image, size=SIZE, class_names="imagenet-1k", quiet=True)
-    assert [found.index for found in named.classes] == [found.index for found in unknown.classes]
-    assert [(found.wnid, found.class_name) for found in named.classes] == [
-        ONE_K[found.index] for found in named.classes
-    ]
+@pytest.mark.parametrize(
+    ("file", "classes", "expected"),
+    [
+        ("BiT-S-R50x1.npz", 1000, ("softmax", "tench", 224, True)),
+        ("BiT-M-R50x1-ILSVRC2012.npz", 1000, ("softmax", "tench", 384, True)),
+        ("R50x1_160.npz", 1000, ("softmax", "tench", 160, True)),
+        ("BiT-M-R50x1.npz", 21843, ("sigmoid", "organism", 224, True)),
+        ("BiT-M-R50x1.npz", 7, ("softmax", "0", 224, False)),
+        ("BiT-S-R101x1.npz", 1000, ("softmax", "0", 224, False)),
+        ("mine.npz", 21843, ("sigmoid", "organism", 224, False)),
+        ("mine.npz", 1000, ("softmax", "0", 224, False)),
+    ],
+)
+def test_a_file_of_the_bucket_is_known_by_its_name_if_it_is_like_it(
+    tmp_path: Path, file: str, classes: int, expected: tuple[str, str, int, bool]
+) -> None:
+    shapes = {**R50.array_shapes, f"{HEAD}kernel": (1, 1, R50.features, classes), f"{HEAD}bias": (classes,)}
+    with zipfile.ZipFile(tmp_path / file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, shape in shapes.items():
+            with archive.open(f"{name}.npy", "w") as stream:  # of arrays that are never read, headers are enough
+                np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    *facts, known = expected
+    found = describe(tmp_path / file)
+    assert [found.activation, found.class_names[0].name, found.size] == facts
+    assert (found.note is None) == (known or classes == 21843)
+    refused = pytest.raises(BackboneError, match="was trained with") if known else nullcontext()
+    with refused:
+        other = "sigmoid" if found.activation == "softmax" else "softmax"
+        asked = describe(tmp_path / file, activation=other)
+        assert asked.activation == other
 
 
 def test_images_that_cannot_be_decoded_are_rows_and_the_others_are_predicted(
-    files: Path, photographs: Path, tmp_path: Path
+    small: Path, photographs: Path, tmp_path: Path
 ) -> None:
     good = images_in(photographs)
     (tmp_path / "deep" / "down").mkdir(parents=True)
@@ -153,17 +191,17 @@ def test_images_that_cannot_be_decoded_are_rows_and_the_others_are_predicted(
     shutil.copy(good[2], tmp_path / "deep" / "down" / os.fsdecode(b"\xff.png"))
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / ".hidden.png").write_text("no image")
-    result = run("predict", files / "7.npz", tmp_path, good[3], "--size", SIZE, "--json")
+    result = run("predict", small, tmp_path, good[3], "--size", SIZE, "--json")
     assert result.exit_code == 1
     rows = json.loads(result.stdout)
     assert [Path(row["image"]).name for row in rows] == ["0.png", "1.png", "2.jpg", "3.JPG", "\\xff.png", good[3].name]
     assert [len(row["predictions"]) for row in rows] == [5, 0, 0, 0, 5, 5]
     assert [row.get("error") for row in rows][2:4] == ["empty file", "not JPEG, PNG, GIF, BMP or WEBP"]
     assert "truncated" in rows[1]["error"]
-    logits = softmax(direct_logits(files / "7.npz", [good[0], good[2], good[3]], 7))
+    logits = softmax(small_logits([good[0], good[2], good[3]]))
     scores = [row["predictions"][0]["score"] for row in rows if row["predictions"]]
     np.testing.assert_allclose(scores, logits.max(axis=1), rtol=1e-3)
-    table = run("predict", files / "7.npz", tmp_path / "1.png", good[3], "--size", SIZE, "--top", "1")
+    table = run("predict", small, tmp_path / "1.png", good[3], "--size", SIZE, "--top", "1")
     assert table.exit_code == 1
     lines = table.stdout.splitlines()
     assert (lines[0], lines[2]) == (str(tmp_path / "1.png"), str(good[3]))
@@ -171,51 +209,56 @@ def test_images_that_cannot_be_decoded_are_rows_and_the_others_are_predicted(
     assert lines[3].split() == [f"{scores[2]:.2%}", str(rows[5]["predictions"][0]["index"])]
 
 
-def test_figures_are_those_of_the_evaluation_after_training(files: Path, photographs: Path, tmp_path: Path) -> None:
+def test_figures_are_those_of_the_evaluation_after_training(small: Path, photographs: Path, tmp_path: Path) -> None:
     images = images_in(photographs)
-    logits = direct_logits(files / "7.npz", images, 7)
+    logits = small_logits(images)
     labels = np.argsort(-logits, axis=1)[range(6), [0, 0, 3, 6, 5, 1]].astype(np.int32)
     for label, image in zip(labels, images, strict=True):
         (tmp_path / str(label)).mkdir(exist_ok=True)
         shutil.copy(image, tmp_path / str(label))
-    result = run("evaluate", files / "7.npz", "--dataset", tmp_path, "--size", SIZE, "--json")
+    result = run("evaluate", small, "--dataset", tmp_path, "--size", SIZE, "--json")
     assert result.exit_code == 0, result.stderr
     figures = json.loads(result.stdout)
-    expected = compute_metrics(logits, labels, tuple("0123456"))
-    assert (figures["examples"], figures["classes"], figures["split"]) == (6, 7, None)
+    expected = compute_metrics(logits, labels, tuple("0123456789abcdef"))
+    assert (figures["examples"], figures["classes"], figures["split"]) == (6, 16, None)
     assert (figures["top1"], figures["top5"]) == (expected.top1, expected.top5) == (2 / 6, 4 / 6)
     assert figures["loss"] == pytest.approx(expected.loss, rel=1e-4)
     assert {row["folder"]: row["examples"] for row in figures["per_class"]} == {
         str(label): int(np.sum(labels == label)) for label in np.unique(labels)
     }
-    table = run("evaluate", files / "7.npz", "--dataset", tmp_path, "--size", SIZE)
+    table = run("evaluate", small, "--dataset", tmp_path, "--size", SIZE)
     assert table.stdout.startswith("overall accuracy 33.33% (2 of 6), top-5 66.67%, loss ")
 
 
 def test_class_folders_are_mapped_to_the_heads_classes(files: Path, photographs: Path) -> None:
-    accuracy = hyperrule.evaluate(files / "21843.npz", photographs, size=SIZE, quiet=True)
-    assert {row.folder: row.wnid for row in accuracy.per_class} == {
-        "english_SPRINGER": WNIDS[2],
-        "n01440764": WNIDS[0],
-        "n01443537_goldfish": WNIDS[1],
-    }
-    assert (accuracy.loss, accuracy.activation, accuracy.classes) == (None, "sigmoid", 21843)
+    images = labelled_images(str(photographs), None)
+    names = describe(files / "21843.npz").class_names
+    for known in (ONE_K, names):
+        found = match_folders(images.class_names, known, "any")
+        assert {folder: known[index].wnid for folder, index in found.items()} == {
+            "english_SPRINGER": "n02102040",
+            "n01440764": "n01440764",
+            "n01443537_goldfish": "n01443537",
+        }
 
 
-def test_one_image_is_enough_and_bad_ones_are_left_out_and_told(files: Path, photographs: Path, tmp_path: Path) -> None:
+def test_one_image_is_enough_and_bad_ones_are_left_out_and_told(small: Path, photographs: Path, tmp_path: Path) -> None:
     for split, label in (("train", "3"), ("val", "5")):
         (tmp_path / split / label).mkdir(parents=True)
         shutil.copy(images_in(photographs)[0], tmp_path / split / label)
     (tmp_path / "val" / "5" / "bad.jpg").write_text("text")
-    result = run("evaluate", files / "7.npz", "--dataset", tmp_path, "--size", SIZE)
+    result = run("evaluate", small, "--dataset", tmp_path, "--size", SIZE)
     assert result.exit_code == 1
     assert result.stdout.startswith("validation accuracy ")
     assert result.stdout.endswith("not counted val/5/bad.jpg: not JPEG, PNG, GIF, BMP or WEBP\n")
-    accuracy = hyperrule.evaluate(files / "7.npz", tmp_path, split="train", size=SIZE, quiet=True)
+    accuracy = hyperrule.evaluate(small, tmp_path, split="train", size=SIZE, quiet=True)
     assert (accuracy.split, accuracy.examples, accuracy.undecodable) == ("train", 1, {})
+    assert accuracy.loss is not None
+    accuracy = hyperrule.evaluate(small, tmp_path, split="train", activation="sigmoid", size=SIZE, quiet=True)
+    assert (accuracy.activation, accuracy.loss) == ("sigmoid", None)
     (tmp_path / "val" / "5" / images_in(photographs)[0].name).unlink()
     with pytest.raises(DataError, match=r"none of the 1 images .* can be decoded: val/5/bad\.jpg \(not JPEG"):
-        hyperrule.evaluate(files / "7.npz", tmp_path, size=SIZE, quiet=True)
+        hyperrule.evaluate(small, tmp_path, size=SIZE, quiet=True)
 
 
 def test_ranks_of_equal_and_broken_logits() -> None:
@@ -267,16 +310,15 @@ def test_names_come_before_indices_and_exact_ones_before_others() -> None:
     ]
 
 
-def test_a_savedmodel_whose_outputs_are_logits(photographs: Path, tmp_path: Path) -> None:
-    SmallNet().save(tmp_path / "any")
+def test_a_savedmodel_whose_outputs_are_logits(small: Path, photographs: Path, tmp_path: Path) -> None:
     images = images_in(photographs)
     (tmp_path / "names").write_text("".join(f"class {index}\n" for index in range(16)))
-    predictions = hyperrule.predict(
-        tmp_path / "any", images, top=16, size=SIZE, class_names=tmp_path / "names", quiet=True
-    )
-    pixels = tf.stack([for_evaluation(path.read_bytes(), SIZE) for path in images])
-    assert_scores(predictions, softmax(SmallNet()(pixels).numpy()), 16)
+    options = {"top": 16, "size": SIZE, "class_names": tmp_path / "names", "quiet": True}
+    logits = small_logits(images)
+    predictions = hyperrule.predict(small, images, **options)
+    assert_scores(predictions, softmax(logits), 16)
     assert predictions[0].classes[0].class_name == f"class {predictions[0].classes[0].index}"
+    assert_scores(hyperrule.predict(small, images, activation="sigmoid", **options), 1 / (1 + np.exp(-logits)), 16)
 
 
 def test_a_savedmodel_of_one_size_and_unknown_range(photographs: Path, tmp_path: Path) -> None:
@@ -285,9 +327,9 @@ def test_a_savedmodel_of_one_size_and_unknown_range(photographs: Path, tmp_path:
     with pytest.raises(BackboneError, match=r"cannot be told .* Say it with --input-range"):
         hyperrule.predict(tmp_path / "fixed", image, quiet=True)
     with pytest.raises(BackboneError, match=r"takes images of 48 x 48 pixels only\. Received: 64\."):
-        hyperrule.predict(tmp_path / "fixed", image, size=64, input_range="0,255", quiet=True)
-    predictions = hyperrule.predict(tmp_path / "fixed", image, input_range=(0, 255), quiet=True)
-    pixels = for_evaluation(image.read_bytes(), 48)[tf.newaxis] * 255
+        hyperrule.predict(tmp_path / "fixed", image, size=64, input_range="-1,1", quiet=True)
+    predictions = hyperrule.predict(tmp_path / "fixed", image, input_range=(-1, 1), quiet=True)
+    pixels = for_evaluation(image.read_bytes(), 48)[tf.newaxis] * 2 - 1
     assert_scores(predictions, softmax(SmallNet("none")(pixels).numpy()), 5)
 
 
@@ -297,7 +339,7 @@ def test_the_savedmodel_of_a_bit_with_its_head(files: Path, photographs: Path, t
     network = make_classifier(describe_backbone(str(files / "7.npz")), 7)
     network.load(arrays)
     variables = [variable.value for variable in network.arrays.values()]
-    module = Module(lambda images, training: network(images), variables)
+    module = Module(lambda images, training: network(images), variables, side=SIZE)
     tf.saved_model.save(module, str(tmp_path / "module"))
     image = images_in(photographs)[:2]
     ours = hyperrule.predict(tmp_path / "module", image, size=SIZE, quiet=True)
@@ -337,7 +379,8 @@ def assert_run_predicts(run: Path, classifier: Classifier, images: list[Path]) -
     pixels = tf.stack([for_evaluation(path.read_bytes(), SIZE) for path in images])
     assert_scores(predictions, softmax(classifier(pixels).numpy()), 2)
     assert {found.class_name for found in predictions[0].classes} == {"cold", "warm"}
-    assert hyperrule.predict(run / "weights.npz", images, quiet=True) == predictions
+    for part in (run / "weights.npz", run / "export" / "saved_model"):
+        assert describe(part) == describe(run)
 
 
 def test_a_run_of_a_bit(
@@ -351,6 +394,10 @@ def test_a_run_of_a_bit(
     shutil.copy(images_in(photographs)[0], tmp_path / "Warm")
     accuracy = hyperrule.evaluate(run_folder, tmp_path, quiet=True)
     assert (accuracy.classes, accuracy.size, accuracy.per_class[0].class_name) == (2, SIZE, "warm")
+    known = describe(run_folder)
+    assert known.trained_on is not None
+    assert (known.has_seen(known.trained_on, None), known.has_seen(known.trained_on, "test")) == (True, False)
+    assert not known.has_seen(tmp_path, None)
     (run_folder / "summary.md").unlink()
     with pytest.raises(BackboneError, match="unfinished run"):
         hyperrule.predict(run_folder, photographs, quiet=True)
@@ -366,7 +413,6 @@ def test_a_run_of_a_foreign_network(
     shutil.rmtree(tmp_path / "small")  # a run needs nothing but itself
     images = images_in(photographs)
     assert_run_predicts(run_folder, classifier, images)
-    assert hyperrule.predict(run_folder / "export" / "saved_model", images, quiet=True)[0].classes[0].class_name
     shutil.copytree(run_folder / "export" / "saved_model", tmp_path / "elsewhere")
     with pytest.raises(BackboneError, match=r"is the export of a run, which returns features .* Give the run folder"):
         hyperrule.predict(tmp_path / "elsewhere", images, quiet=True)
@@ -396,7 +442,7 @@ def refused(files: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.
     shutil.copy(images_in(photographs)[0], "image.png")
     Path("empty").mkdir()
     Path("names").write_text("one\ntwo\n")
-    for name in ("crane", "spam", "n02012849_crane"):
+    for name in ("crane", "xyzzy", "n02012849_crane"):
         Path("data", name).mkdir(parents=True)
         shutil.copy("image.png", Path("data", name))
 
@@ -458,7 +504,7 @@ def test_predictions_that_cannot_be_made(refused: Callable[..., str], arguments:
         (["7.npz", "--dataset", "digits", "--split", "validation"], ["it has only train and test"]),
         (
             ["21843.npz", "--dataset", "data"],
-            ["1 unknown: 'spam'", "1 ambiguous: 'crane' (n0", "Allowed: a WordNet id (", "index from 0 to 21842"],
+            ["1 unknown: 'xyzzy'", "1 ambiguous: 'crane' (n0", "Allowed: a WordNet id (", "index from 0 to 21842"],
         ),
         (
             ["1000.npz", "--dataset", "data", "--class-names", "imagenet-1k"],

@@ -15,11 +15,12 @@ class Backbone(keras.Model):
 
     Called as `backbone(images, training=False)`. `arrays` are all variables that make up its state,
     by name; those that train have `trainable` set. `side` is the one image side in pixels that it
-    takes, None for any.
+    takes, None for any. `heeds_training` says that `training` makes a difference.
     """
 
     features: int
     side: int | None = None
+    heeds_training = False
 
     @property
     def arrays(self) -> dict[str, keras.Variable]:

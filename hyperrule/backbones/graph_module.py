@@ -105,6 +105,8 @@ class GraphModule(Backbone):
     Made within the scope of a multi-device strategy, it runs in that strategy's replicas only.
     """
 
+    heeds_training = True
+
     def __init__(self, folder: Path) -> None:
         super().__init__(name="module")
         self.saved = SavedModule(folder)

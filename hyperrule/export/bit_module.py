@@ -33,7 +33,7 @@ def write_module(
     """Write a SavedModel of BiT's arrays that turns images in `input_range` into features, or into logits.
 
     Returns how far outputs of the SavedModel, loaded again, are from the native network's on real photographs, as
-    a part of the largest. Raises RunError if that is more than 1e-4, or if TensorFlow cannot write.
+    a part of the largest. Raises RunError if that is more than 1e-4, OSError if TensorFlow cannot write.
     """
     try:
         expected = _save(arrays, architecture, classifier, input_range, folder)
@@ -45,7 +45,8 @@ def write_module(
             for side, outputs in expected.items()
         ]
     except tf.errors.OpError as error:
-        raise RunError(f"TensorFlow failed: {str(error.message).strip().splitlines()[0]}") from error
+        # Its words begin with the names of operations and temporary files.
+        raise OSError(str(error.message).strip().splitlines()[0].rsplit("; ")[-1]) from error
     found = float(np.max(differences))  # NaN if one of them is
     if not found <= TOLERANCE:
         raise RunError(
@@ -73,6 +74,7 @@ def _save(
     tf.saved_model.save(
         HubForm(_function(network, head, input_range), variables, (), input_range),
         str(folder),
+        signatures={},  # none, or TensorFlow would trace again to look for one
         options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),  # GroupNorm's, or it would not train
     )
     return {side: native_outputs(network, arrays, photographs(side), classifier) for side in SIDES}
@@ -90,11 +92,13 @@ def _function(
     scale = (BIT_RANGE[1] - BIT_RANGE[0]) / (high - low)
     offset = BIT_RANGE[0] - scale * low
 
-    def outputs(images: tf.Tensor, training: bool) -> tf.Tensor:
-        features = network(scale * images + offset, training=training)
+    @tf.function(autograph=False)
+    def outputs(images: tf.Tensor) -> tf.Tensor:
+        features = network(scale * images + offset)
         if not head:
             return features
         kernel, bias = (variable.value for variable in head)
         return features @ kernel[0, 0] + bias
 
-    return outputs
+    # Training makes no difference to a BiT: one graph for both calls of a hub module halves tracing and loading.
+    return lambda images, training: outputs(images)

@@ -14,6 +14,7 @@ class HubForm(tf.train.Checkpoint):
 
     `variables`, `trainable_variables` and `regularization_losses` are those of hub modules; `input_range`
     (float32 [2]) is hyperrule's own, for whoever asks. `side` is the one image side it takes, None for any.
+    Where `function` does not heed `training`, both of its calls are one graph: half the tracing and loading.
     """
 
     def __init__(
@@ -23,16 +24,17 @@ class HubForm(tf.train.Checkpoint):
         regularizers: Sequence[Callable[[], tf.Tensor]],
         input_range: InputRange,
         side: int | None = None,
+        heeds_training: bool = True,
     ) -> None:
         super().__init__()
-        self._function = function
+        one_graph = tf.function(lambda images: function(images, False), autograph=False)
+        self._function = function if heeds_training else lambda images, training: one_graph(images)
         self.variables = [variable.value for variable in variables]
         self.trainable_variables = [variable.value for variable in variables if variable.trainable]
         self.regularization_losses = list(regularizers)
         self.input_range = tf.Variable(input_range, trainable=False, dtype=tf.float32)
         images = tf.TensorSpec([None, side, side, 3], tf.float32, name="images")
-        for training in (False, True):
-            self.__call__.get_concrete_function(images, training)
+        self.infer, _ = (self.__call__.get_concrete_function(images, training) for training in (False, True))
 
     @tf.function(autograph=False)
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:

@@ -21,7 +21,12 @@ class Serving(HubForm):
     def __init__(self, classifier: Classifier, class_names: tuple[str, ...], crop: int, labels_file: Path) -> None:
         backbone = classifier.backbone
         super().__init__(
-            classifier.features, list(backbone.arrays.values()), backbone.regularizers, (0, 1), backbone.side
+            classifier.features,
+            list(backbone.arrays.values()),
+            backbone.regularizers,
+            (0, 1),
+            backbone.side,
+            backbone.heeds_training,
         )
         self.crop = crop
         self.classifier = classifier
@@ -40,7 +45,7 @@ class Serving(HubForm):
         return self._classify(resize(images, self.crop))
 
     def _classify(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = tf.nn.softmax(self.classifier(images))
+        probabilities = tf.nn.softmax(self.classifier.head(self.infer(images)))
         batch = tf.shape(probabilities)[0]
         return {
             "label": tf.gather(self.class_names, tf.argmax(probabilities, axis=1)),

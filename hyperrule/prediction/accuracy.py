@@ -100,7 +100,8 @@ def ranks_and_losses(
     rows, classes = np.arange(len(labels)), np.arange(logits.shape[1])
     true = logits[rows, labels][:, np.newaxis]
     behind = (logits < true) | ((logits == true) & (classes >= labels[:, np.newaxis]))
-    return (~behind).sum(axis=1), -log_softmax(logits.astype(np.float64), axis=1)[rows, labels]
+    with np.errstate(invalid="ignore"):
+        return (~behind).sum(axis=1), -log_softmax(logits.astype(np.float64), axis=1)[rows, labels]
 
 
 def _of_folder(classifier: ReleasedClassifier, folder: str, index: int, ranks: npt.NDArray[np.int64]) -> FolderAccuracy:

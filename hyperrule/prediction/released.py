@@ -11,6 +11,7 @@ from hyperrule.backbones.class_names import ClassName, class_names, read_class_n
 from hyperrule.backbones.describe import describe_backbone, is_backbone
 from hyperrule.backbones.info import BackboneInfo, InputRange
 from hyperrule.backbones.zoo import CLASSES, ZOO, ClassNames, Head, Released, find
+from hyperrule.data.dataset_info import Split
 from hyperrule.errors import BackboneError, RecipeError
 from hyperrule.progress import Reporter
 from hyperrule.recipe import two_numbers
@@ -44,7 +45,8 @@ class ReleasedClassifier:
 
     `head` is the .npz with the head's arrays, None where the outputs of the backbone are the logits.
     `class_names` are in the order of the outputs; those that are not known are called by their index.
-    `size` is the side in pixels of the images that it is given. `note` says what was taken for granted.
+    `size` is the side in pixels of the images that it is given. `note` says what was taken for granted,
+    `trained_on` is the folder of images that a run was trained on.
     """
 
     name: str
@@ -54,10 +56,15 @@ class ReleasedClassifier:
     class_names: tuple[ClassName, ...]
     size: int
     note: str | None = None
+    trained_on: Path | None = None
 
     @property
     def classes(self) -> int:
         return len(self.class_names)
+
+    def has_seen(self, folder: Path, split: Split | None) -> bool:
+        """Whether it was trained on images of this split of the folder, or on some where it is not split."""
+        return self.trained_on == folder.resolve() and split in (None, "train")
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class _Found:
     activation: Activation | None = None
     class_names: tuple[ClassName, ...] | None = None
     size: int | None = None
+    trained_on: Path | None = None
 
     def known_as(self, head: Head, size: int) -> "_Found":
         return replace(self, activation=head.activation, class_names=class_names(head.class_names), size=size)
@@ -115,6 +123,7 @@ def describe_classifier(model: str, asked: Asked, reporter: Reporter) -> Release
         activation=asked.activation or found.activation or ("sigmoid" if is_21k else "softmax"),
         class_names=_class_names(found, asked.class_names),
         size=asked.size or fixed or found.size or USUAL_SIDE,
+        trained_on=found.trained_on,
     )
     if found.class_names is not None or asked.class_names is not None or is_21k:
         return classifier
@@ -160,7 +169,8 @@ def _of_run(run: Path, input_range: InputRange | None, reporter: Reporter) -> _F
             f"{folder.weights_file} has a head of {classes} classes, and {folder.plan_file} names {plan.classes}."
         )
     names = tuple(ClassName("", name) for name in plan.dataset.class_names)
-    return _Found(backbone, folder.weights_file, classes, "softmax", names, plan.evaluation_size.value)
+    trained_on = None if plan.dataset.location is None else Path(plan.dataset.location)
+    return _Found(backbone, folder.weights_file, classes, "softmax", names, plan.evaluation_size.value, trained_on)
 
 
 def _of_zoo(released: Released, input_range: InputRange | None, reporter: Reporter) -> _Found:
