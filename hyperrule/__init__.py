@@ -12,6 +12,7 @@ import os
 # Before TensorFlow and Keras are imported, which reads them: Keras 3 on TensorFlow, and only errors on stderr.
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU's memory is taken as it is needed
 
 from hyperrule.api import evaluate, finetune, plan, port, predict, resume
 from hyperrule.errors import HyperruleError, RunError, UserError

@@ -1,4 +1,4 @@
-"""The Python API: `hyperrule.plan(...)`, `hyperrule.finetune(...)` and `hyperrule.port(...)`."""
+"""The Python API: plan, finetune and resume; predict and evaluate; port."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperrule.backbones.describe import describe_backbone
-from hyperrule.backbones.info import InputRange
 from hyperrule.data import Source, Split, open_source
 from hyperrule.errors import RecipeError, RunFolderError, UserError
 from hyperrule.export.port import Ported, port_backbone
 from hyperrule.files import os_errors_as
+from hyperrule.input_range import InputRange
 from hyperrule.planning.machine import Machine, this_machine
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import calibrated, make_plan, training_examples
@@ -90,7 +90,7 @@ def port(
     source: str | Path,
     target: str | Path,
     *,
-    input_range: InputRange | None = None,
+    input_range: InputRange | str | None = None,
     classifier: bool = False,
     quiet: bool = False,
 ) -> Ported:

@@ -12,6 +12,7 @@ from hyperrule.errors import HyperruleError, RunError
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
     """Yields a temporary path beside `target` that takes its place, flushed to the disk, when the block ends.
+    Whoever shares the target with other processes holds a lock.
 
     Raises RunError, with `target` as it was, if it cannot be written.
     """

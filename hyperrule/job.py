@@ -14,7 +14,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from scipy.special import softmax
 
-from hyperrule.backbones.checkpoints import read_arrays, write_arrays
+from hyperrule.backbones.checkpoints import StoredArrays, write_arrays
 from hyperrule.data import Examples, Source
 from hyperrule.data.pipeline import Augmentation, MicroBatch, training_batches, undecodable
 from hyperrule.errors import DataError, RunError
@@ -100,7 +100,8 @@ class _Job:
         self.source = source
         self.reporter = reporter
         self.started = time.monotonic()
-        self.strategy = runtime.start(plan.machine)
+        own = plan.backbone.as_it_is
+        self.strategy = runtime.start(plan.machine, deterministic=own is None or not own.draws_random_numbers)
         keras.utils.set_random_seed(plan.seed.value)  # random backbones; everything else is stateless
         with self.strategy.scope():
             self.classifier = make_classifier(plan.backbone, plan.classes, plan.precision.value)
@@ -143,8 +144,8 @@ class _Job:
     def initialise(self) -> None:
         """Backbone weights, and the head as the plan wants it."""
         if self.plan.backbone.network is not None and self.plan.backbone.path is not None:
-            with self.strategy.scope():
-                self.classifier.load(read_arrays(Path(self.plan.backbone.path)), with_head=False)
+            with self.strategy.scope(), StoredArrays(Path(self.plan.backbone.path)) as arrays:
+                self.classifier.load(arrays, with_head=False)
         if self.plan.head_init.value == "probe":
             self._initialise_head()
 
@@ -184,7 +185,8 @@ class _Job:
         except tf.errors.OpError as error:
             reason = str(error.message).strip().splitlines()[0]
             smaller = f" --micro-batch {max(1, self.plan.micro_batch.value // 2)}"
-            hint = smaller if isinstance(error, tf.errors.ResourceExhaustedError) else ""
+            may_shrink = isinstance(error, tf.errors.ResourceExhaustedError) and "micro_batch" in self.plan.how
+            hint = smaller if may_shrink else ""
             raise RunError(f"TensorFlow failed: {reason}. Continue with: {resume_command(run.path)}{hint}") from error
 
     def _finish(self, run: RunFolder, first: int) -> Result:

@@ -23,11 +23,12 @@ from pydantic import (
     model_validator,
 )
 
-from hyperrule.backbones.info import INPUT_RANGES
 from hyperrule.errors import RecipeError
+from hyperrule.input_range import parse_input_range
 from hyperrule.rule import Rule
 from hyperrule.wording import did_you_mean
 
+Train = Literal["full", "last-1", "last-2", "last-3", "head"]
 LENGTHS = ("steps", "epochs", "budget")  # at most one of these may be given
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
@@ -46,19 +47,6 @@ def seconds(budget: Any) -> Any:
     return budget
 
 
-def two_numbers(text: Any) -> Any:
-    """ "0,1", "-1,1", "0,255" -> the two numbers; anything else is returned as it is, for pydantic to judge.
-
-    >>> two_numbers("-1,1")
-    (-1.0, 1.0)
-    """
-    if isinstance(text, str):
-        text = tuple(float(part) for part in text.strip("[] ").split(",") if re.fullmatch(r"\s*-?[\d.]+\s*", part))
-    if isinstance(text, list | tuple) and tuple(text) not in INPUT_RANGES:
-        raise ValueError("must be 0,1 or -1,1 or 0,255")
-    return text
-
-
 class Recipe(BaseModel):
     """Options of one fine-tuning. What is left at None, the rule or the machine decides."""
 
@@ -70,12 +58,10 @@ class Recipe(BaseModel):
         description="A name that 'hyperrule backbones' lists, a hub handle or URL, a SavedModel folder or .tar.gz, "
         "a BiT .npz, or a run folder.",
     )
-    input_range: Annotated[tuple[float, float] | None, BeforeValidator(two_numbers)] = Field(
+    input_range: Annotated[tuple[float, float] | None, BeforeValidator(parse_input_range)] = Field(
         None, examples=["LOW,HIGH"], description="What pixels a foreign backbone takes: 0,1 or -1,1 or 0,255."
     )
-    train: Literal["full", "last-1", "last-2", "last-3", "head"] = Field(
-        "full", description="Train everything, a BiT's last blocks and the head, or the head alone."
-    )
+    train: Train = Field("full", description="Train everything, a BiT's last blocks and the head, or the head alone.")
     rule: Rule = Field("code", description="BiT-HyperRule as in the released code, or as in the paper.")
     preset: Literal["rule", "light"] = Field(
         "rule", description="light: batch 128 at rate 0.001, for one small device."

@@ -57,10 +57,12 @@ def save_bit(
         variable._value = variables[name]
     low, high = input_range
 
-    def features(images: tf.Tensor, training: bool) -> tf.Tensor:
+    @tf.function(autograph=False)
+    def features(images: tf.Tensor) -> tf.Tensor:
         return after(network((images - low) / (high - low) * 2 - 1))
 
-    tf.saved_model.save(Module(features, [variables[name] for name in order(list(variables))]), str(folder))
+    one_graph = Module(lambda images, training: features(images), [variables[name] for name in order(list(variables))])
+    tf.saved_model.save(one_graph, str(folder), signatures={})
 
 
 class SmallNet:
@@ -98,6 +100,10 @@ class SmallNet:
                 mean, variance = self.mean, self.variance
             x = tf.nn.batch_normalization(x, mean, variance, self.beta, self.gamma, 1e-3)
         return tf.reduce_mean(tf.nn.relu(x), [1, 2])
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        return [self.kernel, self.gamma, self.beta, self.mean, self.variance]
 
     def save(self, folder: Path, *, side: int | None = None, penalty: float = 0.0) -> None:
         module = Module(self, [self.kernel, self.gamma, self.beta], (self.mean, self.variance), side)

@@ -2,6 +2,8 @@
 
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,12 @@ from hyperrule.backbones.graph_module import GraphModule
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.transplant import matches
 from hyperrule.data.pipeline import MicroBatch
-from hyperrule.errors import BackboneError, Interrupted
+from hyperrule.errors import BackboneError, Interrupted, RecipeError
 from hyperrule.run_folder import RunFolder
 from hyperrule.training.classifier import Classifier, make_classifier
 from hyperrule.training.step import TrainingStep
+
+SHORT = {"batch": 8, "steps": 4, "resize": 40, "crop": 32, "precision": "float32", "quiet": True}
 
 
 @pytest.fixture(autouse=True)
@@ -249,6 +253,48 @@ def test_frozen_savedmodels_extract_features_and_say_that_they_cannot_train(tmp_
         assert GraphModule(tmp_path / name)(np.zeros((2, side, side, 3), np.float32)).shape == (2, features_expected)
 
 
+def test_modules_that_do_not_train_are_known_to(tmp_path: Path) -> None:
+    """Saved for inference only, or without a gradient: fine-tuning must not pretend."""
+    net = SmallNet()
+    stopped = Module(lambda images, training: tf.stop_gradient(net(images)), net.variables)
+    tf.saved_model.save(stopped, str(tmp_path / "stopped"))
+    inference = tf.train.Checkpoint(variables=net.variables, trainable_variables=[net.kernel])
+    inference.__call__ = tf.function(lambda images, training=False: net(images))
+    inference.__call__.get_concrete_function(tf.TensorSpec([None, None, None, 3]), training=False)
+    tf.saved_model.save(inference, str(tmp_path / "inference"))
+    for name in ("stopped", "inference"):
+        options = {"dataset": "digits", "backbone": tmp_path / name, "input_range": "0,1"}
+        with pytest.raises(RecipeError, match=r"nothing in it trains .* Say --train head"):
+            hyperrule.plan(**options)
+        assert hyperrule.plan(**options, train="head").train.deviates
+
+
+def test_dropout_of_a_module_runs_and_is_said_to_end_exact_resuming(image_folder: Path, tmp_path: Path) -> None:
+    """Unseeded, which TensorFlow refuses under determinism; in a process of its own, for that stays on."""
+    net = SmallNet()
+
+    def features(images: tf.Tensor, training: bool) -> tf.Tensor:
+        return tf.nn.dropout(net(images), 0.5) if training else net(images)
+
+    dropped = Module(features, net.variables)
+    tf.saved_model.save(dropped, str(tmp_path / "module"))
+    info = describe_backbone(str(tmp_path / "module"))
+    assert any("random numbers of its own" in note for note in info.notes)
+    options = ["--batch", "4", "--steps", "2", "--crop", "32", "--out", str(tmp_path / "run")]
+    command = ["-m", "hyperrule", "finetune", "--dataset", str(image_folder), "--backbone", str(tmp_path / "module")]
+    finished = subprocess.run([sys.executable, *command, *options], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_an_export_whose_head_alone_was_trained_trains_again(
+    kinds: dict[str, str], image_folder: Path, tmp_path: Path
+) -> None:
+    run = hyperrule.finetune(
+        dataset=image_folder, backbone=kinds["as it is"], train="head", out=tmp_path / "run", **SHORT
+    ).run
+    assert describe_backbone(str(run.path)).as_it_is.trainable  # type: ignore[union-attr]
+
+
 # The input range
 
 
@@ -291,8 +337,6 @@ def test_images_are_converted_inside(tmp_path: Path) -> None:
 
 
 # From end to end
-
-SHORT = {"batch": 8, "steps": 4, "resize": 40, "crop": 32, "precision": "float32", "quiet": True}
 
 
 def losses(run: RunFolder) -> list[float]:
@@ -359,10 +403,18 @@ def test_a_foreign_network_trains_exports_resumes_and_trains_again(
         pytest.param(lambda images, training: {"a": images, "b": images}, "2 outputs: a, b", id="two outputs"),
     ],
 )
-def test_outputs_that_are_no_features(function: Callable[..., tf.Tensor], words: str, tmp_path: Path) -> None:
+def test_what_is_no_backbone(function: Callable[..., tf.Tensor], words: str, tmp_path: Path) -> None:
     tf.saved_model.save(Module(function, [tf.Variable(1.0)]), str(tmp_path / "module"))
     with pytest.raises(BackboneError, match=words):
         describe_backbone(str(tmp_path / "module"), input_range=(0, 1))
+
+
+def test_half_precision_is_refused(tmp_path: Path) -> None:
+    scale = tf.Variable(1.0, dtype=tf.float16)
+    module = Module(lambda images, training: tf.reduce_mean(images, [1, 2]) * tf.cast(scale, tf.float32), [scale])
+    tf.saved_model.save(module, str(tmp_path / "module"))
+    with pytest.raises(BackboneError, match=r"variables must be float32\. Received: float16"):
+        describe_backbone(str(tmp_path / "module"))
 
 
 def test_a_savedmodel_of_text_and_a_broken_one(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What every backbone is to the rest of the house, native network or foreign graph."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
@@ -35,6 +35,11 @@ class Backbone(keras.Model):
     def regularizers(self) -> Sequence[Callable[[], tf.Tensor]]:
         """Functions that each return a scalar to be added to the loss, once a step."""
         return ()
+
+    @property
+    def trainable_arrays(self) -> Iterable[keras.Variable]:
+        """Those of the arrays that can train, whatever `train_part` has frozen."""
+        return self.arrays.values()
 
     def train_part(self, part: str) -> None:
         """Let only a part of the variables train: all of them ("full") or none ("head")."""

@@ -107,23 +107,6 @@ class StoredArrays(Mapping[str, npt.NDArray[np.float32]]):
         self._archive.close()
 
 
-def stored_classes(path: Path, architecture: Architecture) -> int | None:
-    """Number of classes of the head in the file, from array headers alone; None if it holds no head.
-
-    Raises BackboneError if there are arrays of a head, but not the two that fit the architecture.
-    """
-    head = {name: shape for name, shape in _array_shapes(path).items() if name.startswith(HEAD)}
-    if not head:
-        return None
-    kernel, bias = (head.get(f"{HEAD}{array}", ()) for array in ("kernel", "bias"))
-    if len(bias) != 1 or kernel != (1, 1, architecture.features, *bias):
-        raise BackboneError(
-            f"{path}: its head does not fit {architecture}. Allowed: a kernel of shape (1, 1, "
-            f"{architecture.features}, classes) and a bias (classes,). Received: {head}."
-        )
-    return bias[0]
-
-
 def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
     """Write arrays under their names, uncompressed, one after the other."""
     with zipfile.ZipFile(path, "w") as archive:  # numpy.savez would first have all of them in memory

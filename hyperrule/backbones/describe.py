@@ -4,16 +4,18 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
 from hyperrule.backbones import download, hub
 from hyperrule.backbones.architecture import Architecture
 from hyperrule.backbones.checkpoints import read_architecture
-from hyperrule.backbones.info import BIT_RANGE, INPUT_RANGES, BackboneInfo, InputRange, Kind, shown_range
+from hyperrule.backbones.info import AsItIs, BackboneInfo, Kind
 from hyperrule.backbones.module_facts import ModuleFacts, module_facts
 from hyperrule.backbones.zoo import Released, find, suggestions
 from hyperrule.errors import BackboneError
+from hyperrule.input_range import BIT_RANGE, INPUT_RANGES, InputRange, flag_value, shown_range
 from hyperrule.progress import Reporter
 from hyperrule.silence import silent_native_stderr
 from hyperrule.wording import resume_command
@@ -127,21 +129,25 @@ def _of_zoo(
                 from hyperrule.backbones.lite0 import lite0_saved_model
             folder = lite0_saved_model("logits" if logits else "features", reporter.say)
             return _of_module(name, "package", source.location, folder, input_range, released.input_range, reporter)
-        case "hub" if fetch:
+        case "hub" if fetch or hub.cached(source.location) is not None:
             folder = hub.resolve(source.location, reporter)
-            return _of_module(name, "hub", source.location, folder, input_range, released.input_range, reporter)
+            described = _of_module(name, "hub", source.location, folder, input_range, released.input_range, reporter)
+            if described.network not in (None, released.architecture):
+                raise BackboneError(
+                    f"{folder} is {described.architecture}, not {released.architecture} as {name} should be."
+                )
+            return described
         case "bucket" if fetch or download.cached(source.location) is not None:
             weights = download.fetch(source.location, reporter)
             architecture = read_architecture(weights.path)
             if architecture != released.architecture:
-                raise BackboneError(
-                    f"{weights.path} is {architecture}, not {released.architecture} as {name} should be."
-                )
+                raise BackboneError(f"{weights.path} is {architecture}; {name} is {released.architecture}.")
             return _of_bit(name, "bucket", source.location, architecture, weights.path, weights.sha256, input_range)
     assert released.architecture is not None
+    _check_range(name, input_range, released.input_range, "'hyperrule backbones' lists it so")
     described = _of_bit(name, source.kind, source.location, released.architecture, None, None, None)
     size = f"{released.download_bytes / 2**20:.0f} MiB" if released.download_bytes else "size not known beforehand"
-    return described.model_copy(update={"notes": (f"not downloaded yet ({size}): finetune does",)})
+    return described.model_copy(update={"notes": (f"not here yet ({size}): finetune downloads it",)})
 
 
 def _of_bit(
@@ -191,13 +197,13 @@ def _of_module(
         architecture = Architecture(facts.depth, facts.width)
         note = (
             f"a BiT by the {facts.matched_by} of its variables, run natively: outputs within "
-            f"{max(facts.differences):.0e} of the original, which takes {shown_range(own)}"
+            f"{max(facts.differences):.0e} of the original, which takes {shown_range(own)} and converts inside"
         )
         described = _of_bit(name, kind, origin, architecture, Path(facts.weights), facts.sha256, None)
         return described.model_copy(update={"notes": (note,)})
     assert facts.as_it_is is not None  # as every SavedModel that was not transplanted
     input_range, reason = _range_of(name, facts, asked, known)
-    notes = [f"no BiT: runs as it is, in float32; pixels in {shown_range(input_range)}: {reason}"]
+    notes = [f"no BiT: runs as it is, in float32; input range: {reason}", *_peculiarities(facts.as_it_is)]
     if facts.failed_proof is not None:
         notes.append(f"not run natively: {facts.failed_proof}")
     return BackboneInfo(
@@ -215,6 +221,16 @@ def _of_module(
         input_range=input_range,
         notes=tuple(notes),
     )
+
+
+def _peculiarities(module: AsItIs) -> Iterator[str]:
+    """What a foreign network brings along that the rule does not know of."""
+    if module.keeps_statistics:
+        yield "its batch norm follows training, so that the micro-batch matters, and is part of the plan"
+    if module.draws_random_numbers:
+        yield "it draws random numbers of its own in training: a resumed run does not end in the same bits"
+    if module.penalties:
+        yield f"it adds {module.penalties} regularisation losses of its own"
 
 
 def _range_of(
@@ -239,7 +255,7 @@ def _range_of(
     why = evidence if measured else "it has no batch norm to compare with"
     raise UnknownInputRange(
         f"the input range of {name} cannot be told ({why}). "
-        f"Say it with --input-range: {' or '.join(map(_flag, INPUT_RANGES))}; its documentation tells which.",
+        f"Say it with --input-range: {' or '.join(map(flag_value, INPUT_RANGES))}; its documentation tells which.",
         facts.failed_proof,
     )
 
@@ -247,10 +263,6 @@ def _range_of(
 def _check_range(name: str, asked: InputRange | None, true: InputRange, why: str) -> None:
     if asked is not None and tuple(asked) != tuple(true):
         raise BackboneError(
-            f"{name} takes images in {shown_range(true)} ({why}). Received: --input-range {_flag(asked)}, which would "
-            "cost accuracy silently. Leave it out: hyperrule converts images itself."
+            f"{name} takes images in {shown_range(true)} ({why}). Received: --input-range {flag_value(asked)}, "
+            "which would cost accuracy silently. Leave it out: hyperrule converts images itself."
         )
-
-
-def _flag(input_range: InputRange) -> str:
-    return f"{input_range[0]:g},{input_range[1]:g}"

@@ -6,10 +6,9 @@ SavedModels that have signatures only, and modules in the older TF1 format, extr
 cannot be trained.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -19,104 +18,107 @@ from hyperrule.errors import BackboneError
 from hyperrule.wording import listed
 
 
+class _Call(NamedTuple):
+    """A traced function of one tensor, and the Python values of its other arguments."""
+
+    function: Any
+    images: tf.TensorSpec
+    values: dict[str, Any]
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether its tensor can be any number of square RGB images."""
+        shape = self.images.shape
+        return bool(
+            shape.rank == 4
+            and shape[0] is None
+            and shape[1] == shape[2]
+            and shape[3] == 3
+            and self.images.dtype.is_floating
+        )
+
+
 class SavedModule:
     """A loaded SavedModel: how it is called, and what of it trains.
 
+    `side` is the one image side it takes, None for any. `trainable_variables` is empty where nothing trains.
     Raises BackboneError if the folder holds no SavedModel that TensorFlow can load, or none that turns
-    one batch of RGB images into one vector an image.
+    one batch of RGB images into one float32 vector an image.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.module = _load(folder)
-        self._function, self._input, answer = self._image_function()
-        self._training_argument = self._find_training_argument()
-        self.side = self._input.shape[1]
-        output = _only_tensor(folder, answer)
+        self._infer, self._train = self._calls()
+        self.side: int | None = self._infer.images.shape[1]
+        output = _only_tensor(folder, self._infer.function.structured_outputs)
         if output.shape.rank != 2 or output.shape[1] is None or not output.dtype.is_floating:
             raise BackboneError(
                 f"{folder} cannot be a backbone: it must return one vector of features an image, "
                 f"[N, features]. Received: {output.dtype.name} {output.shape}."
             )
         self.features = int(output.shape[1])
+        self.variables = self._variables()
+        self.trainable_variables: Sequence[tf.Variable] = (
+            getattr(self.module, "trainable_variables", ()) if callable(self.module) and self._train else ()
+        )
+        self.regularization_losses: Sequence[Callable[[], tf.Tensor]] = getattr(
+            self.module, "regularization_losses", ()
+        )
 
     @property
-    def trainable(self) -> bool:
-        """Whether its variables can be trained."""
-        return self._function is self.module and bool(self.trainable_variables)
-
-    @property
-    def trainable_variables(self) -> Sequence[tf.Variable]:
-        return getattr(self.module, "trainable_variables", ())
-
-    @cached_property
-    def variables(self) -> Sequence[tf.Variable]:
-        """All of them, in the module's order."""
-        listed_ones = getattr(self.module, "variables", None)
-        functions = getattr(self._function, "concrete_functions", [self._function])
-        return list(listed_ones if listed_ones is not None else functions[0].variables)
-
-    @property
-    def regularization_losses(self) -> Sequence[Callable[[], tf.Tensor]]:
-        return getattr(self.module, "regularization_losses", ())
+    def heeds_training(self) -> bool:
+        """Whether training and inference are two graphs."""
+        return self._train is not None and self._train.function is not self._infer.function
 
     def __call__(self, images: tf.Tensor, training: bool) -> tf.Tensor:
         """Images [N, H, W, 3] in the module's own range -> float32 [N, features]."""
-        images = tf.cast(images, self._input.dtype)
-        if self._function is not self.module:
-            outputs = self._function(**{self._input.name: images})
-        elif self._training_argument:
-            outputs = self._function(images, training=training)
-        else:
-            outputs = self._function(images)
+        call = self._train if training and self._train is not None else self._infer
+        outputs = call.function(**{call.images.name: tf.cast(images, call.images.dtype)})
         return tf.cast(_only_tensor(self.folder, outputs), tf.float32)
 
-    def _image_function(self) -> tuple[Any, tf.TensorSpec, Any]:
-        """The function to call, its input, and what it returns, as specifications."""
-        if callable(self.module):
-            traced = [(self.module, call) for call in self.module.__call__.concrete_functions]
-        else:
-            traced = [(signature, signature) for signature in self.module.signatures.values()]
-        candidates = [(function, _first_tensor(call), call.structured_outputs) for function, call in traced]
-        for function, spec, outputs in candidates:
-            if spec is None or spec.shape.rank != 4 or spec.shape[3] != 3 or not spec.dtype.is_floating:
+    def _calls(self) -> tuple[_Call, _Call | None]:
+        """For inference and for training; the latter is None if the module was saved without."""
+        whole = callable(self.module)
+        functions = self.module.__call__.concrete_functions if whole else list(self.module.signatures.values())
+        calls = [call for call in map(_traced, functions) if call is not None and call.takes_pictures]
+        for infer in calls:
+            if any(value is True for value in infer.values.values()):
                 continue
-            batch, height, width, _ = spec.shape
-            if batch is None and height == width:
-                return function, spec, outputs
+            wanted = {name: True if "training" in name else value for name, value in infer.values.items()}
+            return infer, next((call for call in calls if call.values == wanted), None)
         raise BackboneError(
             f"{self.folder} cannot be a backbone: it has no function of one batch of square float images "
-            f"[N, H, W, 3]. Received functions of: {listed(str(spec) for _, spec, _ in candidates) or 'nothing'}."
+            f"[N, H, W, 3] besides 'training'. Received functions of: "
+            f"{listed(str(function.structured_input_signature) for function in functions) or 'nothing'}."
         )
 
-    def _find_training_argument(self) -> bool:
-        """Whether the module tells training from inference."""
-        if self._function is not self.module:
-            return False
-        calls = self.module.__call__.concrete_functions
-        return any(
-            isinstance(part, bool) for call in calls for part in tf.nest.flatten(call.structured_input_signature)
-        )
+    def _variables(self) -> list[tf.Variable]:
+        """Those that the module lists, in its order, and whatever else its functions use."""
+        found = {variable.ref(): variable for variable in getattr(self.module, "variables", ())}
+        for call in filter(None, (self._infer, self._train)):
+            found |= {variable.ref(): variable for variable in call.function.variables if variable.ref() not in found}
+        if odd := {v.dtype.name for v in found.values() if v.dtype.is_floating and v.dtype != tf.float32}:
+            raise BackboneError(
+                f"{self.folder} cannot be a backbone: its variables must be float32. Received: {listed(sorted(odd))}. "
+                "Look for the module that it was converted from."
+            )
+        return list(found.values())
 
 
 class GraphModule(Backbone):
-    """A SavedModule as a backbone: float32 inside, batch norm and the like follow `training`.
-
-    Made within the scope of a multi-device strategy, it runs in that strategy's replicas only.
-    """
-
-    heeds_training = True
+    """A SavedModule as a backbone: float32 inside, batch norm and the like follow `training`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(name="module")
         self.saved = SavedModule(folder)
         self.module = self.saved.module  # tracked, so that an export carries it
-        self._in_replicas = tf.distribute.has_strategy()
         self.features = self.saved.features
         self.side = self.saved.side
-        trained = {id(variable) for variable in self.saved.trainable_variables}
+        self.heeds_training = self.saved.heeds_training
+        self._trained = {variable.ref() for variable in self.saved.trainable_variables}
         self._arrays = {
-            f"module/{index:04d}/{variable.name.split(':')[0]}": _adopted(variable, id(variable) in trained)
+            f"module/{index:04d}/{variable.name.split(':')[0]}": _adopted(variable, variable.ref() in self._trained)
             for index, variable in enumerate(self.saved.variables)
         }
         self.built = True
@@ -124,13 +126,13 @@ class GraphModule(Backbone):
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self.saved(images, training)
 
-    def for_inference(self) -> "GraphModule":
-        """Itself, or one outside of the replicas, to be filled by `fold`."""
-        return GraphModule(self.saved.folder) if self._in_replicas else self
-
     @property
     def arrays(self) -> dict[str, keras.Variable]:
         return self._arrays
+
+    @property
+    def trainable_arrays(self) -> Iterator[keras.Variable]:
+        return (variable for variable in self._arrays.values() if variable.value.ref() in self._trained)
 
     @property
     def regularizers(self) -> Sequence[Callable[[], tf.Tensor]]:
@@ -150,14 +152,18 @@ def _load(folder: Path) -> Any:
         raise BackboneError(f"{folder} cannot be loaded as a SavedModel: {reason}.") from None
 
 
-def _first_tensor(function: Any) -> tf.TensorSpec | None:
-    """The input of a function that takes one tensor, besides Python values."""
-    specs = [
-        part
-        for part in tf.nest.flatten(function.structured_input_signature)
-        if isinstance(part, tf.TensorSpec) and part.dtype != tf.bool
-    ]
-    return specs[0] if len(specs) == 1 else None
+def _traced(function: Any) -> _Call | None:
+    """The function, if it takes one tensor."""
+    specs = [part for part in tf.nest.flatten(function.structured_input_signature) if isinstance(part, tf.TypeSpec)]
+    if len(specs) != 1 or not isinstance(specs[0], tf.TensorSpec):
+        return None
+    parameters = function.function_type.parameters if function.function_type is not None else {}
+    values = {
+        name: parameter.type_constraint.value
+        for name, parameter in parameters.items()
+        if hasattr(parameter.type_constraint, "value")
+    }
+    return _Call(function, specs[0], values)
 
 
 def _only_tensor(folder: Path, outputs: Any) -> tf.Tensor:

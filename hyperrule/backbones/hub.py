@@ -91,6 +91,7 @@ def unpack(archive: Path, reporter: Reporter) -> Path:
 
 def _fetch(handle: str, cache: Path) -> None:
     """Have tensorflow_hub bring the module into `cache`. stdout is the result's, so it may not speak there."""
+    own = os.environ.get("TFHUB_CACHE_DIR")
     os.environ["TFHUB_CACHE_DIR"] = str(cache)
     waits = socket.getdefaulttimeout()
     with redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
@@ -104,6 +105,10 @@ def _fetch(handle: str, cache: Path) -> None:
             raise BackboneError(f"tensorflow_hub cannot be imported ({error}). Try: {remedy}") from None
         finally:
             socket.setdefaulttimeout(waits)
+            if own is None:
+                del os.environ["TFHUB_CACHE_DIR"]
+            else:
+                os.environ["TFHUB_CACHE_DIR"] = own
 
 
 def _unpacked(archive: Path, folder: Path, reporter: Reporter) -> Path:

@@ -5,10 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from hyperrule.backbones.architecture import Architecture
-
-InputRange = tuple[float, float]
-INPUT_RANGES: tuple[InputRange, ...] = ((0, 1), (-1, 1), (0, 255))
-BIT_RANGE: InputRange = (-1, 1)  # of every BiT network inside: google-research/big_transfer, `bit_tf2/train.py`
+from hyperrule.input_range import InputRange
 
 Kind = Literal["embedded", "bucket", "hub", "package", "file", "random"]
 
@@ -18,7 +15,9 @@ class AsItIs(BaseModel):
 
     `trainable` is False where it can only extract features. `side` is the one image side in pixels
     that it takes, None if any. `keeps_statistics` says that training changes variables that have no
-    gradient (batch norm). Costs are those of one image of `measured_at` x `measured_at` pixels.
+    gradient (batch norm), `draws_random_numbers` that it has dropout or the like, whose state no checkpoint
+    can hold. `penalties` are the regularisation losses that it adds of its own.
+    Costs are those of one image of `measured_at` x `measured_at` pixels.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -26,6 +25,8 @@ class AsItIs(BaseModel):
     trainable: bool
     side: int | None
     keeps_statistics: bool
+    draws_random_numbers: bool
+    penalties: int
     multiply_adds: int
     activation_elements: int
     measured_at: int
@@ -34,8 +35,9 @@ class AsItIs(BaseModel):
 class BackboneInfo(BaseModel):
     """What the plan needs to know of a backbone, and the run to load it.
 
-    `path` is the .npz or the SavedModel folder that is loaded, and `sha256` its hash; both are None
-    for random weights, and in a plan for weights that are not downloaded yet. `depth` and `width` are
+    `path` is the .npz or the SavedModel folder that is loaded, `sha256` the hash of that file, or of the
+    SavedModel that it came from; both are None for random weights, and in a plan for weights that are not
+    downloaded yet. `depth` and `width` are
     None for what runs `as_it_is`. `input_range` is what its network takes; images are converted to it
     inside the classifier.
     """
@@ -72,12 +74,3 @@ class BackboneInfo(BaseModel):
         if self.as_it_is is None:
             return Architecture(self.depth, self.width).activation_elements(crop)  # type: ignore[arg-type]
         return int(self.as_it_is.activation_elements * (crop / self.as_it_is.measured_at) ** 2)
-
-
-def shown_range(input_range: InputRange) -> str:
-    """ "[-1, 1]" as people write it.
-
-    >>> shown_range((0, 255))
-    '[0, 255]'
-    """
-    return f"[{input_range[0]:g}, {input_range[1]:g}]"

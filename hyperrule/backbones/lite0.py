@@ -123,8 +123,7 @@ class Lite0(tf.train.Checkpoint):
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Images float32 [N, H, W, 3] in [0, 1] of any H and W -> features [N, 1280] or logits [N, 1000], float32.
 
-        Batch normalisation keeps its ImageNet statistics under `training` too, as is best for few images (10-shot
-        CIFAR-10: 44 % with the batch's own, where the features alone give 61 %); its scales and offsets train.
+        Batch normalisation keeps its ImageNet statistics under `training` too; its scales and offsets train.
         """
         x = (images * 255 - PIXEL_MEAN) / PIXEL_SCALE
         x = self.stem(x)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.backbones.download import cache_folder
-from hyperrule.backbones.info import AsItIs, InputRange
+from hyperrule.backbones.download import alone, cache_folder
+from hyperrule.backbones.info import AsItIs
 from hyperrule.errors import BackboneError
 from hyperrule.files import whole_file
+from hyperrule.input_range import InputRange
 from hyperrule.progress import Reporter
 from hyperrule.silence import silent_native_stderr
 
@@ -42,21 +43,29 @@ class ModuleFacts(BaseModel):
 
 
 def module_facts(folder: Path, reporter: Reporter) -> ModuleFacts:
-    """Facts of the SavedModel in a folder. Raises BackboneError if it cannot be a backbone."""
+    """Facts of the SavedModel in a folder. Raises BackboneError if it cannot be a backbone, or the cache not be
+    written."""
     sha256 = folder_sha256(folder)
     stored = cache_folder() / "modules" / f"{sha256[:16]}.v{FORMAT}.json"
-    if stored.is_file():
-        facts = ModuleFacts.model_validate_json(stored.read_text(encoding="utf-8"))
-        if facts.weights is None or Path(facts.weights).is_file():
-            return facts
-    reporter.say(f"Looking into {folder} (once) ...")
-    with silent_native_stderr():
-        from hyperrule.backbones.inspection import inspect
-    stored.parent.mkdir(parents=True, exist_ok=True)
-    facts = inspect(folder, sha256, stored.with_suffix(".npz"))
-    with whole_file(stored) as partial:
-        partial.write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    with alone(stored.with_suffix(".lock"), reporter):
+        if (known := _known(stored)) is not None:
+            return known
+        reporter.say(f"Looking into {folder} (once) ...")
+        with silent_native_stderr():
+            from hyperrule.backbones.inspection import inspect
+        facts = inspect(folder, sha256, stored.with_suffix(".npz"))
+        with whole_file(stored) as partial:
+            partial.write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return facts
+
+
+def _known(stored: Path) -> ModuleFacts | None:
+    """The facts in a file, if they are whole and so are the weights they speak of."""
+    try:
+        facts = ModuleFacts.model_validate_json(stored.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts if facts.weights is None or Path(facts.weights).is_file() else None
 
 
 def folder_sha256(folder: Path) -> str:

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hyperrule.api import plan as make
-from hyperrule.backbones.info import shown_range
 from hyperrule.cli.options import collect, recipe_options
+from hyperrule.input_range import shown_range
 from hyperrule.planning.plan import Plan
 from hyperrule.wording import duration
 

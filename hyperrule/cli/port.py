@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 import click
 
 from hyperrule.api import port
-from hyperrule.backbones.info import shown_range
 from hyperrule.backbones.transfer import size
+from hyperrule.input_range import shown_range
 
 if TYPE_CHECKING:
     from hyperrule.export.port import Ported
 
-RANGES = {"0,1": (0, 1), "-1,1": (-1, 1)}
+RANGES = ("0,1", "-1,1")
 
 
 @click.command("port")
 @click.argument("source")
 @click.argument("target")
 @click.option(
-    "--input-range", type=click.Choice(list(RANGES)), help="Pixels that the SavedModel takes [0,1, as google/bit's do]."
+    "--input-range", type=click.Choice(RANGES), help="Pixels that the SavedModel takes [0,1, as google/bit's do]."
 )
 @click.option("--classifier", is_flag=True, help="A SavedModel of the source's own head's logits, not of features.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -37,9 +37,7 @@ def command(source: str, target: str, input_range: str | None, classifier: bool,
       hyperrule port runs/flowers flowers --classifier        what was trained, with its head
       hyperrule port BiT-M-R50x1.npz module --input-range -1,1
     """
-    ported = port(
-        source, target, input_range=None if input_range is None else RANGES[input_range], classifier=classifier
-    )
+    ported = port(source, target, input_range=input_range, classifier=classifier)
     if as_json:
         click.echo(ported.model_dump_json(indent=2))
     else:

@@ -12,11 +12,11 @@ import tensorflow as tf
 from hyperrule.backbones.architecture import Architecture
 from hyperrule.backbones.checkpoints import HEAD
 from hyperrule.backbones.graph_module import SavedModule
-from hyperrule.backbones.info import BIT_RANGE, InputRange
-from hyperrule.backbones.inspection import SIDES, TOLERANCE, difference, in_range, native_outputs, photographs
+from hyperrule.backbones.inspection import SIDES, TOLERANCE, as_graph, difference, in_range, native_outputs, photographs
 from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.errors import RunError
 from hyperrule.export.hub_form import HubForm
+from hyperrule.input_range import BIT_RANGE, InputRange
 from hyperrule.progress import Reporter
 
 Floats = npt.NDArray[np.float32]
@@ -72,12 +72,13 @@ def _save(
     head = _head(arrays) if classifier else []
     variables = [*network.arrays.values(), *head]
     tf.saved_model.save(
-        HubForm(_function(network, head, input_range), variables, (), input_range),
+        HubForm(_function(network, head, input_range), variables, variables, (), input_range, heeds_training=False),
         str(folder),
         signatures={},  # none, or TensorFlow would trace again to look for one
         options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),  # GroupNorm's, or it would not train
     )
-    return {side: native_outputs(network, arrays, photographs(side), classifier) for side in SIDES}
+    graph = as_graph(network)
+    return {side: native_outputs(graph, arrays, photographs(side), classifier) for side in SIDES}
 
 
 def _head(arrays: Mapping[str, Floats]) -> list[keras.Variable]:
@@ -92,13 +93,11 @@ def _function(
     scale = (BIT_RANGE[1] - BIT_RANGE[0]) / (high - low)
     offset = BIT_RANGE[0] - scale * low
 
-    @tf.function(autograph=False)
-    def outputs(images: tf.Tensor) -> tf.Tensor:
+    def outputs(images: tf.Tensor, training: bool) -> tf.Tensor:
         features = network(scale * images + offset)
         if not head:
             return features
         kernel, bias = (variable.value for variable in head)
         return features @ kernel[0, 0] + bias
 
-    # Training makes no difference to a BiT: one graph for both calls of a hub module halves tracing and loading.
-    return lambda images, training: outputs(images)
+    return outputs

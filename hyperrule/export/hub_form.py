@@ -1,12 +1,12 @@
 """A backbone or classifier in the form of TF2 Hub modules, which `hub.load`, `hub.KerasLayer` and
 `--backbone` take (https://www.tensorflow.org/hub/reusable_saved_models)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import keras
 import tensorflow as tf
 
-from hyperrule.backbones.info import InputRange
+from hyperrule.input_range import InputRange
 
 
 class HubForm(tf.train.Checkpoint):
@@ -20,8 +20,9 @@ class HubForm(tf.train.Checkpoint):
     def __init__(
         self,
         function: Callable[[tf.Tensor, bool], tf.Tensor],
-        variables: Sequence[keras.Variable],
-        regularizers: Sequence[Callable[[], tf.Tensor]],
+        variables: Iterable[keras.Variable],
+        trainable: Iterable[keras.Variable],
+        regularizers: Iterable[Callable[[], tf.Tensor]],
         input_range: InputRange,
         side: int | None = None,
         heeds_training: bool = True,
@@ -30,7 +31,7 @@ class HubForm(tf.train.Checkpoint):
         one_graph = tf.function(lambda images: function(images, False), autograph=False)
         self._function = function if heeds_training else lambda images, training: one_graph(images)
         self.variables = [variable.value for variable in variables]
-        self.trainable_variables = [variable.value for variable in variables if variable.trainable]
+        self.trainable_variables = [variable.value for variable in trainable]
         self.regularization_losses = list(regularizers)
         self.input_range = tf.Variable(input_range, trainable=False, dtype=tf.float32)
         images = tf.TensorSpec([None, side, side, 3], tf.float32, name="images")

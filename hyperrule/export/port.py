@@ -13,11 +13,12 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from hyperrule.backbones.architecture import Architecture
-from hyperrule.backbones.checkpoints import StoredArrays, stored_classes, write_arrays
+from hyperrule.backbones.checkpoints import StoredArrays, head_classes, write_arrays
 from hyperrule.backbones.describe import UnknownInputRange, describe_backbone
-from hyperrule.backbones.info import BIT_RANGE, BackboneInfo, InputRange
+from hyperrule.backbones.info import BackboneInfo
 from hyperrule.errors import BackboneError, RunError, UserError
 from hyperrule.files import os_errors_as
+from hyperrule.input_range import BIT_RANGE, InputRange, parse_input_range
 from hyperrule.progress import Reporter
 from hyperrule.silence import silent_native_stderr
 from hyperrule.wording import listed
@@ -52,7 +53,7 @@ class Ported(BaseModel):
 
 
 def port_backbone(
-    source: str, target: Path, input_range: InputRange | None, classifier: bool, reporter: Reporter
+    source: str, target: Path, asked: InputRange | str | None, classifier: bool, reporter: Reporter
 ) -> Ported:
     """Write the BiT that `source` is, as `describe_backbone` takes it, to `target`: a .npz with the source's head
     if it has one, or else a folder with a SavedModel of features, or, with `classifier`, of the head's logits.
@@ -61,11 +62,13 @@ def port_backbone(
     the source; neither leaves anything behind.
     """
     form: Literal["npz", "SavedModel"] = "npz" if target.suffix == NPZ else "SavedModel"
-    _check_options(form, input_range, classifier)
-    input_range = input_range or (BIT_RANGE if form == "npz" else RANGES[0])
+    input_range = _checked_range(form, asked)
+    if form == "npz" and classifier:
+        raise UserError("--classifier is for SavedModels: a .npz has the source's head anyway. Leave it out.")
     with _taking_its_place(target) as staging:
         info, architecture = _described(source, reporter)
-        classes = _classes(info, architecture) if form == "npz" or classifier else None
+        wanted = info.path is not None and (form == "npz" or classifier)
+        classes = head_classes(Path(info.path or ""), info.features) if wanted else None
         if classifier and classes is None:
             raise BackboneError(
                 f"{source} has no head, so there are no logits: leave out --classifier for its features."
@@ -93,14 +96,18 @@ def port_backbone(
     )
 
 
-def _check_options(form: str, input_range: InputRange | None, classifier: bool) -> None:
+def _checked_range(form: str, asked: InputRange | str | None) -> InputRange:
     if form == "npz":
-        if input_range is not None:
+        if asked is not None:
             raise UserError("--input-range is for SavedModels: every BiT .npz takes images in [-1, 1]. Leave it out.")
-        if classifier:
-            raise UserError("--classifier is for SavedModels: a .npz has the source's head anyway. Leave it out.")
-    elif input_range is not None and tuple(input_range) not in RANGES:
-        raise UserError(f"--input-range must be 0,1 or -1,1. Received: {input_range}")
+        return BIT_RANGE
+    try:
+        received: InputRange = parse_input_range(asked) or RANGES[0]
+    except ValueError:
+        received = (0, 0)
+    if received not in RANGES:
+        raise UserError(f"--input-range must be 0,1 or -1,1. Received: {asked}")
+    return received
 
 
 @contextmanager
@@ -129,10 +136,6 @@ def _described(source: str, reporter: Reporter) -> tuple[BackboneInfo, Architect
     if info is None or info.network is None:
         raise BackboneError(f"only a BiT can be ported, and {source} is none{''.join(f'; {text}' for text in why)}.")
     return info, info.network
-
-
-def _classes(info: BackboneInfo, architecture: Architecture) -> int | None:
-    return None if info.path is None else stored_classes(Path(info.path), architecture)
 
 
 @contextmanager

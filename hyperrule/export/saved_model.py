@@ -22,7 +22,8 @@ class Serving(HubForm):
         backbone = classifier.backbone
         super().__init__(
             classifier.features,
-            list(backbone.arrays.values()),
+            backbone.arrays.values(),
+            backbone.trainable_arrays,
             backbone.regularizers,
             (0, 1),
             backbone.side,

@@ -1,6 +1,6 @@
 """The plan: everything that will run, each value with its reason and its source.
 
-A `Plan` is frozen, JSON, and complete: `finetune` executes exactly this object, stores it as
+A `Plan` is frozen, JSON, and complete, once the weights are there: `finetune` executes this object, stores it as
 `plan.json`, and resumes only under an equal one. `planner` makes it; nothing here needs TensorFlow.
 """
 
@@ -12,12 +12,11 @@ from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data.dataset_info import DatasetInfo, Split
 from hyperrule.planning.estimate import Estimate
 from hyperrule.planning.machine import Machine
-from hyperrule.recipe import Recipe
+from hyperrule.recipe import Recipe, Train
 from hyperrule.rule import Schedule
 
 FORMAT = 2
 HOW = ("micro_batch", "checkpoint_every")  # decisions that a resumed run may change: rounding at most
-Train = Literal["full", "last-1", "last-2", "last-3", "head"]
 HeadInit = Literal["zeros", "probe"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -106,10 +105,11 @@ class Plan(BaseModel):
             "backbone sha256": self.backbone.sha256,
             "architecture": self.backbone.architecture,
             "input range": self.backbone.input_range,
-            **{name: decided.value for name, decided in self.decisions.items() if name not in self._how()},
+            **{name: decided.value for name, decided in self.decisions.items() if name not in self.how},
         }
 
-    def _how(self) -> tuple[str, ...]:
-        """HOW, without the micro-batch where batch norm sees it."""
+    @property
+    def how(self) -> tuple[str, ...]:
+        """Decisions that a resumed run may change: HOW, without the micro-batch where batch norm sees it."""
         own = self.backbone.as_it_is
         return tuple(name for name in HOW if name != "micro_batch") if own and own.keeps_statistics else HOW

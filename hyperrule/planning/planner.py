@@ -11,8 +11,8 @@ from hyperrule.data.subset import few_shot
 from hyperrule.errors import RecipeError
 from hyperrule.planning.estimate import Estimate, estimate_cost, largest_micro_batch
 from hyperrule.planning.machine import Machine
-from hyperrule.planning.plan import Calibration, Decided, HeadInit, Plan, Precision, Train
-from hyperrule.recipe import Recipe
+from hyperrule.planning.plan import Calibration, Decided, HeadInit, Plan, Precision
+from hyperrule.recipe import Recipe, Train
 from hyperrule.version import __version__
 from hyperrule.wording import duration
 
@@ -251,8 +251,8 @@ class _Planner:
             )
         if own is not None and not own.trainable and asked != "head":
             raise RecipeError(
-                f"{self.backbone.name} cannot be fine-tuned: it is a TF1 module or has signatures only, and nothing "
-                "in it trains. Say --train head to train a head on its frozen features."
+                f"{self.backbone.name} cannot be fine-tuned: nothing in it trains (a TF1 module, signatures only, "
+                "saved for inference, or no gradient). Say --train head to train a head on its frozen features."
             )
         if asked == "full":
             return Decided(value=asked, reason="the rule fine-tunes the whole network", source=self._rule_source())
@@ -270,7 +270,10 @@ class _Planner:
     def _precision(self) -> Decided[Precision]:
         gpus = self.machine.gpus
         if self.backbone.as_it_is is not None:
-            reason = "a SavedModel's types are those it was saved with"
+            asked = (
+                "" if self.recipe.precision in ("auto", "float32") else f", whatever is asked ({self.recipe.precision})"
+            )
+            reason = f"a SavedModel's types are those it was saved with{asked}"
             return Decided(value="float32", reason=reason, source="backbone")
         if self.recipe.precision != "auto":
             return Decided(value=self.recipe.precision, reason="asked for", source=ASKED)
@@ -329,14 +332,15 @@ class _Planner:
         if self.recipe.preset == "rule" and self.recipe.batch is None:
             light = f", about {duration(seconds * rule.LIGHT_BATCH / rule.BATCH)}" if seconds else ""
             suggestions.append(f"--preset light: a quarter of the images{light}")
-        if crop > FAST_CROP and self.recipe.crop is None:
+        own = self.backbone.as_it_is
+        if crop > FAST_CROP and self.recipe.crop is None and (own is None or own.side is None):
             smaller = f", about {duration(seconds * (FAST_CROP / crop) ** 2)}" if seconds else ""
             suggestions.append(f"--crop {FAST_CROP}: smaller pixels, less accurate on fine detail{smaller}")
         if self.recipe.budget is None and (seconds is None or seconds > 300):
             suggestions.append("--budget 5m: the whole schedule shrunk to the time you have")
         if self.backbone.architecture != "R26x0.5":
             suggestions.append("--backbone bit-r26x0.5: the small embedded backbone")
-        if precision == "float32" and self.machine.cpu_bfloat16:
+        if precision == "float32" and self.machine.cpu_bfloat16 and own is None:
             suggestions.append("--precision bfloat16: this CPU multiplies it natively")
         if not self.machine.gpus:
             suggestions.append("a GPU: none was found here")

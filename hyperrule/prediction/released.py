@@ -9,12 +9,12 @@ from typing import Any, Literal, get_args
 from hyperrule.backbones.checkpoints import head_classes
 from hyperrule.backbones.class_names import ClassName, class_names, read_class_names
 from hyperrule.backbones.describe import describe_backbone, is_backbone
-from hyperrule.backbones.info import BackboneInfo, InputRange
+from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.zoo import CLASSES, ZOO, ClassNames, Head, Released, find
 from hyperrule.data.dataset_info import Split
 from hyperrule.errors import BackboneError, RecipeError
+from hyperrule.input_range import InputRange, parse_input_range
 from hyperrule.progress import Reporter
-from hyperrule.recipe import two_numbers
 from hyperrule.run_folder import RunFolder
 from hyperrule.wording import listed
 
@@ -92,7 +92,7 @@ def make_asked(
     if activation not in (None, *get_args(Activation)):
         raise RecipeError(f"activation must be {' or '.join(get_args(Activation))}. Received: {activation!r}")
     try:
-        low_high = two_numbers(input_range)
+        low_high = parse_input_range(input_range)
     except ValueError as error:
         raise RecipeError(f"input range {error}. Received: {input_range!r}") from None
     return Asked(size, activation, None if class_names is None else os.fspath(class_names), low_high)  # type: ignore[arg-type]

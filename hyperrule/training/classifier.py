@@ -10,9 +10,10 @@ import tensorflow as tf
 from hyperrule.backbones.backbone import Backbone
 from hyperrule.backbones.checkpoints import HEAD, Arrays
 from hyperrule.backbones.graph_module import GraphModule
-from hyperrule.backbones.info import BIT_RANGE, BackboneInfo, InputRange
+from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.layers import standardize
 from hyperrule.backbones.resnet_v2 import ResNetV2
+from hyperrule.input_range import BIT_RANGE, InputRange
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -35,9 +36,9 @@ class Classifier(keras.Model):
         return self.head(self.features(images, training))
 
     def features(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Images [N, H, W, 3] in [0, 1] -> float32 [N, features]; a frozen backbone never sees `training`."""
+        """Images [N, H, W, 3] in [0, 1] -> float32 [N, features]."""
         low, high = self.input_range
-        return self.backbone((high - low) * images + low, training=training and self.backbone.trainable)
+        return self.backbone((high - low) * images + low, training=training)
 
     @property
     def arrays(self) -> dict[str, keras.Variable]:
@@ -75,9 +76,10 @@ def make_classifier(info: BackboneInfo, classes: int, precision: str = "float32"
 def fold(classifier: Classifier, copy: Classifier) -> None:
     """Fill what `for_inference` made with the classifier's weights, kernels standardised once and for all:
     what is evaluated and exported."""
+    current = classifier.arrays
     for name, variable in copy.arrays.items():
-        if variable is not classifier.arrays[name]:
-            variable.assign(classifier.arrays[name])
+        if variable is not current[name]:
+            variable.assign(current[name])
     for conv in copy.backbone.convolutions:
         conv.kernel.assign(standardize(tf.convert_to_tensor(conv.kernel)))
         conv.standardized = True

@@ -8,11 +8,12 @@ from hyperrule.errors import UserError
 from hyperrule.planning.machine import Machine
 
 
-def start(machine: Machine) -> tf.distribute.Strategy:
+def start(machine: Machine, deterministic: bool = True) -> tf.distribute.Strategy:
     """The strategy for this machine's devices: all GPUs mirrored, or the default for one device.
 
-    On a CPU every operation is made deterministic, so that a resumed run is bit-identical. Raises
-    UserError if TensorFlow does not see the GPUs that the plan counts on.
+    On a CPU every operation is made `deterministic`, so that a resumed run is bit-identical; not so for a network
+    that draws random numbers of its own, which TensorFlow would then refuse to run. Raises UserError if
+    TensorFlow does not see the GPUs that the plan counts on.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if len(gpus) < len(machine.gpus):
@@ -21,10 +22,8 @@ def start(machine: Machine) -> tf.distribute.Strategy:
             "Install its CUDA libraries with: pip install 'tensorflow[and-cuda]'; "
             "or set CUDA_VISIBLE_DEVICES=-1 for the CPU."
         )
-    if not gpus:
+    if not gpus and deterministic:
         tf.config.experimental.enable_op_determinism()
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
     return _mirrored() if len(gpus) > 1 else tf.distribute.get_strategy()
 
 

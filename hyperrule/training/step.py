@@ -38,6 +38,7 @@ class TrainingStep:
         self.classifier = classifier
         self.strategy = strategy
         self.batch = batch
+        self.training = bool(classifier.backbone.trainable)  # a frozen backbone is run as for inference
         self.optimizer = keras.optimizers.SGD(learning_rate=0.0, momentum=MOMENTUM)
         self.optimizer.build(classifier.trainable_variables)
         # What an update needs: kernels of convolutions first, everything else after.
@@ -107,7 +108,7 @@ class TrainingStep:
             for variable in others:
                 tape.watch(variable)
             with self.classifier.backbone.using_kernels(list(standardized.values())):
-                logits = self.classifier(micro.images, training=True)
+                logits = self.classifier(micro.images, training=self.training)
             losses = tf.nn.softmax_cross_entropy_with_logits(micro.targets, logits)
             loss = tf.reduce_sum(losses * micro.weights) / self.batch
         gradients = tape.gradient(loss, kernels + others, unconnected_gradients=tf.UnconnectedGradients.ZERO)
@@ -129,7 +130,7 @@ class TrainingStep:
             standardized, [kernel.value for kernel in self._kernels], output_gradients=gradients[: len(self._kernels)]
         )
         gradients = [*pulled_back, *gradients[len(self._kernels) :]]
-        if self.classifier.backbone.regularizers:
+        if self.training and self.classifier.backbone.regularizers:
             penalty, penalties = self._regularization()
             loss += penalty
             gradients = [gradient + added for gradient, added in zip(gradients, penalties, strict=True)]
