@@ -13,7 +13,8 @@ import pytest
 import tensorflow as tf
 from conftest import REAL_DATA
 
-from hyperrule.backbones.lite0 import PACKAGE, Lite0, lite0_saved_model, weights_file
+from hyperrule.backbones.lite0 import Lite0, lite0_saved_model
+from hyperrule.backbones.lite0_package import PACKAGE, weights_file
 from hyperrule.backbones.torch_pickle import MAGIC, PROTOCOL, read_state_dict
 from hyperrule.errors import BackboneError, RunError
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
-from hyperrule.backbones import download, hub
+from hyperrule.backbones import download, hub, lite0_package
 from hyperrule.backbones.architecture import Architecture
 from hyperrule.backbones.checkpoints import read_architecture
 from hyperrule.backbones.info import AsItIs, BackboneInfo, Kind
@@ -125,9 +125,7 @@ def _of_zoo(
                 f"{name} was never released. If you hold its file, give its path: --backbone {name.upper()}.npz"
             )
         case "package":
-            with silent_native_stderr():
-                from hyperrule.backbones.lite0 import lite0_saved_model
-            folder = lite0_saved_model("logits" if logits else "features", reporter.say)
+            folder = _lite0("logits" if logits else "features", reporter)
             return _of_module(name, "package", source.location, folder, input_range, released.input_range, reporter)
         case "hub" if fetch or hub.cached(source.location) is not None:
             folder = hub.resolve(source.location, reporter)
@@ -148,6 +146,15 @@ def _of_zoo(
     described = _of_bit(name, source.kind, source.location, released.architecture, None, None, None)
     size = f"{released.download_bytes / 2**20:.0f} MiB" if released.download_bytes else "size not known beforehand"
     return described.model_copy(update={"notes": (f"not here yet ({size}): finetune downloads it",)})
+
+
+def _lite0(output: lite0_package.Output, reporter: Reporter) -> Path:
+    """The SavedModel, made by TensorFlow on first use."""
+    if (folder := lite0_package.module_folder(output)).is_dir():
+        return folder
+    with silent_native_stderr():
+        from hyperrule.backbones.lite0 import lite0_saved_model
+    return lite0_saved_model(output, reporter.say)
 
 
 def _of_bit(

@@ -15,11 +15,10 @@ import pooch
 from pydantic import BaseModel, TypeAdapter
 
 from hyperrule.backbones.transfer import complete, failures_told
+from hyperrule.backbones.zoo import BUCKET
 from hyperrule.errors import BackboneError
 from hyperrule.files import os_errors_as, whole_file
 from hyperrule.progress import Reporter
-
-BUCKET = "https://storage.googleapis.com/bit_models"
 
 
 @dataclass(frozen=True)

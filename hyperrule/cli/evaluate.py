@@ -47,7 +47,8 @@ def _render(accuracy: "Accuracy") -> None:
         f"top-5 {accuracy.top5:.2%}{loss}"
     )
     click.echo(f"classifier  {accuracy.model}: {accuracy.classes} classes, {accuracy.activation}, {accuracy.size} px")
-    weakest = sorted(accuracy.per_class, key=lambda figures: figures.top1)[:WEAKEST]
+    present = (figures for figures in accuracy.per_class if figures.examples)
+    weakest = sorted(present, key=lambda figures: figures.top1)[:WEAKEST]
     digits = len(str(max(figures.examples for figures in weakest)))
     for label, figures in zip(["weakest", *[""] * WEAKEST], weakest, strict=False):
         name = figures.class_name if figures.class_name == figures.folder else f"{figures.folder}: {figures.class_name}"
