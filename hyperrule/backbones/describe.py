@@ -250,7 +250,7 @@ def _range_of(
     if known is not None:
         _check_range(name, asked, known, "'hyperrule backbones' lists it so")
         return known, "'hyperrule backbones' lists it so"
-    measured = ", ".join(f"{off:.2g} with {shown_range(candidate)}" for candidate, off in facts.deviations)
+    measured = ", ".join(f"{off:.3g} with {shown_range(candidate)}" for candidate, off in facts.deviations)
     evidence = f"standard deviations between real photographs and what its first batch norm keeps: {measured}"
     ranked = sorted(facts.deviations, key=lambda item: item[1])
     if ranked and ranked[0][1] <= PLAUSIBLE and ranked[1][1] >= TOLD_APART * ranked[0][1]:
