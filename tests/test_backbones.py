@@ -108,6 +108,19 @@ def test_contract(kind: str, kinds: dict[str, str]) -> None:
     np.testing.assert_allclose(again(batch.images), answers, rtol=1e-5, atol=1e-5)
 
 
+def test_the_last_blocks_train_and_nothing_before_them() -> None:
+    classifier = loaded(describe_backbone("bit-r26x0.5"))
+    classifier.head.kernel.assign(tf.random.stateless_normal(classifier.head.kernel.shape, [0, 1]))
+    classifier.backbone.train_part("last-1")
+    before = classifier.snapshot()
+    step_of(classifier, strategy_of(1), a_batch(), 0.01)
+    after = classifier.snapshot()
+    trained = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert trained == {
+        name for name in before if name.startswith(("resnet/block4/", "resnet/group_norm/", "resnet/head/"))
+    }
+
+
 PREFIXED = [
     lambda name: f"resnet_v2_3/{name.removeprefix('resnet/').replace('standardized_conv2d', 'standardized_conv2d_7')}",
     lambda name: f"keras_layer/{name}",
