@@ -211,7 +211,7 @@ def test_interrupted_evaluation_is_done_again_on_resuming(
 def test_two_devices_train_evaluate_and_resume_like_one(
     uninterrupted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hyperrule.training.runtime.start", lambda machine: strategy_of(2))
+    monkeypatch.setattr("hyperrule.training.runtime.start", lambda machine, deterministic=True: strategy_of(2))
     out = tmp_path / "run"
     options = {**SMALL, "dataset": str(uninterrupted["data"]), "micro_batch": 3}
     with monkeypatch.context() as patch:
