@@ -323,6 +323,29 @@ def test_unknown_backbone(refused: Refused, backbone: str, words: list[str]) -> 
 
 
 @pytest.mark.parametrize(
+    ("backbone", "wrong", "right"),
+    [
+        ("bit-r26x0.5", "0,1", "[-1, 1]"),
+        ("bit-m-r50x1", "0,255", "[-1, 1]"),
+        ("google/bit/m-r50x1", "-1,1", "[0, 1]"),
+        ("sayakpaul/bit_r152x2_224_feature_extraction", "0,1", "[-1, 1]"),
+    ],
+)
+def test_wrong_input_range_is_stopped_before_anything_is_downloaded(
+    refused: Refused, backbone: str, wrong: str, right: str
+) -> None:
+    data = make_data({"a": 2, "b": 2})
+    line = refused("plan", "--dataset", data, "--backbone", backbone, "--input-range", wrong)
+    assert_says(line, [backbone, f"takes images in {right}", f"Received: --input-range {wrong}", "Leave it out"])
+
+
+@pytest.mark.parametrize("value", ["0,2", "0", "1,0", "-1,1,foo", "zero", "."])
+def test_input_range_that_is_none(refused: Refused, value: str) -> None:
+    line = refused("finetune", *NO_DATA, "--input-range", value)
+    assert_says(line, ["input_range: must be 0,1 or -1,1 or 0,255", f"Received: {value!r}"])
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         pytest.param({GAMMA: None}, ["R26x0.5", f"1 missing: {GAMMA}"], id="missing"),
