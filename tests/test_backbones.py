@@ -403,6 +403,19 @@ def test_a_foreign_network_trains_exports_resumes_and_trains_again(
         np.testing.assert_array_equal(kernel, next(a for name, a in arrays.items() if name.startswith("module/0000/")))
 
 
+def test_two_devices_export_the_mean_of_their_statistics(
+    kinds: dict[str, str], image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each saw other images; the export is compared with the evaluation, or finetune would raise."""
+    monkeypatch.setattr("hyperrule.training.runtime.start", lambda machine, deterministic=True: strategy_of(2))
+    options = {**SHORT, "micro_batch": 2, "base_lr": 0.1}
+    result = hyperrule.finetune(dataset=image_folder, backbone=kinds["as it is"], out=tmp_path / "run", **options)
+    initial = loaded(describe_backbone(kinds["as it is"])).snapshot()
+    (mean,) = (name for name in initial if name.endswith("moving_mean"))
+    assert not np.allclose(read_arrays(result.run.weights_file)[mean], initial[mean], rtol=1e-3)
+    assert result.parity.top1_agreement == 1.0
+
+
 # SavedModels that cannot be backbones
 
 

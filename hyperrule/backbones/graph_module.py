@@ -111,6 +111,7 @@ class GraphModule(Backbone):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(name="module")
+        self._replicated = tf.distribute.has_strategy()
         self.saved = SavedModule(folder)
         self.module = self.saved.module  # tracked, so that an export carries it
         self.features = self.saved.features
@@ -125,6 +126,10 @@ class GraphModule(Backbone):
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self.saved(images, training)
+
+    def for_inference(self) -> "GraphModule":
+        """Itself; under several devices, each with statistics of its own, one to be filled with their mean."""
+        return GraphModule(self.saved.folder) if self._replicated else self
 
     @property
     def arrays(self) -> dict[str, keras.Variable]:
