@@ -17,7 +17,7 @@ HEADINGS: Row = ("name", "parameters", "features", "px", "head", "download")
 NARROWEST_NAME = 20  # characters; terminals of fewer than 68 columns wrap
 
 
-@click.command("backbones")
+@click.command("backbones", short_help="What --backbone takes by name.")
 @click.argument("part", metavar="[FILTER]", default="")
 @click.option("--json", "as_json", is_flag=True, help="Print all facts as JSON.")
 def command(part: str, as_json: bool) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 WEAKEST = 5  # classes that are shown
 
 
-@click.command("evaluate")
+@click.command("evaluate", short_help="Accuracy of a classifier that exists already.")
 @classifier_options
 @click.option("--dataset", required=True, metavar="FOLDER", help="CLASS/*.jpg or {train,val,test}/CLASS/*.jpg.")
 @click.option("--split", metavar="test|validation|train", help="Which images, where they are split [test].")

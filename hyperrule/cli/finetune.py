@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hyperrule.job import Result
 
 
-@click.command("finetune")
+@click.command("finetune", short_help="Train, evaluate exactly, export.")
 @recipe_options
 @click.option("--out", metavar="FOLDER", help="Run folder to make [runs/NAME].")
 @click.option("--resume", "run", metavar="RUN", help="Go on with an unfinished run folder.")

@@ -13,7 +13,7 @@ from hyperrule.planning.plan import Plan
 from hyperrule.wording import duration
 
 
-@click.command("plan")
+@click.command("plan", short_help="What finetune would do, why, and how long.")
 @recipe_options
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def command(recipe: str | None, assignments: tuple[str, ...], as_json: bool, **flags: Any) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 RANGES = ("0,1", "-1,1")
 
 
-@click.command("port")
+@click.command("port", short_help="A BiT from .npz to a TF2 Hub module, and back.")
 @click.argument("source")
 @click.argument("target")
 @click.option(

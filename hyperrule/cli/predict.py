@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hyperrule.prediction.predictions import Prediction
 
 
-@click.command("predict")
+@click.command("predict", short_help="What is on images, by a classifier that exists already.")
 @classifier_options
 @click.argument("images", nargs=-1, required=True)
 @click.option("--top", type=int, metavar="N", help="Classes shown for an image [5].")

@@ -7,7 +7,7 @@ import click
 from hyperrule.recipe import load_recipe, shipped_recipes
 
 
-@click.command("recipes")
+@click.command("recipes", short_help="The recipes that come with the package.")
 @click.option("--json", "as_json", is_flag=True, help="Print names, files and options as JSON.")
 def command(as_json: bool) -> None:
     """List the shipped recipes, each with the command that runs it and the result it gave.
