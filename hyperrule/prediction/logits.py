@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hyperrule.backbones.checkpoints import HEAD, read_arrays
+from hyperrule.backbones.checkpoints import HEAD, StoredArrays
 from hyperrule.data.preprocess import for_evaluation
 from hyperrule.errors import RunError
 from hyperrule.planning.estimate import largest_micro_batch
@@ -31,13 +31,13 @@ def logits_function(classifier: ReleasedClassifier) -> Callable[[tf.Tensor], tf.
         function = make_classifier(backbone, classes=1).features  # a head of its own would be as large as the logits
     else:
         function = network = make_classifier(backbone, classifier.classes)
-        arrays = read_arrays(head)
-        if backbone.network is not None:
-            network.load(arrays)
-            fold(network, network)  # in place: the largest have no room for a copy
-        else:
-            network.head.kernel.assign(arrays[f"{HEAD}kernel"][0, 0])
-            network.head.bias.assign(arrays[f"{HEAD}bias"])
+        with StoredArrays(head) as arrays:
+            if backbone.network is not None:
+                network.load(arrays)
+                fold(network, network)  # in place: the largest have no room for a copy
+            else:
+                network.head.kernel.assign(arrays[f"{HEAD}kernel"][0, 0])
+                network.head.bias.assign(arrays[f"{HEAD}bias"])
     images = tf.TensorSpec([None, classifier.size, classifier.size, 3], tf.float32)
     compiled: Callable[[tf.Tensor], tf.Tensor] = tf.function(
         lambda images: function(images), input_signature=[images], autograph=False
