@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 Split = Literal["train", "validation", "test"]
+Augmentation = Literal["flip", "crop"]
 
 
 class SplitInfo(BaseModel):
@@ -41,7 +42,7 @@ class DatasetInfo(BaseModel):
     width: int
     sha256: str
     skipped: dict[str, str] = {}
-    destroys_label: dict[Literal["flip", "crop"], str] = {}
+    destroys_label: dict[Augmentation, str] = {}
     notes: tuple[str, ...] = ()
 
 

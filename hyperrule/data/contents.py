@@ -1,0 +1,132 @@
+"""Where encoded images are, each to be read by its number: files, parts of files, tables, arrays.
+
+Nothing is held in memory but where things are. Reading is safe in many threads and, after pickling, processes.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from PIL import Image
+
+Indices = npt.NDArray[np.int64]
+
+
+class Contents(Protocol):
+    """n encoded images (JPEG, PNG, GIF, BMP, WebP). Reading raises OSError."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> bytes:
+        """The encoded image of that number."""
+        ...
+
+    def take(self, indices: Indices) -> Self:
+        """Those images, in that order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Files:
+    """One file an image: `names` (str [n]) are paths relative to `folder`, or absolute."""
+
+    folder: Path
+    names: npt.NDArray[np.object_]
+
+    @classmethod
+    def of(cls, folder: Path, names: Sequence[str]) -> Self:
+        return cls(folder, np.array(names, dtype=object))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.path(index).read_bytes()
+
+    def path(self, index: int) -> Path:
+        return Path(self.folder, self.names[index])
+
+    def take(self, indices: Indices) -> Self:
+        return type(self)(self.folder, self.names[indices])
+
+
+@dataclass(frozen=True)
+class FileParts:
+    """Images that lie whole within larger files, such as shards.
+
+    Image i has `lengths[i]` bytes from byte `offsets[i]` (int64 [n]) of `files[which[i]]` (which: int32 [n]).
+    """
+
+    files: tuple[Path, ...]
+    which: npt.NDArray[np.int32]
+    offsets: Indices
+    lengths: Indices
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def __getitem__(self, index: int) -> bytes:
+        file, length = self.files[self.which[index]], int(self.lengths[index])
+        with file.open("rb") as stream:
+            stream.seek(int(self.offsets[index]))
+            part: bytes = stream.read(length)
+        if len(part) < length:
+            raise OSError(f"{file} has become shorter")
+        return part
+
+    def take(self, indices: Indices) -> Self:
+        return type(self)(self.files, self.which[indices], self.offsets[indices], self.lengths[indices])
+
+
+@dataclass(frozen=True)
+class TableColumn:
+    """Images in a column of type binary of an Arrow table, which may be mapped from a file; `rows` int64 [n]."""
+
+    column: pa.ChunkedArray
+    rows: Indices
+
+    @classmethod
+    def of(cls, images: Sequence[bytes] | pa.ChunkedArray) -> Self:
+        column = images if isinstance(images, pa.ChunkedArray) else pa.chunked_array([list(images)], pa.large_binary())
+        return cls(column, np.arange(len(column)))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> bytes:
+        encoded: bytes = self.column[int(self.rows[index])].as_py()
+        return encoded
+
+    def take(self, indices: Indices) -> Self:
+        return type(self)(self.column, self.rows[indices])
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images that were never encoded: `images` uint8 [N, height, width] or [N, height, width, 1 or 3], 0-255, in
+    memory or mapped from a file; `rows` int64 [n]. They are read as lossless 24-bit BMP."""
+
+    images: npt.NDArray[np.uint8]
+    rows: Indices
+
+    @classmethod
+    def of(cls, images: npt.NDArray[np.uint8]) -> Self:
+        return cls(images, np.arange(len(images)))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> bytes:
+        image = np.asarray(self.images[self.rows[index]])
+        grey = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+        buffer = io.BytesIO()
+        Image.fromarray(grey).convert("RGB").save(buffer, "BMP")
+        return buffer.getvalue()
+
+    def take(self, indices: Indices) -> Self:
+        return type(self)(self.images, self.rows[indices])

@@ -1,0 +1,12 @@
+"""The same labelled images written as every kind of data set, for the contract that all sources share."""
+
+from typing import NamedTuple
+
+
+class LabelledImage(NamedTuple):
+    """`name` is unique within split and class, with its extension, such as "03.jpg"."""
+
+    split: str
+    class_name: str
+    name: str
+    encoded: bytes
