@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data import Source, Split, open_source
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hyperrule.job import Result
     from hyperrule.prediction.accuracy import Accuracy
     from hyperrule.prediction.predictions import Prediction
+    from hyperrule.preflight.findings import Preflight
 
 DEFAULT_TOP = 5  # classes shown for an image
 
@@ -152,27 +153,44 @@ def evaluate(
     class_names: str | Path | None = None,
     input_range: tuple[float, float] | str | None = None,
     quiet: bool = False,
+    **data: Any,
 ) -> Accuracy:
     """Exact top-1, top-5 and loss of a classifier on labelled images, over all of its classes, without training.
 
-    `dataset` is a folder of class folders, called by WordNet id, name or index of the class; all images count,
-    but where they are split those of `split`, by default of the first of test, validation and train that there is.
-    Other options are those of `predict`. Raises UserError if the request cannot be met, RunError if the work
-    cannot be finished.
+    `dataset` is what it is for `finetune`, its classes called by WordNet id, name or index; all images count, but
+    where they are split those of `split`, by default of the first of test, validation and train that there is.
+    `data` are the options of a recipe that say which images (`data_dir`, `image_key`, `test_split` ...), others those
+    of `predict`. Raises UserError if the request cannot be met, RunError if the work cannot be finished.
     """
     reporter = Reporter(quiet)
     with os_errors_as(UserError, "a path cannot be used"):
         asked = make_asked(size, activation, class_names, input_range)
-        images = labelled_images(os.fspath(dataset), split)
+        source = _source(make_recipe({"dataset": dataset, **data}), reporter)
+        images = labelled_images(os.fspath(dataset), source.listing, split)
         classifier = describe_classifier(os.fspath(model), asked, reporter)
         labels = match_folders(images.class_names, classifier.class_names, classifier.name)
     if classifier.note is not None:
         reporter.say(classifier.note)
-    if classifier.has_seen(Path(os.path.expanduser(dataset)), images.split):
+    if classifier.has_seen(os.fspath(dataset), images.split):
         reporter.say(f"{classifier.name} was trained on images of {dataset}: these figures do not tell of new ones.")
     with silent_native_stderr():
         from hyperrule.prediction.accuracy import evaluate_images
     return evaluate_images(classifier, images, labels, reporter)
+
+
+def check(dataset: str | Path, *, quiet: bool = False, **options: Any) -> Preflight:
+    """What is wrong with a data set: every image decoded, compared with all others, and judged as `finetune` would.
+
+    `options` are those of a recipe that say which images (`data_dir`, `image_key`, `test_split` ...) and `split_seed`
+    and `exclude`. Raises UserError if the data set cannot be read at all.
+    """
+    reporter = Reporter(quiet)
+    with os_errors_as(UserError, "a path cannot be used"):
+        recipe = make_recipe({"dataset": dataset, **options, "skip_corrupt": True})
+        source = _source(recipe, reporter)
+        from hyperrule.preflight.check_source import check_source
+
+        return check_source(source, reporter)
 
 
 def _shown_classes(top: int | None, classifier: ReleasedClassifier) -> int:
@@ -185,8 +203,24 @@ def _shown_classes(top: int | None, classifier: ReleasedClassifier) -> int:
     return top
 
 
+def _source(recipe: Recipe, reporter: Reporter, fetch: bool = True) -> Source:
+    return open_source(
+        recipe.dataset,
+        splits={split: name for split in get_args(Split) if (name := getattr(recipe, f"{split}_split")) is not None},
+        data_dir=None if recipe.data_dir is None else Path(os.path.expanduser(recipe.data_dir)),
+        image_key=recipe.image_key,
+        label_key=recipe.label_key,
+        split_seed=recipe.split_seed,
+        skip_corrupt=recipe.skip_corrupt,
+        strict=recipe.strict_data,
+        exclude=None if recipe.exclude is None else Path(os.path.expanduser(recipe.exclude)),
+        reporter=reporter,
+        fetch=fetch,
+    )
+
+
 def _plan(recipe: Recipe, machine: Machine, reporter: Reporter, *, fetch: bool = True) -> tuple[Plan, Source]:
-    source = open_source(recipe.dataset, recipe.split_seed, recipe.skip_corrupt)
+    source = _source(recipe, reporter, fetch)
     training_examples(recipe, source)  # mistakes about the data come before a long download
     backbone = describe_backbone(recipe.backbone, reporter, input_range=recipe.input_range, fetch=fetch)
     return make_plan(recipe, source, backbone, machine), source

@@ -62,6 +62,8 @@ def run_plan(plan: Plan, source: Source, out: Path | None, reporter: Reporter) -
     """
     job = _Job(plan, source, reporter)
     job.check_images()
+    for warning in plan.dataset.warnings:
+        reporter.say(f"Warning: {warning}.")
     job.initialise()
     if plan.recipe.budget is not None:
         job.plan = calibrated(plan, job.calibrate())
@@ -235,6 +237,7 @@ class _Job:
             self.global_micro_batch,
             range(first, plan.schedule.value.steps),
             plan.seed.value,
+            plan.balance.value,
         )
         return iter(self.strategy.experimental_distribute_dataset(dataset))
 

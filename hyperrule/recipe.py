@@ -29,7 +29,10 @@ from hyperrule.rule import Rule
 from hyperrule.wording import did_you_mean
 
 Train = Literal["full", "last-1", "last-2", "last-3", "head"]
+Balance = Literal["none", "sampler", "loss"]
 LENGTHS = ("steps", "epochs", "budget")  # at most one of these may be given
+SPLITS = ("train_split", "validation_split", "test_split")
+LISTED = ("dataset", *SPLITS, "data_dir", "image_key", "label_key")  # they say which images, and which split is which
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -52,7 +55,22 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dataset: str = Field(description="The embedded 'digits', or a folder: CLASS/*.jpg or {train,val,test}/CLASS/*.jpg.")
+    dataset: str = Field(
+        description="Folder CLASS/*.jpg or {train,val,test}/CLASS/*.jpg, table, archive, shards, tfds:NAME, hf:NAME or "
+        "'digits': 'hyperrule datasets' explains them."
+    )
+    train_split: str | None = Field(
+        None, examples=["NAME"], description="What is trained on: a split's name, or TFDS's expression 'train[:98%]'."
+    )
+    validation_split: str | None = Field(None, examples=["NAME"], description="What evaluations on the way see.")
+    test_split: str | None = Field(None, examples=["NAME"], description="What the result is measured on.")
+    data_dir: str | None = Field(None, examples=["FOLDER"], description="Where TFDS or Hugging Face data sets lie.")
+    image_key: str | None = Field(None, examples=["NAME"], description="Column, feature or field of the images.")
+    label_key: str | None = Field(None, examples=["NAME"], description="Column, feature or field of the labels.")
+    exclude: str | None = Field(
+        None, examples=["FILE"], description="Images to leave out, as 'hyperrule check --write-exclusions' writes them."
+    )
+    strict_data: bool = Field(False, description="Refuse images that are in two classes, or in training and test.")
     backbone: str = Field(
         "bit-r26x0.5",
         description="A name that 'hyperrule backbones' lists, a hub handle or URL, a SavedModel folder or .tar.gz, "
@@ -67,6 +85,9 @@ class Recipe(BaseModel):
         "rule", description="light: batch 128 at rate 0.001, for one small device."
     )
     examples_per_class: int | None = Field(None, gt=0, description="Train on a balanced few-shot subset.")
+    balance: Balance = Field(
+        "none", description="Rare classes: drawn as often as others, or weighted in the loss. The rule does neither."
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of subset, order, augmentation and mixup.")
     split_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the held-out split, where the data has none.")
     batch: int | None = Field(None, gt=0, le=2**20, description="Examples a step; rate and schedule scale with it.")
@@ -86,9 +107,9 @@ class Recipe(BaseModel):
     mixup: float | None = Field(None, ge=0, le=10, description="Alpha of mixup, 0 for none.")
     resize: int | None = Field(None, ge=32, le=4096, description="Side in pixels to which images are resized.")
     crop: int | None = Field(None, ge=32, le=4096, description="Side in pixels of the crop that the network sees.")
-    random_flip: bool | None = Field(None, description="Mirror training images at random.")
+    random_flip: bool | None = Field(None, examples=["no-flip"], description="Mirror training images at random.")
     random_crop: bool | None = Field(
-        None, description="Crop training images at random; else resize straight to the crop."
+        None, examples=["no-crop"], description="Crop training images at random; else resize straight to the crop."
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Type of convolutions and activations."

@@ -13,6 +13,7 @@ summary.md           the result for people; written last, so its presence means 
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -147,6 +148,7 @@ def check_free(path: Path) -> None:
 
 def free_run_folder(dataset: str) -> Path:
     """runs/NAME, or runs/NAME-2 and so on where that is taken."""
-    name = Path(dataset).expanduser().resolve().name if dataset != "digits" else dataset
+    last = Path(dataset).expanduser().resolve().name
+    name = re.sub(r"[^\w.-]+", "-", last.removeprefix("tfds:").removeprefix("hf:")).strip("-.") or "run"
     candidates = (Path("runs", name if number == 1 else f"{name}-{number}") for number in range(1, 10**6))
     return next(path for path in candidates if not path.exists())

@@ -11,8 +11,9 @@ from hyperrule.run_folder import RunFolder
 def headline(plan: Plan, metrics: Metrics) -> str:
     """One line: accuracy, as a percentage and as a count."""
     correct = sum(row[index] for index, row in enumerate(metrics.confusion))
+    balanced = f", balanced {metrics.balanced_accuracy:.2%}" if plan.balance.value != "none" else ""
     return (
-        f"{plan.test_split.value} accuracy {metrics.top1:.2%} ({correct} of {metrics.examples}), "
+        f"{plan.test_split.value} accuracy {metrics.top1:.2%} ({correct} of {metrics.examples}){balanced}, "
         f"top-5 {metrics.top5:.2%}, loss {metrics.loss:.4f}"
     )
 

@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from hyperrule.data import Examples, open_source
+from hyperrule.data.contents import TableColumn
 from hyperrule.data.pipeline import Augmentation, evaluation_batches, training_batches, undecodable
 from hyperrule.data.preprocess import decode, for_evaluation, for_training
 from hyperrule.data.subset import few_shot, hold_out
@@ -23,7 +24,7 @@ def test_digits_are_scikit_learns() -> None:
     for examples in together:
         indices = [int(name.removeprefix("digits/")) for name in examples.ids]
         assert examples.labels.tolist() == expected.target[indices].tolist()
-        pixels = np.stack([decode(content).numpy()[..., 0] for content in examples.contents[:50]])
+        pixels = np.stack([decode(examples.contents[i]).numpy()[..., 0] for i in range(50)])
         assert np.array_equal(pixels, np.rint(expected.images[indices[:50]] * 255 / 16))
 
 
@@ -49,7 +50,7 @@ def test_folder_with_splits_keeps_them(image_folder: Path, tmp_path: Path) -> No
     (tmp_path / "split/train/cold/notes.txt").write_text("no image")
     info = open_source(str(tmp_path / "split")).info
     assert {split: facts.examples for split, facts in info.splits.items()} == {"train": 12, "validation": 4, "test": 4}
-    assert any("1 entries" in note for note in info.notes)
+    assert any("1 files are not images" in note for note in info.notes)
 
 
 @pytest.mark.parametrize("mode", ["P", "1"])
@@ -78,9 +79,18 @@ def test_few_shot_subsets_are_balanced_nested_and_seeded() -> None:
     assert not np.array_equal(five, few_shot(labels, names, 5, seed=2))
 
 
+def test_hold_out_keeps_equal_images_together() -> None:
+    labels, groups = np.zeros(40, np.int32), np.arange(40) // 4
+    train, test = hold_out(labels, groups, seed=0)
+    assert len(test) == 8
+    assert set(groups[train]).isdisjoint(groups[test])
+    for part in hold_out(labels, np.zeros(40, np.int64), seed=0):
+        assert len(part)
+
+
 def test_hold_out_takes_a_fifth_of_each_class_and_at_least_one() -> None:
     labels = np.array([0] * 10 + [1] * 2, np.int32)
-    train, test = hold_out(labels, seed=0)
+    train, test = hold_out(labels, np.arange(12), seed=0)
     assert np.bincount(labels[test]).tolist() == [2, 1]
     assert sorted([*train, *test]) == list(range(12))
 
@@ -144,7 +154,7 @@ def test_every_pass_sees_every_example_once_in_another_order() -> None:
     plain = Augmentation(resize=16, crop=16, random_crop=False, random_flip=False, mixup=0.0)
     seen = [batch.images.numpy() for batch in training_batches(examples, 10, plain, 12, 12, range(4), 0)]
     passes = [np.concatenate(seen[:2]), np.concatenate(seen[2:])]
-    expected = sorted(for_evaluation(content, 16).numpy().tobytes() for content in examples.contents)
+    expected = sorted(for_evaluation(content, 16).numpy().tobytes() for content in examples.encoded())
     assert [sorted(image.tobytes() for image in images) for images in passes] == [expected, expected]
     assert not np.array_equal(*passes)
 
@@ -173,11 +183,11 @@ def test_evaluation_sees_every_example_once_and_pads_with_weight_zero() -> None:
     weights = np.concatenate([batch.weights.numpy() for batch in batches])
     assert weights.tolist() == [1.0] * 10 + [0.0] * 2
     images = np.concatenate([batch.images.numpy() for batch in batches])[weights > 0]
-    assert np.array_equal(images, np.stack([for_evaluation(content, 16).numpy() for content in examples.contents]))
+    assert np.array_equal(images, np.stack([for_evaluation(content, 16).numpy() for content in examples.encoded()]))
 
 
 def test_undecodable_names_the_bad_ones() -> None:
     good = open_source("digits").examples("test").take(np.arange(3))
     contents = [good.contents[0], good.contents[1][:40], good.contents[2]]
     assert undecodable(good) == []
-    assert undecodable(Examples(["a", "b", "c"], good.labels, contents)) == ["b"]
+    assert undecodable(Examples(["a", "b", "c"], good.labels, TableColumn.of(contents))) == ["b"]

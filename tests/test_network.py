@@ -162,8 +162,8 @@ def _leaves(node):
 def test_bfloat16_stays_near_float32() -> None:
     """Features of real digits by the embedded backbone: 0.7 % apart when measured."""
     backbone = describe_backbone("bit-r26x0.5")
-    contents = open_source("digits").examples("test").contents[:8]
-    images = np.stack([for_evaluation(content, 128) for content in contents])
+    contents = open_source("digits").examples("test").contents
+    images = np.stack([for_evaluation(contents[index], 128) for index in range(8)])
     features = {}
     for precision in ("float32", "bfloat16"):
         classifier = make_classifier(backbone, 2, precision)

@@ -27,6 +27,7 @@ from hyperrule.backbones.class_names import ClassName, class_names
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.backbones.lite0_package import PACKAGE
 from hyperrule.cli import main
+from hyperrule.data import open_source
 from hyperrule.data.preprocess import for_evaluation
 from hyperrule.errors import BackboneError, DataError, RecipeError, UserError
 from hyperrule.evaluation.metrics import compute_metrics
@@ -231,7 +232,7 @@ def test_figures_are_those_of_the_evaluation_after_training(small: Path, photogr
 
 
 def test_class_folders_are_mapped_to_the_heads_classes(files: Path, photographs: Path) -> None:
-    images = labelled_images(str(photographs), None)
+    images = labelled_images("photographs", open_source(str(photographs)).listing, None)
     names = describe(files / "21843.npz").class_names
     for known in (ONE_K, names):
         found = match_folders(images.class_names, known, "any")
@@ -498,10 +499,10 @@ def test_predictions_that_cannot_be_made(refused: Callable[..., str], arguments:
     ("arguments", "words"),
     [
         (["7.npz"], ["Missing option '--dataset'"]),
-        (["7.npz", "--dataset", "gone"], ["data set folder gone does not exist"]),
+        (["7.npz", "--dataset", "gone"], ["data set gone does not exist"]),
         (["7.npz", "--dataset", "empty"], ["empty holds no class folder with images", "Received: an empty folder"]),
         (["7.npz", "--dataset", "data", "--split", "test"], ["data has no images for test", "leave --split out"]),
-        (["7.npz", "--dataset", "digits", "--split", "validation"], ["it has only train and test"]),
+        (["7.npz", "--dataset", "digits", "--split", "validation"], ["it has no splits; leave --split out"]),
         (
             ["21843.npz", "--dataset", "data"],
             ["1 unknown: 'xyzzy'", "1 ambiguous: 'crane' (n0", "Allowed: a WordNet id (", "index from 0 to 21842"],

@@ -6,6 +6,7 @@ import click
 
 from hyperrule.api import evaluate
 from hyperrule.cli.classifier_options import classifier_options
+from hyperrule.cli.options import data_options
 
 if TYPE_CHECKING:
     from hyperrule.prediction.accuracy import Accuracy
@@ -15,8 +16,9 @@ WEAKEST = 5  # classes that are shown
 
 @click.command("evaluate", short_help="Accuracy of a classifier that exists already.")
 @classifier_options
-@click.option("--dataset", required=True, metavar="FOLDER", help="CLASS/*.jpg or {train,val,test}/CLASS/*.jpg.")
+@click.option("--dataset", required=True, metavar="TEXT", help="As for finetune: folder, table, tfds:NAME ...")
 @click.option("--split", metavar="test|validation|train", help="Which images, where they are split [test].")
+@data_options()
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
 def command(model: str, dataset: str, as_json: bool, **options: Any) -> None:
     """Measure a released classifier or a finished run on labelled images; nothing is trained.

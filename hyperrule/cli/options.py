@@ -1,13 +1,13 @@
 """Flags made from the fields of `Recipe`, and their way back into one set of options."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
 
-from hyperrule.recipe import LENGTHS, Recipe, load_recipe, parse_assignment
+from hyperrule.recipe import LENGTHS, LISTED, Recipe, load_recipe, parse_assignment
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -18,12 +18,23 @@ def recipe_options(function: F) -> F:
         "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set any option of a recipe."
     )(function)
     function = click.option("--recipe", metavar="FILE", help="Options from a YAML file or a shipped recipe.")(function)
-    for name, field in reversed(Recipe.model_fields.items()):
+    return _flags(Recipe.model_fields, function)
+
+
+def data_options(*more: str) -> Callable[[F], F]:
+    """Add the flags that say which images of a data set, and `more`, the names of fields of `Recipe`."""
+    names = [name for name in LISTED if name != "dataset"]
+    return lambda function: _flags({name: Recipe.model_fields[name] for name in (*names, *more)}, function)
+
+
+def _flags(fields: Mapping[str, FieldInfo], function: F) -> F:
+    for name, field in reversed(list(fields.items())):
         flag = f"--{name.replace('_', '-')}"
         kinds = [kind for kind in get_args(field.annotation) or (field.annotation,) if kind is not NoneType]
         shown = f"{field.description} [{field.default}]" if isinstance(field.default, str) else field.description
         if kinds == [bool]:
-            flag = flag if field.default is False else f"{flag}/--no-{flag[2:]}"
+            opposite = field.examples[0] if field.examples else f"no-{flag[2:]}"
+            flag = flag if field.default is False else f"{flag}/--{opposite}"
             decorate = click.option(flag, name, is_flag=True, default=None, help=shown)
         else:
             choices = _choices(field.annotation)

@@ -1,20 +1,61 @@
 """Labelled images: `open_source` turns what the user typed into facts and examples."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from hyperrule.data.dataset_info import DatasetInfo, Examples, Source, Split, SplitInfo
-from hyperrule.data.digits import Digits
-from hyperrule.data.image_folder import ImageFolder
+from hyperrule.data.dataset_info import Augmentation, DatasetInfo, Split, SplitInfo
+from hyperrule.data.examples import Examples
+from hyperrule.data.exclusions import Exclusions, read_exclusions
+from hyperrule.data.listing import DataRequest, Listing
+from hyperrule.data.source import Source
+from hyperrule.data.sources.kinds import is_name, list_images
+from hyperrule.progress import Reporter
 
-__all__ = ["DatasetInfo", "Examples", "Source", "Split", "SplitInfo", "open_source"]
+__all__ = [
+    "Augmentation",
+    "DataRequest",
+    "DatasetInfo",
+    "Examples",
+    "Listing",
+    "Source",
+    "Split",
+    "SplitInfo",
+    "list_images",
+    "open_source",
+]
 
 
-def open_source(dataset: str, split_seed: int = 0, skip_corrupt: bool = False) -> Source:
-    """The data set called `dataset`: "digits", or the path of an image folder.
+def open_source(
+    dataset: str,
+    *,
+    splits: Mapping[Split, str] | None = None,
+    data_dir: Path | None = None,
+    image_key: str | None = None,
+    label_key: str | None = None,
+    split_seed: int = 0,
+    skip_corrupt: bool = False,
+    strict: bool = False,
+    exclude: Path | None = None,
+    reporter: Reporter | None = None,
+    fetch: bool = True,
+) -> Source:
+    """The data set that `dataset` is, in whatever it is stored ('hyperrule datasets' lists the kinds).
 
-    Raises DataError, when its facts or examples are asked for, if the data cannot be used.
+    Other arguments are those of `DataRequest` and `Source`; `exclude` is a file that `hyperrule check` wrote. With
+    `fetch`, what is missing may be downloaded. Raises DataError, here or when facts or examples are asked for, if
+    the data cannot be used.
     """
-    if dataset == "digits":
-        return Digits(split_seed)
-    return ImageFolder(Path(os.path.expanduser(dataset)), dataset, split_seed, skip_corrupt)
+    reporter = reporter or Reporter()
+    location = None if is_name(dataset) else Path(os.path.abspath(os.path.expanduser(dataset)))
+    request = DataRequest(dataset, splits or {}, data_dir, image_key, label_key)
+    return Source(
+        name=dataset,
+        listing=list_images(request, reporter, fetch),
+        location=location,
+        split_seed=split_seed,
+        skip_corrupt=skip_corrupt,
+        strict=strict,
+        exclusions=Exclusions() if exclude is None else read_exclusions(exclude),
+        reporter=reporter,
+    )

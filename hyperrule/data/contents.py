@@ -4,6 +4,7 @@ Nothing is held in memory but where things are. Reading is safe in many threads 
 """
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,10 @@ class Files:
 
     def path(self, index: int) -> Path:
         return Path(self.folder, self.names[index])
+
+    def paths(self) -> list[bytes]:
+        """As the operating system takes them: names need not be UTF-8."""
+        return [os.fsencode(os.path.join(self.folder, name)) for name in self.names]
 
     def take(self, indices: Indices) -> Self:
         return type(self)(self.folder, self.names[indices])

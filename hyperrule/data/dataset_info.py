@@ -1,12 +1,7 @@
-"""What a data set is: the facts that the plan needs, and the examples that the work reads."""
+"""What a data set is: the facts that the plan needs."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 Split = Literal["train", "validation", "test"]
@@ -27,8 +22,9 @@ class DatasetInfo(BaseModel):
     """Facts about a labelled image data set, known before TensorFlow is imported.
 
     `height` and `width` (pixels) are those of the image with the median area: the "image size" of
-    a data set of mixed sizes. `sha256` covers every image's bytes, name, class and split.
-    `destroys_label` gives a reason for each augmentation ("flip", "crop") that must stay off.
+    a data set of mixed sizes. `sha256` covers every image's bytes, class and split, and nothing of how they are
+    stored. `destroys_label` gives a reason for each augmentation that must stay off. `warnings` tell of what is
+    wrong with the data, `notes` of how it was read.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -37,6 +33,7 @@ class DatasetInfo(BaseModel):
     kind: str
     location: str | None
     class_names: tuple[str, ...]
+    class_order: str
     splits: dict[Split, SplitInfo]
     height: int
     width: int
@@ -44,39 +41,4 @@ class DatasetInfo(BaseModel):
     skipped: dict[str, str] = {}
     destroys_label: dict[Augmentation, str] = {}
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Labelled images of one split, in their fixed order, random access.
-
-    `contents` are encoded images (JPEG, PNG, GIF, BMP, WebP): their bytes, or the paths of files
-    that hold them. `labels` are int32 [n], indices into `DatasetInfo.class_names`.
-    """
-
-    ids: Sequence[str]
-    labels: npt.NDArray[np.int32]
-    contents: Sequence[bytes] | Sequence[Path]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def encoded(self) -> Iterator[bytes]:
-        """The encoded images, one by one."""
-        return (content.read_bytes() if isinstance(content, Path) else content for content in self.contents)
-
-    def take(self, indices: npt.NDArray[np.int64]) -> "Examples":
-        return Examples(
-            [self.ids[i] for i in indices],
-            self.labels[indices],
-            [self.contents[i] for i in indices],
-        )
-
-
-class Source(Protocol):
-    """A data set that was opened: its facts, and its examples by split."""
-
-    @property
-    def info(self) -> DatasetInfo: ...
-
-    def examples(self, split: Split) -> Examples: ...
+    warnings: tuple[str, ...] = ()

@@ -72,8 +72,8 @@ class Listing:
 def split_by_name(names: Sequence[str], request: DataRequest, data_set: str) -> dict[Split, str]:
     """Which of the `names` (of folders, of values of a column, of shards) is which split, by the request or by custom.
 
-    Empty when no name is that of a split. Raises DataError for two names of one split, for a name asked for that is
-    not there, and if only some names are those of splits and training is not among them.
+    Empty when no name is that of a split. Raises DataError for two names of one split, and for a name asked for that
+    is not there.
     """
     if request.splits:
         missing = [name for name in request.splits.values() if name not in names]
@@ -90,11 +90,6 @@ def split_by_name(names: Sequence[str], request: DataRequest, data_set: str) -> 
                         f"Say which: --{split}-split {name}"
                     )
                 chosen[split] = name
-    if chosen and "train" not in chosen:
-        raise DataError(
-            f"{data_set} has {listed(sorted(chosen.values()))} but nothing to train on (train). "
-            f"Name it with --train-split, if it is one of: {listed(names)}."
-        )
     return {split: chosen[split] for split in get_args(Split) if split in chosen}
 
 

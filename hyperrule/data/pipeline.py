@@ -5,20 +5,25 @@ since step 0. So a run that resumes at step k starts at position k x batch and r
 neither order nor augmentation nor mixup depend on the micro-batch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
-from hyperrule.data.dataset_info import Examples
+from hyperrule.data.examples import Examples
 from hyperrule.data.preprocess import decode, for_evaluation, for_training
+from hyperrule.data.reading import read_images
+from hyperrule.recipe import Balance
+
+CLASS_STREAM = 1 << 40  # added to the seed and a class, so that its passes differ from all others
 
 
 class MicroBatch(NamedTuple):
     """images float32 [M, crop, crop, 3] in [0, 1]; targets float32 [M, classes], rows sum to 1;
-    weights float32 [M]: 1, or 0 for the rows that pad the last micro-batch."""
+    weights float32 [M]: 0 for the rows that pad the last micro-batch, else 1 or what balances the classes."""
 
     images: tf.Tensor
     targets: tf.Tensor
@@ -44,31 +49,39 @@ def training_batches(
     micro_batch: int,
     steps: range,
     seed: int,
+    balance: Balance = "none",
 ) -> tf.data.Dataset:
     """Micro-batches of the given steps, ceil(batch / micro_batch) for each, in order.
 
     Step k draws positions k x batch to (k + 1) x batch; each pass over the data has an order of
     its own. Mixup blends position i with i + 1 (the step's last with its first), one lambda a step.
-    """
-    stored = _stored(examples)
-    count = np.int64(len(examples))
 
-    def load(step: tf.Tensor, offset: tf.Tensor) -> tuple[tf.Tensor, MicroBatch]:
-        position = step * batch + offset % batch
-        # A stateless permutation, element by element: no order of a million examples is ever held.
-        example = tf.random.experimental.index_shuffle(
-            position % count, seed=tf.stack([np.int64(seed), position // count]), max_index=count - 1
-        )
-        encoded, label = stored.read(example)
+    `balance` "sampler" draws every class equally often, "loss" gives every example the weight n / (classes x images
+    of its class).
+    """
+    draw = _balanced_order(examples.labels, classes, seed) if balance == "sampler" else _order(len(examples), seed)
+    labels = tf.constant(examples.labels)
+    counts = np.maximum(np.bincount(examples.labels, minlength=classes), 1)
+    class_weights = tf.constant(len(examples) / (classes * counts), tf.float32)
+
+    def position_of(step: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+        return step * batch + offset % batch
+
+    def place(step: tf.Tensor, offset: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        return draw(position_of(step, offset)), step, offset
+
+    def load(
+        encoded: tf.Tensor, example: tf.Tensor, step: tf.Tensor, offset: tf.Tensor
+    ) -> tuple[tf.Tensor, MicroBatch]:
         image = for_training(
             encoded,
             augmentation.resize,
             augmentation.crop,
             augmentation.random_crop,
             augmentation.random_flip,
-            tf.stack([np.int64(seed), position]),
+            tf.stack([np.int64(seed), position_of(step, offset)]),
         )
-        return step, MicroBatch(image, tf.one_hot(label, classes), tf.cast(offset < batch, tf.float32))
+        return step, MicroBatch(image, tf.one_hot(labels[example], classes), tf.cast(offset < batch, tf.float32))
 
     def blend(previous: MicroBatch, current: tuple[tf.Tensor, MicroBatch]) -> tuple[MicroBatch, MicroBatch]:
         """`previous` mixed with its successor; it keeps its own weight."""
@@ -78,6 +91,9 @@ def training_batches(
         target = mixing * previous.targets + (1 - mixing) * example.targets
         return example, MicroBatch(image, target, previous.weights)
 
+    def weigh(example: MicroBatch) -> MicroBatch:
+        return example._replace(weights=example.weights * tf.tensordot(example.targets, class_weights, 1))
+
     # Offsets past the batch fill the last micro-batch, with weight 0. With mixup, one example more is
     # read: the step's first again, as the partner of its last.
     padded = _round_up(batch, micro_batch)
@@ -85,58 +101,76 @@ def training_batches(
     dataset = tf.data.Dataset.range(steps.start, steps.stop).flat_map(
         lambda step: offsets.map(lambda offset: (step, offset))
     )
+    dataset = read_images(examples.contents, dataset.map(place), lambda example, *_: example)
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if augmentation.mixup:
         shape = [augmentation.crop, augmentation.crop, 3]
         nothing = MicroBatch(tf.zeros(shape), tf.zeros([classes]), tf.constant(0.0))
         # The pair that straddles two steps comes first in each step; it is dropped.
         dataset = dataset.scan(nothing, blend).enumerate().filter(lambda index, _: index % (padded + 1) > 0)
-    return dataset.map(lambda _, example: example).batch(micro_batch, drop_remainder=True).prefetch(2)
+    dataset = dataset.map(lambda _, example: weigh(example) if balance == "loss" else example)
+    return dataset.batch(micro_batch, drop_remainder=True).prefetch(2)
 
 
 def evaluation_batches(examples: Examples, classes: int, crop: int, micro_batch: int) -> tf.data.Dataset:
     """Every example once, in order, as micro-batches; the last one is padded with weight 0."""
-    stored = _stored(examples)
+    labels = tf.constant(examples.labels)
 
-    def load(index: tf.Tensor) -> MicroBatch:
-        encoded, label = stored.read(tf.minimum(index, len(examples) - 1))
+    def load(encoded: tf.Tensor, index: tf.Tensor) -> MicroBatch:
         weight = tf.cast(index < len(examples), tf.float32)
-        return MicroBatch(for_evaluation(encoded, crop), tf.one_hot(label, classes), weight)
+        target = tf.one_hot(labels[tf.minimum(index, len(examples) - 1)], classes)
+        return MicroBatch(for_evaluation(encoded, crop), target, weight)
 
     dataset = tf.data.Dataset.range(_round_up(len(examples), micro_batch))
+    dataset = read_images(examples.contents, dataset, lambda index: tf.minimum(index, len(examples) - 1))
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return dataset.batch(micro_batch, drop_remainder=True).prefetch(2)
 
 
 def undecodable(examples: Examples) -> list[str]:
     """Ids of the examples whose image cannot be read or decoded; decodes every one, on all cores."""
-    stored = _stored(examples)
 
-    def decoded(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return index, tf.shape(decode(stored.read(index)[0]))
+    def decoded(encoded: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return index, tf.shape(decode(encoded))
 
-    survivors = tf.data.Dataset.range(len(examples)).map(decoded, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+    images = read_images(examples.contents, tf.data.Dataset.range(len(examples)), lambda index: index)
+    survivors = images.map(decoded, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
     good = {int(index) for index, _ in survivors.as_numpy_iterator()}
     return [example for index, example in enumerate(examples.ids) if index not in good]
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """Examples as tensors: labels int32 [n] and contents string [n], bytes or paths."""
+def _order(count: int, seed: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """From a position to the number of an example: a pass over all of them, then the next in another order."""
 
-    labels: tf.Tensor
-    contents: tf.Tensor
-    in_files: bool
+    def draw(position: tf.Tensor) -> tf.Tensor:
+        return _shuffled(position % count, count, tf.stack([np.int64(seed), position // count]))
 
-    def read(self, example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        content = self.contents[example]
-        return tf.io.read_file(content) if self.in_files else content, self.labels[example]
+    return draw
 
 
-def _stored(examples: Examples) -> _Stored:
-    in_files = isinstance(examples.contents[0], Path)
-    contents = [str(path) for path in examples.contents] if in_files else list(examples.contents)
-    return _Stored(tf.constant(examples.labels), tf.constant(contents), in_files)
+def _balanced_order(labels: npt.NDArray[np.int32], classes: int, seed: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """From a position to the number of an example: each class once in a round, its examples in passes of their own."""
+    by_class = tf.constant(np.argsort(labels, kind="stable"))
+    counts = np.bincount(labels, minlength=classes)
+    sizes, starts = tf.constant(counts), tf.constant(np.cumsum(counts) - counts)
+
+    def draw(position: tf.Tensor) -> tf.Tensor:
+        turn = position // classes
+        label = _shuffled(position % classes, classes, tf.stack([np.int64(seed), turn]))
+        size = sizes[label]
+        passes = tf.stack([seed + CLASS_STREAM + label, turn // size])
+        return by_class[starts[label] + _shuffled(turn % size, size, passes)]
+
+    return draw
+
+
+def _shuffled(index: tf.Tensor, count: tf.Tensor | int, seed: tf.Tensor) -> tf.Tensor:
+    """Where a permutation of `count` numbers, a function of the seed (int64 [2]), puts the index.
+
+    Element by element: no order of a million examples is ever held.
+    """
+    largest = tf.cast(count, tf.int64) - 1
+    return tf.random.experimental.index_shuffle(index, seed=seed, max_index=largest)
 
 
 def _round_up(count: int, multiple: int) -> int:

@@ -3,28 +3,34 @@
 import numpy as np
 import numpy.typing as npt
 
+from hyperrule.data.contents import Indices
 from hyperrule.errors import DataError
 from hyperrule.wording import listed
 
 TEST_FRACTION = 0.2
 
 
-def hold_out(labels: npt.NDArray[np.int32], seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def hold_out(labels: npt.NDArray[np.int32], groups: Indices, seed: int) -> tuple[Indices, Indices]:
     """Stratified train and test indices (ascending): 20 % of each class, at least one, is test.
 
-    Every class must have at least two examples.
+    Images of one group (int64 [n]: equal ones) stay together, so that none is both trained on and tested. Every
+    class must have at least two examples; one whose images are all equal is split all the same.
     """
     train, test = [], []
     for members in _shuffled_members(labels, seed):
-        held_out = max(1, round(TEST_FRACTION * len(members)))
-        test.append(members[:held_out])
-        train.append(members[held_out:])
+        distinct, first, group = np.unique(groups[members], return_index=True, return_inverse=True)
+        if len(distinct) == 1:
+            first = group = np.arange(len(members))
+        in_order = np.sort(first)
+        held_out = np.isin(first[group], in_order[: max(1, round(TEST_FRACTION * len(in_order)))])
+        test.append(members[held_out])
+        train.append(members[~held_out])
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
 
 
 def few_shot(
     labels: npt.NDArray[np.int32], class_names: tuple[str, ...], examples_per_class: int, seed: int
-) -> npt.NDArray[np.int64]:
+) -> Indices:
     """Indices (ascending) of a balanced subset; with one seed, smaller subsets lie in larger ones.
 
     Raises DataError naming the classes that have fewer than `examples_per_class` examples.
@@ -43,9 +49,7 @@ def few_shot(
     return np.sort(np.concatenate([members[:examples_per_class] for members in members_by_class]))
 
 
-def _shuffled_members(
-    labels: npt.NDArray[np.int32], seed: int, classes: int | None = None
-) -> list[npt.NDArray[np.int64]]:
+def _shuffled_members(labels: npt.NDArray[np.int32], seed: int, classes: int | None = None) -> list[Indices]:
     classes = int(labels.max()) + 1 if classes is None else classes
     return [
         np.random.default_rng((seed, label)).permutation(np.flatnonzero(labels == label)) for label in range(classes)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hyperrule.data.dataset_info import Examples
+from hyperrule.data import Examples
 from hyperrule.data.pipeline import evaluation_batches
 from hyperrule.progress import Report
 from hyperrule.training.classifier import Classifier, fold

@@ -22,13 +22,15 @@ class ClassMetrics(BaseModel):
 class Metrics(BaseModel):
     """Figures over all examples; accuracies and the rest are fractions, the loss is in nats.
 
-    `confusion[i][j]` counts examples of class i predicted as class j.
+    `balanced_accuracy` is the mean recall of the classes that have examples; `confusion[i][j]` counts examples of
+    class i predicted as class j.
     """
 
     model_config = ConfigDict(frozen=True)
 
     examples: int
     top1: float
+    balanced_accuracy: float
     top5: float
     loss: float
     per_class: tuple[ClassMetrics, ...]
@@ -47,6 +49,7 @@ def compute_metrics(
     return Metrics(
         examples=len(labels),
         top1=float(np.mean(predicted == labels)),
+        balanced_accuracy=float(recall[support > 0].mean()),
         top5=1.0 if len(class_names) <= 5 else float(top_k_accuracy_score(labels, logits, k=5, labels=every_class)),
         loss=float(-np.mean(log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels])),
         per_class=tuple(

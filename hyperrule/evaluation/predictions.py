@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hyperrule.data.dataset_info import Examples
+from hyperrule.data import Examples
 from hyperrule.files import whole_file
 
 

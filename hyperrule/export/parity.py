@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.data.dataset_info import Examples
+from hyperrule.data import Examples
 from hyperrule.errors import RunError
 
 EXAMPLES = 64

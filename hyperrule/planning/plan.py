@@ -12,10 +12,10 @@ from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data.dataset_info import DatasetInfo, Split
 from hyperrule.planning.estimate import Estimate
 from hyperrule.planning.machine import Machine
-from hyperrule.recipe import Recipe, Train
+from hyperrule.recipe import Balance, Recipe, Train
 from hyperrule.rule import Schedule
 
-FORMAT = 2
+FORMAT = 3
 HOW = ("micro_batch", "checkpoint_every")  # decisions that a resumed run may change: rounding at most
 HeadInit = Literal["zeros", "probe"]
 Precision = Literal["float32", "bfloat16"]
@@ -62,6 +62,7 @@ class Plan(BaseModel):
     random_crop: Decided[bool]
     random_flip: Decided[bool]
     mixup: Decided[float]
+    balance: Decided[Balance]
     batch: Decided[int]
     base_learning_rate: Decided[float]
     schedule: Decided[Schedule]

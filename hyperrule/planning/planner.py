@@ -1,18 +1,19 @@
 """Recipe + data facts + backbone facts + machine facts -> Plan, without TensorFlow."""
 
 import math
+import os
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from hyperrule import rule
 from hyperrule.backbones.info import BackboneInfo
-from hyperrule.data.dataset_info import DatasetInfo, Examples, Source, Split
+from hyperrule.data import DatasetInfo, Examples, Source, Split
 from hyperrule.data.subset import few_shot
 from hyperrule.errors import RecipeError
 from hyperrule.planning.estimate import Estimate, estimate_cost, largest_micro_batch
 from hyperrule.planning.machine import Machine
 from hyperrule.planning.plan import Calibration, Decided, HeadInit, Plan, Precision
-from hyperrule.recipe import Recipe, Train
+from hyperrule.recipe import Balance, Recipe, Train
 from hyperrule.version import __version__
 from hyperrule.wording import duration
 
@@ -40,6 +41,8 @@ def make_plan(recipe: Recipe, source: Source, backbone: BackboneInfo, machine: M
         update={
             "dataset": source.info.location or recipe.dataset,
             "backbone": backbone.origin if backbone.kind == "file" else recipe.backbone,
+            "data_dir": _absolute(recipe.data_dir),
+            "exclude": _absolute(recipe.exclude),
         }
     )
     planner = _Planner(recipe, source.info, backbone, machine, len(training_examples(recipe, source)))
@@ -92,6 +95,10 @@ def calibrated(plan: Plan, calibration: Calibration) -> Plan:
     return plan.model_copy(update={"schedule": schedule, "estimate": spent, "calibration": calibration})
 
 
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else os.path.abspath(os.path.expanduser(path))
+
+
 def _installed(library: str) -> str:
     try:
         return version(library)
@@ -141,6 +148,7 @@ class _Planner:
             random_crop=self._augmentation("crop", self.recipe.random_crop),
             random_flip=self._augmentation("flip", self.recipe.random_flip),
             mixup=self._mixup(),
+            balance=self._balance(),
             batch=batch,
             base_learning_rate=self._base_learning_rate(batch.value),
             schedule=schedule,
@@ -208,6 +216,12 @@ class _Planner:
     def _mixup(self) -> Decided[float]:
         reason = f"{self._regime()} data set; mixup from 20,000 examples"
         return self._asked("mixup", rule.mixup_alpha(self.examples), reason, self._rule_source())
+
+    def _balance(self) -> Decided[Balance]:
+        if (asked := self.recipe.balance) == "none":
+            return Decided(value=asked, reason="the rule takes classes as they come", source=self._rule_source())
+        how = "each class is drawn equally often" if asked == "sampler" else "rare classes weigh more in the loss"
+        return Decided(value=asked, reason=f"asked for; {how}", source=ASKED, deviates=True)
 
     def _batch(self) -> Decided[int]:
         if self.recipe.preset == "light":

@@ -66,7 +66,7 @@ def evaluate_images(
     for indices, logits in streamed(classifier, images.contents, "Evaluation", reporter):
         ranks[indices], losses[indices] = ranks_and_losses(logits.numpy(), truth[indices])
     good = ranks >= 0
-    undecodable = {images.ids[i]: why_undecodable(images.contents[i]) for i in np.flatnonzero(~good).tolist()}
+    undecodable = {images.ids[i]: why_undecodable(images.contents, i) for i in np.flatnonzero(~good).tolist()}
     if not good.any():
         said = listed(f"{image} ({why})" for image, why in undecodable.items())
         raise DataError(f"none of the {len(truth)} images of {images.name} can be decoded: {said}.")

@@ -1,6 +1,5 @@
 """A released classifier in memory, and images streamed through it."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,11 +8,12 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hyperrule.backbones.checkpoints import HEAD, StoredArrays
+from hyperrule.data.contents import Contents
 from hyperrule.data.preprocess import for_evaluation
+from hyperrule.data.reading import read_images
 from hyperrule.errors import RunError
 from hyperrule.planning.estimate import largest_micro_batch
 from hyperrule.planning.machine import this_machine
-from hyperrule.prediction.images import Contents
 from hyperrule.prediction.released import ReleasedClassifier
 from hyperrule.progress import Reporter
 from hyperrule.training.classifier import fold, make_classifier
@@ -69,16 +69,12 @@ def streamed(
 
 def _decoded(contents: Contents, side: int, batch: int) -> tf.data.Dataset:
     """(index int64 [M], images float32 [M, side, side, 3] in [0, 1]) of those that can be decoded."""
-    in_memory = [content for content in contents if isinstance(content, bytes)]
-    # As bytes, for names need not be UTF-8.
-    stored = tf.constant(in_memory or [os.fsencode(content) for content in contents])
 
-    def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        encoded = stored[index] if in_memory else tf.io.read_file(stored[index])
+    def decoded(encoded: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return index, for_evaluation(encoded, side)
 
-    dataset = tf.data.Dataset.range(len(contents))
-    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = read_images(contents, tf.data.Dataset.range(len(contents)), lambda index: index)
+    dataset = dataset.map(decoded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return dataset.ignore_errors().batch(batch).prefetch(2)
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from hyperrule.prediction.images import printable, why_undecodable
+from hyperrule.data.contents import Files
+from hyperrule.data.sources.image_folder import printable
+from hyperrule.prediction.images import why_undecodable
 from hyperrule.prediction.logits import streamed
 from hyperrule.prediction.released import Activation, ReleasedClassifier
 from hyperrule.progress import Reporter
@@ -39,7 +41,8 @@ def predict_images(
 ) -> list[Prediction]:
     """The `top` likeliest classes of each image, in their order. Raises as `streamed` does."""
     found: dict[int, tuple[Scored, ...]] = {}
-    for indices, logits in streamed(classifier, images, "Predicting", reporter):
+    contents = Files.of(Path(), list(map(str, images)))
+    for indices, logits in streamed(classifier, contents, "Predicting", reporter):
         best = tf.math.top_k(logits, top).indices  # of logits: scores can be equal by rounding
         scores = tf.gather(_scores(logits, classifier.activation), best, batch_dims=1)
         for index, classes, of_classes in zip(indices, best.numpy(), scores.numpy(), strict=True):
@@ -50,7 +53,7 @@ def predict_images(
     return [
         Prediction(printable(image), found[index])
         if index in found
-        else Prediction(printable(image), (), why_undecodable(image))
+        else Prediction(printable(image), (), why_undecodable(contents, index))
         for index, image in enumerate(images)
     ]
 

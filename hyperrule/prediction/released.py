@@ -46,7 +46,7 @@ class ReleasedClassifier:
     `head` is the .npz with the head's arrays, None where the outputs of the backbone are the logits.
     `class_names` are in the order of the outputs; those that are not known are called by their index.
     `size` is the side in pixels of the images that it is given. `note` says what was taken for granted,
-    `trained_on` is the folder of images that a run was trained on.
+    `trained_on` is the data set of a run: its location or name.
     """
 
     name: str
@@ -56,15 +56,17 @@ class ReleasedClassifier:
     class_names: tuple[ClassName, ...]
     size: int
     note: str | None = None
-    trained_on: Path | None = None
+    trained_on: str | None = None
 
     @property
     def classes(self) -> int:
         return len(self.class_names)
 
-    def has_seen(self, folder: Path, split: Split | None) -> bool:
-        """Whether it was trained on images of this split of the folder, or on some where it is not split."""
-        return self.trained_on == folder.resolve() and split in (None, "train")
+    def has_seen(self, dataset: str, split: Split | None) -> bool:
+        """Whether it was trained on images of this split of the data set, or on some where it is not split."""
+        if self.trained_on is None or split not in (None, "train"):
+            return False
+        return os.path.realpath(os.path.expanduser(dataset)) == os.path.realpath(self.trained_on)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class _Found:
     activation: Activation | None = None
     class_names: tuple[ClassName, ...] | None = None
     size: int | None = None
-    trained_on: Path | None = None
+    trained_on: str | None = None
 
     def known_as(self, head: Head, size: int) -> "_Found":
         return replace(self, activation=head.activation, class_names=class_names(head.class_names), size=size)
@@ -169,8 +171,8 @@ def _of_run(run: Path, input_range: InputRange | None, reporter: Reporter) -> _F
             f"{folder.weights_file} has a head of {classes} classes, and {folder.plan_file} names {plan.classes}."
         )
     names = tuple(ClassName("", name) for name in plan.dataset.class_names)
-    trained_on = None if plan.dataset.location is None else Path(plan.dataset.location)
-    return _Found(backbone, folder.weights_file, classes, "softmax", names, plan.evaluation_size.value, trained_on)
+    size, data = plan.evaluation_size.value, plan.recipe.dataset
+    return _Found(backbone, folder.weights_file, classes, "softmax", names, size, data)
 
 
 def _of_zoo(released: Released, input_range: InputRange | None, reporter: Reporter) -> _Found:

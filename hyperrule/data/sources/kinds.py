@@ -1,0 +1,167 @@
+"""What `--dataset` may be: one row a kind of storage, and the choice among them."""
+
+import importlib
+import os
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from hyperrule.data.archive import is_archive, unpacked
+from hyperrule.data.listing import DataRequest, Listing
+from hyperrule.errors import DataError
+from hyperrule.progress import Reporter
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of storage: what is typed for it, and the module and function that list its images.
+
+    Modules are imported when they are needed: some need libraries that take seconds to load.
+    """
+
+    name: str
+    typed: str
+    explained: str
+    lists: str  # module.function below hyperrule.data.sources
+    fetches: bool = False  # may download
+    extra: str = ""  # of pip install 'hyperrule[extra]'
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "image folder",
+            "photos",
+            "CLASS/*.jpg or {train,val,test}/CLASS/*.jpg, nested to any depth; classes.txt fixes the order of classes",
+            "image_folder.list_image_folder",
+        ),
+        Kind(
+            "archive",
+            "photos.zip",
+            "an image folder as .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz; unpacked once into the cache",
+            "image_folder.list_image_folder",
+        ),
+        Kind(
+            "manifest",
+            "images.csv",
+            "table of path, label and perhaps split: CSV, TSV, JSONL or Parquet; paths relative to the table",
+            "manifest.list_manifest",
+        ),
+        Kind(
+            "arrays",
+            "images.npz",
+            "uint8 images [N, height, width(, 3)] and labels: x_train, y_train, x_test, y_test or images, labels; or "
+            ".npy, with labels beside",
+            "arrays.list_arrays",
+        ),
+        Kind(
+            "tar shards",
+            "'shards/{train,test}-{0000..0009}.tar'",
+            "WebDataset layout: 0001.jpg with 0001.cls, .txt or .json; braces, a glob or a folder of shards",
+            "tar_shards.list_tar_shards",
+        ),
+        Kind(
+            "TFRecord shards",
+            "'records/train-*.tfrecord'",
+            "tf.train.Example with image/encoded and image/class/label, or what --image-key and --label-key say",
+            "tfrecords.list_tfrecords",
+        ),
+        Kind(
+            "TFDS",
+            "tfds:oxford_flowers102",
+            "TensorFlow Datasets: tfds:NAME/CONFIG:VERSION, prepared in --data-dir or downloaded; splits by expression",
+            "tfds.list_tfds",
+            fetches=True,
+        ),
+        Kind(
+            "Hugging Face",
+            "hf:food101",
+            "Hugging Face datasets by name, or the folder that save_to_disk wrote",
+            "huggingface.list_huggingface",
+            fetches=True,
+            extra="hf",
+        ),
+        Kind(
+            "digits", "digits", "1,797 handwritten digits, 8 x 8, in the package: for a first try", "digits.list_digits"
+        ),
+    )
+}
+PREFIXES = {"tfds:": "TFDS", "hf:": "Hugging Face"}
+MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+ARRAYS = (".npz", ".npy")
+TFRECORDS = (".tfrecord", ".tfrecords", ".tfrec")
+LABEL_SUFFIXES = (".cls", ".txt", ".json")  # of WebDataset
+FIRST_MEMBERS = 20  # enough to tell a packed folder from a shard
+
+
+def list_images(request: DataRequest, reporter: Reporter, fetch: bool = True) -> Listing:
+    """The images of a data set, whatever it is stored in; with `fetch`, what is missing may be downloaded.
+
+    Raises DataError if there is no such data set or it cannot be used.
+    """
+    path = Path(os.path.expanduser(request.dataset))
+    kind = kind_of(request.dataset)
+    if kind.name == "archive":
+        request = replace(request, dataset=str(unpacked(path, reporter)))
+    module, function = kind.lists.split(".")
+    lists: Callable[..., Listing] = getattr(importlib.import_module(f"hyperrule.data.sources.{module}"), function)
+    return lists(request, reporter, fetch) if kind.fetches else lists(request, reporter)
+
+
+def is_name(dataset: str) -> bool:
+    """Whether the data set is called by a name, not by a path."""
+    return dataset.startswith(tuple(PREFIXES)) or (dataset == "digits" and not Path(dataset).exists())
+
+
+def kind_of(dataset: str) -> Kind:
+    """The kind of storage that `dataset` is. Raises DataError if it is none."""
+    path = Path(os.path.expanduser(dataset))
+    name = path.name.lower()
+    if is_name(dataset):
+        return KINDS[next((kind for prefix, kind in PREFIXES.items() if dataset.startswith(prefix)), "digits")]
+    for suffixes, kind in ((MANIFESTS, "manifest"), (ARRAYS, "arrays")):
+        if name.endswith(suffixes):
+            return KINDS[kind]
+    if any(suffix in name for suffix in TFRECORDS):
+        return KINDS["TFRecord shards"]
+    if name.endswith(".tar") and (set(dataset) & set("*?[{") or _is_sharded(path)):
+        return KINDS["tar shards"]
+    if is_archive(path):
+        return KINDS["archive"]
+    if path.is_dir():
+        return _kind_of_folder(path)
+    what = "is neither a folder nor a kind of file that is known" if path.exists() else "does not exist"
+    raise DataError(
+        f"data set {dataset} {what}. Give a folder of class folders with images, 'digits', or one of: "
+        f"{', '.join(kind.typed for kind in KINDS.values() if kind.name not in ('digits', 'image folder'))}. "
+        "'hyperrule datasets' explains them."
+    )
+
+
+def _kind_of_folder(folder: Path) -> Kind:
+    """By what lies in the folder, or in the folders of its splits: shards, what save_to_disk writes, or images."""
+    try:
+        files = {
+            file.name.lower() for file in (*folder.glob("*.*"), *folder.glob("*/*.tar"), *folder.glob("*/*.tf*rec*"))
+        }
+    except OSError as error:
+        raise DataError(f"cannot read data set folder {folder}: {(error.strerror or str(error)).lower()}.") from None
+    if {"dataset_dict.json", "state.json"} & files:
+        return KINDS["Hugging Face"]
+    if any(suffix in name for suffix in TFRECORDS for name in files):
+        return KINDS["TFRecord shards"]
+    if any(name.endswith(".tar") for name in files):
+        return KINDS["tar shards"]
+    return KINDS["image folder"]
+
+
+def _is_sharded(file: Path) -> bool:
+    """Whether a tar holds labels beside its images, among its first members, and so is not a packed folder."""
+    try:
+        with tarfile.open(file, "r:") as tar:
+            return any(Path(member.name).suffix in LABEL_SUFFIXES for member in islice(tar, FIRST_MEMBERS))
+    except (OSError, tarfile.TarError):
+        return False
