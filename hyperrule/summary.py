@@ -1,11 +1,14 @@
 """summary.md: the result of a run for people, from the plan, the figures and the folder."""
 
 import json
+import re
 
 from hyperrule.evaluation.metrics import Metrics
 from hyperrule.export.parity import Parity
 from hyperrule.planning.plan import Plan
 from hyperrule.run_folder import RunFolder
+
+MARKUP = re.compile(r"[\\`*_\[\]<>|~&#$]")
 
 
 def headline(plan: Plan, metrics: Metrics) -> str:
@@ -22,10 +25,11 @@ def summary(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str
     schedule = plan.schedule.value
     deviations = [f"- {name}: {decided.value} ({decided.reason})" for name, decided in plan.deviations.items()]
     worst = sorted(metrics.per_class, key=lambda figures: figures.f1)[:5]
-    skipped = [f"- {name}: {problem}" for name, problem in plan.dataset.skipped.items()]
+    warnings = [f"- {_plain(warning)}" for warning in plan.dataset.warnings]
+    skipped = [f"- {_plain(name)}: {_plain(problem)}" for name, problem in plan.dataset.skipped.items()]
     return "\n".join(
         [
-            f"# {plan.dataset.name}, fine-tuned from {plan.backbone.name}",
+            f"# {_plain(plan.dataset.name)}, fine-tuned from {plan.backbone.name}",
             "",
             headline(plan, metrics),
             "",
@@ -45,12 +49,13 @@ def summary(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str
             "| class | examples | precision | recall | F1 |",
             "|---|---|---|---|---|",
             *(
-                f"| {_cell(figures.name)} | {figures.examples} "
+                f"| {_plain(figures.name)} | {figures.examples} "
                 f"| {figures.precision:.3f} | {figures.recall:.3f} | {figures.f1:.3f} |"
                 for figures in worst
             ),
             "",
             *(["## Images left out", "", *skipped, ""] if skipped else []),
+            *(["## Warnings about the data", "", *warnings, ""] if warnings else []),
             "## Use it",
             "",
             "```python",
@@ -64,8 +69,9 @@ def summary(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str
     )
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+def _plain(text: str) -> str:
+    """Any text as Markdown that shows it as it is."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def result_json(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str:

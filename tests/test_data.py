@@ -177,6 +177,42 @@ def test_mixup_blends_neighbours_with_one_lambda_a_step() -> None:
     assert len({round(float(mixing), 4) for mixing in lambdas}) == 3
 
 
+def imbalanced() -> Examples:
+    """Twelve images of class 0, four of class 1, two of class 2."""
+    examples = open_source("digits").examples("train")
+    return examples.take(np.concatenate([np.flatnonzero(examples.labels == c)[:n] for c, n in enumerate((12, 4, 2))]))
+
+
+PLAIN = Augmentation(resize=16, crop=16, random_crop=False, random_flip=False, mixup=0.0)
+
+
+def test_balancing_sampler_draws_each_class_once_a_round_and_each_example_once_a_pass() -> None:
+    examples = imbalanced()
+    batches = list(training_batches(examples, 3, PLAIN, 9, 9, range(8), 0, balance="sampler"))
+    labels = np.concatenate([batch.targets.numpy().argmax(axis=1) for batch in batches])
+    assert all(sorted(labels[start : start + 3]) == [0, 1, 2] for start in range(0, 72, 3))
+    assert len({tuple(labels[start : start + 3]) for start in range(0, 72, 3)}) > 1
+    drawn = np.array([image.tobytes() for batch in batches for image in batch.images.numpy()])
+    for label, size in enumerate((12, 4, 2)):
+        of_class = drawn[labels == label]
+        assert all(len(set(of_class[start : start + size])) == size for start in range(0, 24, size))
+    resumed = list(training_batches(examples, 3, PLAIN, 9, 3, range(5, 8), 0, balance="sampler"))
+    assert np.array_equal(
+        np.concatenate([batch.images for batch in resumed]).reshape(3, 9, -1)[0], np.reshape(batches[5].images, (9, -1))
+    )
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.5])
+def test_balancing_loss_weighs_classes_by_their_rarity(mixup: float) -> None:
+    augmentation = Augmentation(resize=16, crop=16, random_crop=False, random_flip=False, mixup=mixup)
+    batches = list(training_batches(imbalanced(), 3, augmentation, 18, 5, range(2), 0, balance="loss"))
+    targets, weights = (np.concatenate([getattr(b, part).numpy() for b in batches]) for part in ("targets", "weights"))
+    real = weights > 0
+    assert real.sum() == 36
+    assert weights[real] == pytest.approx(targets[real] @ (18 / (3 * np.array([12, 4, 2]))), rel=1e-5)
+    assert weights.sum() == pytest.approx(36, rel=1e-5)
+
+
 def test_evaluation_sees_every_example_once_and_pads_with_weight_zero() -> None:
     examples = open_source("digits").examples("test").take(np.arange(10))
     batches = list(evaluation_batches(examples, 10, 16, 4))

@@ -157,6 +157,11 @@ class Source:
         if self.listing.splits and "train" not in self.listing.splits:
             has = listed(self.listing.origins.values())
             raise DataError(f"{self.name} has nothing to train on, only {has}. Say what is, with --train-split.")
+        if broken := [repr(name) for name in names if len(name.splitlines()) != 1 or name != name.strip()]:
+            raise DataError(
+                f"class names must be one line of text without blanks around it, for labels.txt. Received: "
+                f"{listed(broken)}."
+            )
         if len(names) < 2:
             raise DataError(f"{self.name} has one class only, {names[0]!r}; at least 2 are needed.{self._deeper()}")
 
