@@ -1,5 +1,6 @@
 """The main job, end to end, by its command line and its Python API."""
 
+import csv
 import json
 import os
 import random
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 import yaml
 from devices import strategy_of
 
@@ -339,3 +341,25 @@ def test_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "README.md", "exec"), {})
     assert RunFolder(next((tmp_path / "runs").iterdir())).finished
+
+
+def test_class_names_of_strangers_come_out_as_they_are(image_folder: Path, tmp_path: Path) -> None:
+    names = ['it\'s "a", b', "a/b\\c", "<b>&amp;</b>", "日本 🐈‍⬛", "| *x* `y` |"]
+    rows = [
+        [f"images/{folder}/{index:02d}.jpg", name]
+        for number, name in enumerate(names)
+        for folder, index in (("cold", number), ("warm", number), ("cold", number + 5), ("warm", number + 5))
+    ]
+    with (tmp_path / "images.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([["path", "label"], *rows])
+    options = {"steps": 1, "batch": 4, "crop": 32, "resize": 32, "precision": "float32"}
+    result = hyperrule.finetune(dataset=tmp_path / "images.csv", out=tmp_path / "run", quiet=True, **options)
+    folder = result.run
+    assert (folder.saved_model / "assets/labels.txt").read_text(encoding="utf-8").splitlines() == sorted(names)
+    classify = tf.saved_model.load(str(folder.saved_model)).signatures["serving_default"]
+    answer = classify(image_bytes=tf.constant([(image_folder / "cold/00.jpg").read_bytes()]))
+    assert [name.decode() for name in answer["class_names"].numpy()[0]] == sorted(names)
+    assert [row["name"] for row in json.loads(folder.eval_file.read_text())["per_class"]] == sorted(names)
+    summary = folder.summary_file.read_text(encoding="utf-8")
+    assert r"\<b\>\&amp;\</b\>" in summary
+    assert r"\| \*x\* \`y\` \|" in summary

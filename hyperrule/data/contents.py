@@ -8,12 +8,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from PIL import Image
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Indices = npt.NDArray[np.int64]
 
@@ -92,11 +94,13 @@ class FileParts:
 class TableColumn:
     """Images in a column of type binary of an Arrow table, which may be mapped from a file; `rows` int64 [n]."""
 
-    column: pa.ChunkedArray
+    column: "pa.ChunkedArray"
     rows: Indices
 
     @classmethod
-    def of(cls, images: Sequence[bytes] | pa.ChunkedArray) -> Self:
+    def of(cls, images: "Sequence[bytes] | pa.ChunkedArray") -> Self:
+        import pyarrow as pa  # here, for most data sets do without
+
         column = images if isinstance(images, pa.ChunkedArray) else pa.chunked_array([list(images)], pa.large_binary())
         return cls(column, np.arange(len(column)))
 
@@ -111,23 +115,31 @@ class TableColumn:
         return type(self)(self.column, self.rows[indices])
 
 
+class Arrays(Protocol):
+    """N images, uint8 [height, width] or [height, width, 1 or 3], 0-255: an array, or several one after another."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.uint8]: ...
+
+
 @dataclass(frozen=True)
 class Pixels:
-    """Images that were never encoded: `images` uint8 [N, height, width] or [N, height, width, 1 or 3], 0-255, in
-    memory or mapped from a file; `rows` int64 [n]. They are read as lossless 24-bit BMP."""
+    """Images that were never encoded, in memory or mapped from a file; `rows` int64 [n]. They are read as lossless
+    24-bit BMP."""
 
-    images: npt.NDArray[np.uint8]
+    images: Arrays
     rows: Indices
 
     @classmethod
-    def of(cls, images: npt.NDArray[np.uint8]) -> Self:
+    def of(cls, images: Arrays) -> Self:
         return cls(images, np.arange(len(images)))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> bytes:
-        image = np.asarray(self.images[self.rows[index]])
+        image = np.asarray(self.images[int(self.rows[index])])
         grey = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
         buffer = io.BytesIO()
         Image.fromarray(grey).convert("RGB").save(buffer, "BMP")

@@ -5,25 +5,24 @@ Pillow reads, so that `plan` needs no TensorFlow; where TensorFlow's decoders di
 
 import hashlib
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
-from scipy.fft import dctn
+from PIL import Image, ImageFile, UnidentifiedImageError
 
-from hyperrule.data.contents import Contents, Pixels
+from hyperrule.data.contents import Contents
+from hyperrule.data.cores import on_all_cores
+from hyperrule.data.looks import LOOKS, SIDE, looks, small_image
 from hyperrule.progress import Reporter
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 ORIENTATION = 0x0112  # EXIF tag
 TURNED = 5  # orientations from 5 to 8 swap height and width
-CHUNK = 256  # images a task
-ENOUGH_FOR_PROCESSES = {False: 20_000, True: 2_000}  # images, by `decode`; starting processes takes a second
-HASHED_SIDE, LOW_FREQUENCIES, THUMBNAIL = 32, 8, 8  # pixels, coefficients, pixels
+CHUNK = 128  # images a task
 
-FACTS = np.dtype(
+HEADER = np.dtype(
     [
         ("sha256", np.uint8, 32),
         ("bytes", np.int64),
@@ -34,10 +33,9 @@ FACTS = np.dtype(
         ("alpha", np.bool_),
         ("orientation", np.uint8),  # EXIF, 1 to 8
         ("frames", np.int32),
-        ("hash", np.uint64),  # perceptual: the signs of the 8 x 8 lowest frequencies; 0 where it was not decoded
-        ("thumbnail", np.uint8, (THUMBNAIL, THUMBNAIL, 3)),
     ]
 )
+FACTS = np.dtype(HEADER.descr + LOOKS.descr)  # looks are zeros where an image was not decoded
 Facts = npt.NDArray[np.void]
 Problems = dict[int, str]
 
@@ -45,60 +43,42 @@ Problems = dict[int, str]
 def inspect(contents: Contents, decode: bool, reporter: Reporter) -> tuple[Facts, Problems]:
     """FACTS of all n images [n], and what is wrong with those that cannot be used, by number.
 
-    Without `decode`, bytes are hashed and headers are parsed; with it, every pixel is decoded, on all cores.
+    Without `decode`, bytes are hashed and headers are parsed; with it, every pixel is decoded. Both use all cores.
     """
     facts = np.zeros(len(contents), FACTS)
     problems: Problems = {}
-    with reporter.stage("Decoding" if decode else "Reading", len(contents)) as report, _results(contents, decode) as of:
-        for start, (part, wrong) in zip(range(0, len(contents), CHUNK), of, strict=True):
+    starts = range(0, len(contents), CHUNK)
+    work: Callable[[Contents, int], tuple[Facts, Problems]] = partial(_inspect_chunk, decode=decode)
+    name = "Decoding" if decode else "Reading"
+    with on_all_cores(work, contents, starts) as results, reporter.stage(name, len(contents)) as report:
+        for start, (part, wrong) in zip(starts, results, strict=True):
             facts[start : start + len(part)] = part
-            problems |= {start + index: reason for index, reason in wrong.items()}
+            problems |= wrong
             report(start + len(part), "images")
     return facts, problems
 
 
-@contextmanager
-def _results(contents: Contents, decode: bool) -> Iterator[Iterator[tuple[Facts, Problems]]]:
-    """The facts of every chunk in order, in processes where it pays: small images leave no time to threads."""
-    chunks = (contents.take(np.arange(s, min(s + CHUNK, len(contents)))) for s in range(0, len(contents), CHUNK))
-    if len(contents) < ENOUGH_FOR_PROCESSES[decode]:
-        yield (_inspect_chunk(chunk, decode) for chunk in chunks)
-        return
-    from joblib import Parallel, delayed  # takes longer to import than small data sets to inspect
-
-    tasks = (delayed(_inspect_chunk)(_in_memory(chunk), decode) for chunk in chunks)
-    results = Parallel(n_jobs=-1, return_as="generator")(tasks)
-    try:
-        yield results
-    finally:
-        results.close()
-
-
-def _in_memory(chunk: Contents) -> Contents:
-    """Pixels are pickled with the whole array that they lie in, unless they are cut out first."""
-    return Pixels.of(np.asarray(chunk.images[chunk.rows])) if isinstance(chunk, Pixels) else chunk
-
-
-def _inspect_chunk(contents: Contents, decode: bool) -> tuple[Facts, Problems]:
-    facts, problems = np.zeros(len(contents), FACTS), {}
-    small = np.zeros((len(contents), HASHED_SIDE, HASHED_SIDE))
+def _inspect_chunk(contents: Contents, start: int, decode: bool) -> tuple[Facts, Problems]:
+    numbers = range(start, min(start + CHUNK, len(contents)))
+    facts, problems = np.zeros(len(numbers), FACTS), {}
+    small = np.zeros((len(numbers), SIDE, SIDE, 3), np.uint8)
     Image.MAX_IMAGE_PIXELS = None  # what is too large is the business of whoever has the memory
-    for index in range(len(contents)):
+    for place, number in enumerate(numbers):
         try:
-            encoded = contents[index]
-            if (problem := _inspect_one(encoded, facts[index], small[index] if decode else None)) is not None:
-                problems[index] = problem
+            problem = _inspect_one(contents[number], facts[place], small[place] if decode else None)
+            if problem is not None:
+                problems[number] = problem
         except OSError as error:
-            problems[index] = reason(b"", error)
+            problems[number] = (error.strerror or str(error)).lower()
         except UnicodeEncodeError:
-            problems[index] = "its name is not UTF-8"
+            problems[number] = "its name is not UTF-8"
     if decode:
-        facts["hash"] = _perceptual_hash(small)
+        facts[list(LOOKS.names or ())] = looks(small)
     return facts, problems
 
 
-def _inspect_one(encoded: bytes, facts: np.void, small: npt.NDArray[np.float64] | None) -> str | None:
-    """Fill the facts of one image, and what its perceptual hash is made of; the problem with it, if any."""
+def _inspect_one(encoded: bytes, facts: np.void, small: npt.NDArray[np.uint8] | None) -> str | None:
+    """Fill the facts of one image, and the small image that its looks are made of; the problem with it, if any."""
     facts["sha256"] = np.frombuffer(hashlib.sha256(encoded).digest(), np.uint8)
     facts["bytes"] = len(encoded)
     try:
@@ -108,32 +88,52 @@ def _inspect_one(encoded: bytes, facts: np.void, small: npt.NDArray[np.float64] 
                 return problem
             if small is not None:
                 image.load()
-                _note_looks(image, facts, small)
+                small[:] = small_image(image, int(facts["orientation"]))
             facts["height"], facts["width"] = _upright(image.height, image.width, int(facts["orientation"]))
             return None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
         return reason(encoded, error)
 
 
 def reason(encoded: bytes, error: Exception) -> str:
     """Why Pillow does not read an image, in a few words."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
     if not encoded:
         return "empty file"
+    if isinstance(error, MemoryError):
+        return "too large for the memory of this machine"
     if isinstance(error, UnidentifiedImageError):
-        return f"not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        return f"not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}{_rather(encoded)}"
     return " ".join(str(error).split())
+
+
+def _rather(encoded: bytes) -> str:
+    """What a file is that is none of FORMATS, where that can be seen."""
+    if encoded[4:8] == b"ftyp" and encoded[8:12] in (b"heic", b"heix", b"mif1", b"avif"):
+        return ", but AVIF" if encoded[8:12] == b"avif" else ", but HEIC"
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return f", but {image.format}"
+    except (OSError, SyntaxError, ValueError, EOFError):
+        pass
+    if encoded.lstrip()[:1] == b"<" or encoded[:512].isascii():
+        return ", but text"
+    return ""
 
 
 def _note_header(image: ImageFile.ImageFile, facts: np.void) -> None:
     sixteen = any(";16" in str(tile[3]) for tile in image.tile) and ";16" not in image.mode
-    facts["format"] = image.format
+    facts["format"] = image.format or ""
     facts["mode"] = image.mode + (";16" if sixteen else "")
     facts["alpha"] = image.has_transparency_data
     facts["frames"] = getattr(image, "n_frames", 1)
+    facts["orientation"] = _orientation(image)
+
+
+def _orientation(image: ImageFile.ImageFile) -> int:
+    if image.format == "JPEG" and not {"exif", "xmp"} & image.info.keys():
+        return 1  # as getexif would find, in more time than a small image takes to decode
     orientation = image.getexif().get(ORIENTATION, 1)
-    facts["orientation"] = orientation if orientation in range(1, 9) else 1
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _misread(image: ImageFile.ImageFile) -> str | None:
@@ -143,21 +143,6 @@ def _misread(image: ImageFile.ImageFile) -> str | None:
     if image.format == "WEBP" and getattr(image, "is_animated", False):
         return "animated WebP, which TensorFlow does not read; save it as PNG"
     return None
-
-
-def _note_looks(image: Image.Image, facts: np.void, small: npt.NDArray[np.float64]) -> None:
-    upright = ImageOps.exif_transpose(image)
-    grey = upright.convert("L") if upright.mode[0] != "I" else upright.point(lambda level: level / 256).convert("L")
-    small[:] = grey.resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
-    facts["thumbnail"] = upright.convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, reducing_gap=2.0)
-
-
-def _perceptual_hash(small: npt.NDArray[np.float64]) -> npt.NDArray[np.uint64]:
-    """uint64 [n] of grey images [n, 32, 32]: which of the 64 lowest frequencies of the cosine transform are above
-    their median (pHash, Zauner 2010)."""
-    low = dctn(small, axes=(1, 2))[:, :LOW_FREQUENCIES, :LOW_FREQUENCIES].reshape(len(small), -1)
-    bits = low > np.median(low, axis=1, keepdims=True)
-    return np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
 
 
 def _upright(height: int, width: int, orientation: int) -> tuple[int, int]:

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from hyperrule.data.decode import decode
 from hyperrule.data.examples import Examples
-from hyperrule.data.preprocess import decode, for_evaluation, for_training
+from hyperrule.data.preprocess import for_evaluation, for_training
 from hyperrule.data.reading import read_images
 from hyperrule.recipe import Balance
 

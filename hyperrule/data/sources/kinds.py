@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from hyperrule.data.archive import is_archive, unpacked
-from hyperrule.data.listing import DataRequest, Listing
+from hyperrule.data.listing import SPLIT_NAMES, DataRequest, Listing
 from hyperrule.errors import DataError
 from hyperrule.progress import Reporter
 
@@ -72,7 +73,7 @@ KINDS = {
         Kind(
             "TFDS",
             "tfds:oxford_flowers102",
-            "TensorFlow Datasets: tfds:NAME/CONFIG:VERSION, prepared in --data-dir or downloaded; splits by expression",
+            "TensorFlow Datasets: tfds:NAME/CONFIG:VERSION, prepared in --data-dir or downloaded",
             "tfds.list_tfds",
             fetches=True,
         ),
@@ -93,6 +94,7 @@ PREFIXES = {"tfds:": "TFDS", "hf:": "Hugging Face"}
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 ARRAYS = (".npz", ".npy")
 TFRECORDS = (".tfrecord", ".tfrecords", ".tfrec")
+NUMBERED = re.compile(r"-\d{5}-of-\d{5}$")  # shards of TFRecords without a suffix
 LABEL_SUFFIXES = (".cls", ".txt", ".json")  # of WebDataset
 FIRST_MEMBERS = 20  # enough to tell a packed folder from a shard
 
@@ -125,9 +127,10 @@ def kind_of(dataset: str) -> Kind:
     for suffixes, kind in ((MANIFESTS, "manifest"), (ARRAYS, "arrays")):
         if name.endswith(suffixes):
             return KINDS[kind]
-    if any(suffix in name for suffix in TFRECORDS):
+    if _is_tfrecord(name):
         return KINDS["TFRecord shards"]
-    if name.endswith(".tar") and (set(dataset) & set("*?[{") or _is_sharded(path)):
+    is_pattern = bool(set(dataset) & set("*?[{")) and not path.exists()
+    if (".tar" in name and is_pattern) or (name.endswith(".tar") and _is_sharded(path)):
         return KINDS["tar shards"]
     if is_archive(path):
         return KINDS["archive"]
@@ -142,20 +145,23 @@ def kind_of(dataset: str) -> Kind:
 
 
 def _kind_of_folder(folder: Path) -> Kind:
-    """By what lies in the folder, or in the folders of its splits: shards, what save_to_disk writes, or images."""
+    """By the files in the folder, or in the folders of its splits: shards, what save_to_disk writes, or images."""
     try:
-        files = {
-            file.name.lower() for file in (*folder.glob("*.*"), *folder.glob("*/*.tar"), *folder.glob("*/*.tf*rec*"))
-        }
+        roots = [folder, *(child for child in folder.iterdir() if child.name.lower() in SPLIT_NAMES and child.is_dir())]
+        files = {entry.name.lower() for root in roots for entry in os.scandir(root) if entry.is_file()}
     except OSError as error:
         raise DataError(f"cannot read data set folder {folder}: {(error.strerror or str(error)).lower()}.") from None
     if {"dataset_dict.json", "state.json"} & files:
         return KINDS["Hugging Face"]
-    if any(suffix in name for suffix in TFRECORDS for name in files):
+    if any(map(_is_tfrecord, files)):
         return KINDS["TFRecord shards"]
     if any(name.endswith(".tar") for name in files):
         return KINDS["tar shards"]
     return KINDS["image folder"]
+
+
+def _is_tfrecord(name: str) -> bool:
+    return any(suffix in name for suffix in TFRECORDS) or NUMBERED.search(name) is not None
 
 
 def _is_sharded(file: Path) -> bool:

@@ -1,0 +1,223 @@
+"""A table of images: CSV, TSV, JSON lines or Parquet with a path, a label and, if it likes, a split in every row.
+
+Paths are relative to the table's folder, or absolute. What does not exist as written is looked for without the blanks
+around it and with / for \\. Blanks around labels and splits do not count. Labels that are all integers (3, or 3.0, as
+columns with gaps come out of other programs) are classes in the order of numbers. CSV does not tell the text "3" from
+the number 3, so that a column of numbers and words is refused there; JSON and Parquet do, and text is as it is.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from hyperrule.data.class_order import are_integers, ordered, spelled_twice
+from hyperrule.data.contents import Files, Indices
+from hyperrule.data.dataset_info import Split
+from hyperrule.data.listing import DataRequest, Listing, labels_of, split_by_name
+from hyperrule.data.presence import absent
+from hyperrule.data.rows import Rows, as_text, distinct
+from hyperrule.data.sources.image_folder import EXTENSIONS
+from hyperrule.data.table import Table, open_table
+from hyperrule.errors import DataError
+from hyperrule.files import os_errors_as
+from hyperrule.progress import Reporter
+from hyperrule.wording import NAMED_AT_MOST, did_you_mean, listed
+
+IMAGE_COLUMNS = ("path", "file", "filename", "file_name", "image", "filepath")
+LABEL_COLUMNS = ("label", "class", "class_name", "category", "target")
+SPLIT_COLUMN = "split"
+NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
+WHOLE = re.compile(r"\.0*$")
+UNUSED = -1  # the split of rows that are left out
+
+
+def list_manifest(request: DataRequest, reporter: Reporter) -> Listing:
+    """Every row whose split is used, in the order of the table; ids are the paths as written.
+
+    Raises DataError for a table that cannot be read, for columns, paths or labels that are missing, for files that
+    are not there, and for labels of which it is open whether they are numbers or names.
+    """
+    path = Path(os.path.expanduser(request.dataset))
+    with os_errors_as(DataError, f"cannot read {path}"):
+        table = open_table(path)
+        image, label, split = _columns(table, request)
+        columns = _read(table, [image, label, *split])
+        chosen, splits, left_out = _splits(table, columns, split, request)
+        rows = Rows(table, np.flatnonzero(splits != UNUSED))
+        splits = splits[rows.rows]
+        class_names, labels, order = _classes(rows, label, columns.pop(label))
+        paths, which = rows.distinct(image, columns.pop(image))
+        files, mended = _files(rows, image, paths, which)
+        ids, repeated = _ids(rows, paths, which, labels, splits)
+    return Listing(
+        kind="manifest",
+        location=path.resolve(),
+        class_names=class_names,
+        ids=ids,
+        labels=labels,
+        contents=Files(path.resolve().parent, files[which]),
+        splits={name: np.flatnonzero(splits == number) for number, name in enumerate(chosen)},
+        origins={name: f"rows of {SPLIT_COLUMN} {value}" for name, value in chosen.items()},
+        class_order=order,
+        notes=tuple(filter(None, (left_out, mended, repeated))),
+    )
+
+
+def _read(table: Table, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
+    """The columns one by one, so that each can be let go when it is done with: paths take the most memory of all."""
+    columns = table.read(names)
+    pa.default_memory_pool().release_unused()
+    if not columns.num_rows:
+        raise DataError(f"{table.path} has no rows{'' if table.typed else ' below its header'}.")
+    return dict(zip(names, columns.columns, strict=True))
+
+
+def _columns(table: Table, request: DataRequest) -> tuple[str, str, list[str]]:
+    """The columns of paths, of labels and, if there is one, of splits."""
+    names = table.names
+    if not names:
+        raise DataError(f"{table.path} is empty. It should have columns {IMAGE_COLUMNS[0]} and {LABEL_COLUMNS[0]}.")
+    if not table.typed and any(Path(name).suffix.lower() in EXTENSIONS for name in names):
+        header = f"{IMAGE_COLUMNS[0]},{LABEL_COLUMNS[0]}"
+        raise DataError(f"{table.path} has no header: its first row is {listed(names)}. Put {header!r} above it.")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{table.path} has more than one column {listed(map(repr, twice))}. Rename all but one.")
+    image = _column(table, request.image_key, IMAGE_COLUMNS, "paths", "--image-key")
+    label = _column(table, request.label_key, LABEL_COLUMNS, "labels", "--label-key")
+    split = [name for name in names if name.lower() == SPLIT_COLUMN and name not in (image, label)]
+    if request.splits and not split:
+        raise DataError(f"{table.path} has no column {SPLIT_COLUMN!r} to choose from. It has: {listed(names)}.")
+    return image, label, split[:1]
+
+
+def _column(table: Table, asked: str | None, usual: Sequence[str], what: str, option: str) -> str:
+    has = f"It has: {listed(map(repr, table.names))}."
+    if asked is not None:
+        if asked not in table.names:
+            raise DataError(f"{table.path} has no column {asked!r} ({option}). {has}{did_you_mean(asked, table.names)}")
+        return asked
+    for name in usual:
+        if found := next((each for each in table.names if each.lower() == name), None):
+            return found
+    raise DataError(f"{table.path} has no column of {what} ({', '.join(usual)}). {has} Name it with {option}.")
+
+
+def _splits(
+    table: Table, columns: dict[str, pa.ChunkedArray], split: list[str], request: DataRequest
+) -> tuple[dict[Split, str], npt.NDArray[np.int8], str]:
+    """What each split is called, every row's split (its number among them, or UNUSED), and what is left out, in words.
+
+    All rows are of split 0 where the table has no splits.
+    """
+    if not split:
+        return {}, np.zeros(len(next(iter(columns.values()))), np.int8), ""
+    where = f"column {split[0]!r} of {table.path}"
+    texts, which = distinct(as_text(columns.pop(split[0]), where))
+    names = [text.strip() for text in texts]
+    chosen = split_by_name(list(dict.fromkeys(names)), request, where)
+    if not chosen:
+        raise DataError(
+            f"{where} has no value such as train, validation or test. It has: {listed(map(repr, names))}. "
+            "Say what each split is called, as in --train-split NAME."
+        )
+    number = {name: number for number, name in enumerate(chosen.values())}
+    splits = np.array([number.get(name, UNUSED) for name in names], np.int8)[which]
+    unused = int((splits == UNUSED).sum())
+    others = listed(repr(name) for name in names if name not in number)
+    return chosen, splits, f"{unused} rows of {split[0]} {others} are left out" if unused else ""
+
+
+def _classes(rows: Rows, name: str, column: pa.ChunkedArray) -> tuple[tuple[str, ...], npt.NDArray[np.int32], str]:
+    """Class names, labels (int32 [n], indices into them), and whose order it is."""
+    texts, which = rows.distinct(name, column)
+    written = [text.strip() for text in texts]
+    names = written if rows.table.typed else _untyped(rows, name, written, which)
+    class_names, order = ordered(list(dict.fromkeys(names)))
+    if twice := spelled_twice(class_names):
+        raise DataError(
+            f"column {name!r} of {rows.table.path} writes a number in two ways: {listed(map(repr, twice))}. "
+            "Write every class in one way."
+        )
+    return class_names, labels_of(names, class_names)[which], order
+
+
+def _untyped(rows: Rows, column: str, written: list[str], which: npt.NDArray[Any]) -> list[str]:
+    """The class names that are meant by text in which "3" may be a number. Raises DataError if that is open."""
+    numeric = np.array([NUMBER.fullmatch(text) is not None for text in written])[which]
+    if not numeric.any():
+        return written
+
+    def such_as(kind: str, members: Indices) -> str:
+        return f"{kind} such as {written[which[members[0]]]!r} ({rows.numbered(members)})"
+
+    if not numeric.all():
+        both = [such_as("numbers", np.flatnonzero(numeric)), such_as("words", np.flatnonzero(~numeric))]
+        raise DataError(
+            f"column {column!r} of {rows.table.path} mixes {' and '.join(both)}. Write all classes as integers or all "
+            "as words; if those numbers are names of classes, give the table as .jsonl with all labels in quotes."
+        )
+    names = [WHOLE.sub("", text) for text in written]
+    fractions = np.array([not are_integers([name]) for name in names])[which]
+    if fractions.any():
+        said = such_as("fractions", np.flatnonzero(fractions))
+        raise DataError(f"column {column!r} of {rows.table.path} holds {said}. A class is a name or an integer.")
+    return names
+
+
+def _files(
+    rows: Rows, column: str, paths: npt.NDArray[np.object_], which: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.object_], str]:
+    """The paths by which files are found, and how many differ from the `paths`, as written. Raises DataError if files
+    are missing; row i is of `paths[which[i]]`."""
+    folder = rows.table.path.resolve().parent
+    missing = absent(folder, paths)
+    mended = paths.copy()
+    mended[missing] = [path.strip().replace("\\", "/") for path in paths[missing]]
+    missing_still = missing[absent(folder, mended[missing])]
+    members = np.flatnonzero(np.isin(which, missing_still))
+    if len(members):
+        first = members[:NAMED_AT_MOST]
+        said = [f"row {row}: {paths[which[i]]}" for i, row in zip(first, rows.numbers(first), strict=True)]
+        folders = sum(_is_folder(folder, path) for path in mended[missing_still[:NAMED_AT_MOST]])
+        raise DataError(
+            f"{len(members)} of {len(which)} files named in column {column!r} of {rows.table.path} "
+            f"{'are folders or ' if folders else ''}do not exist: {listed([*said, *members[NAMED_AT_MOST:]])}. "
+            f"Paths are relative to {folder}, or absolute."
+        )
+    return mended, f"{len(missing)} paths are read without blanks around them and with / for \\" * bool(len(missing))
+
+
+def _is_folder(folder: Path, path: str) -> bool:
+    return "\0" not in path and Path(folder, path).is_dir()
+
+
+def _ids(
+    rows: Rows,
+    paths: npt.NDArray[np.object_],
+    which: npt.NDArray[Any],
+    labels: npt.NDArray[np.int32],
+    splits: npt.NDArray[np.int8],
+) -> tuple[list[str], str]:
+    """The paths, printable; where a path was there before, with the number of its row. And how many rows repeat label
+    and split as well, in words."""
+    ids: list[str] = np.array([_printable(path) for path in paths], dtype=object)[which].tolist()
+    if len(paths) == len(which):
+        return ids, ""
+    later = np.delete(np.arange(len(which)), np.unique(which, return_index=True)[1])
+    for member, number in zip(later, rows.numbers(later), strict=True):
+        ids[member] += f" (row {number})"
+    of_label = which.astype(np.int64) * (int(labels.max()) + 1) + labels
+    repeated = len(which) - len(np.unique(of_label * 3 + splits))
+    return ids, f"{repeated} rows repeat an earlier one (path, label and split)" if repeated else ""
+
+
+def _printable(path: str) -> str:
+    if path.isprintable():
+        return path
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in path)

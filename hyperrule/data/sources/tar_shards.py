@@ -1,0 +1,237 @@
+"""Tar shards in the layout of WebDataset: the members of a sample lie together and share a key, the path up to the
+first dot of the file name, as in `cats/03.jpg` and `cats/03.cls`.
+
+Headers and labels are read once, which gives the place of every image; images themselves are passed over.
+"""
+
+import json
+import os
+import re
+import reprlib
+import shlex
+import sys
+import tarfile
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from hyperrule.data.class_order import INTEGER
+from hyperrule.data.contents import FileParts
+from hyperrule.data.dataset_info import Split
+from hyperrule.data.listing import DataRequest, Listing
+from hyperrule.data.sources.image_folder import CLASSES_FILE, EXTENSIONS, printable
+from hyperrule.data.sources.shards import classes_of, find_shards
+from hyperrule.errors import DataError
+from hyperrule.files import os_errors_as
+from hyperrule.progress import Reporter
+from hyperrule.wording import listed
+
+SHARD = re.compile(r"\.(tar|tgz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
+SAMPLE_MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)  # key, extension
+LABELS = ("cls", "txt", "json")  # extensions of members
+JSON_LABELS = ("label", "cls", "class", "class_name")  # keys, the first that is there
+LABEL_BYTES = 1 << 20  # what is longer is no label
+PACKERS = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
+DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError)  # what tarfile raises
+END_BYTES = 1 << 20  # of zeros after the last member, as far as they are looked at
+KEY_RULE = "The key of a sample is the path up to the first dot of the file name."
+LIE_TOGETHER = "The members of a sample must lie together: tar --sort=name writes them so."
+
+
+class Member(NamedTuple):
+    """A file of a shard: the path, what it consists of by WebDataset's rule, and its place in bytes."""
+
+    path: str
+    key: str
+    extension: str
+    offset: int
+    length: int
+    text: bytes  # content of a label, else empty
+
+
+@dataclass(frozen=True)
+class Label:
+    text: str
+    is_number: bool  # by what it is stored as
+
+
+def list_tar_shards(request: DataRequest, reporter: Reporter) -> Listing:
+    """Every sample in the order of the shards. Raises DataError for a sample that is not one image and one label."""
+    shards = find_shards(request, SHARD, "train-0000.tar")
+    which, offsets, lengths = array("i"), array("q"), array("q")
+    ids: list[str] = []
+    labels: list[str] = []
+    typical: dict[bool, tuple[str, str]] = {}  # a label that is a number or not, and where
+    seen: dict[Split | None, set[str]] = {}  # keys of every split
+    for number, file in shards.scanned(reporter):
+        keys = seen.setdefault(shards.splits[number], set())
+        for key, sample in groupby(_members(file), lambda member: member.key):
+            where = f"sample {printable(key)} of {file}"
+            members = list(sample)
+            image, label = _image(members, request.image_key, where), _label(members, request.label_key, where)
+            if key in keys:
+                raise DataError(f"{where} is there twice in its split; keys must be unique. {KEY_RULE} {LIE_TOGETHER}")
+            keys.add(key)
+            ids.append(printable(image.path.removeprefix("./")))
+            labels.append(sys.intern(label.text))
+            typical.setdefault(label.is_number, (label.text, where))
+            which.append(number)
+            offsets.append(image.offset)
+            lengths.append(image.length)
+        if not which or which[-1] != number:
+            raise DataError(f"{file} holds no samples, such as 03.jpg with 03.cls. Leave it out, or fetch it again.")
+    if len(typical) > 1:
+        (name, first), (figure, second) = typical[False], typical[True]
+        raise DataError(
+            f"labels are numbers and names: {figure} in {second}, but {name!r} in {first}. Use one of them."
+        )
+    classes = classes_of(labels, shards.beside([CLASSES_FILE]))
+    shard_of = np.array(which, np.int32)
+    return Listing(
+        kind="tar shards",
+        location=shards.folder,
+        class_names=classes.names,
+        ids=_unique(ids, which, shards.names),
+        labels=classes.labels,
+        contents=FileParts(shards.files, shard_of, np.array(offsets, np.int64), np.array(lengths, np.int64)),
+        splits=shards.image_splits(shard_of),
+        origins=shards.origins(),
+        class_order=classes.order,
+        notes=shards.notes,
+        cost=shards.cost("headers of ", len(ids)),
+    )
+
+
+def _unique(ids: list[str], which: Sequence[int], names: Sequence[str]) -> list[str]:
+    """The ids, below the names of their shards if splits share some."""
+    if len(set(ids)) == len(ids):
+        return ids
+    stems = [printable(SHARD.sub("", name)) for name in names]
+    return [f"{stems[number]}/{name}" for number, name in zip(which, ids, strict=True)]
+
+
+def _members(file: Path) -> Iterator[Member]:
+    """Members that belong to samples, in their order, with the contents of labels.
+
+    Raises DataError for a file that is not a tar, is compressed, is cut off, or holds links or sparse files.
+    """
+    with os_errors_as(DataError, f"cannot read {file}"), file.open("rb") as stream:
+        _refuse_compressed(stream.read(8), file)
+        stream.seek(0)
+        size = os.fstat(stream.fileno()).st_size
+        try:
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                while (entry := tar.next()) is not None:
+                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                    named = _sample_member(entry, file)
+                    if not entry.offset_data <= entry.offset_data + entry.size <= size:
+                        raise tarfile.ReadError(f"{printable(entry.name)} goes beyond the file")
+                    if named is not None:
+                        text = _text(stream, entry, named[1], file)
+                        yield Member(entry.name, *named, entry.offset_data, entry.size, text)
+                stream.seek(tar.offset)
+                end = stream.read(END_BYTES)
+                if len(end) < tarfile.BLOCKSIZE or end.strip(b"\0"):  # where tarfile stops without a word
+                    raise tarfile.ReadError(f"no end of the archive at byte {tar.offset}")
+        except DAMAGE as error:
+            raise DataError(
+                f"{file} is not a whole tar file ({error}): cut off, damaged or several in one. "
+                "Fetch or write it again."
+            ) from None
+
+
+def _refuse_compressed(start: bytes, file: Path) -> None:
+    for magic, unpack in PACKERS.items():
+        if start.startswith(magic):
+            raise DataError(
+                f"{printable(file)} is compressed, and images must be read from any place of a file. Unpack every "
+                f"shard first: {unpack} {shlex.quote(str(file))}"
+            )
+
+
+def _sample_member(entry: tarfile.TarInfo, file: Path) -> tuple[str, str] | None:
+    """Key and extension of a member; None for a folder and for what is in no sample."""
+    named = SAMPLE_MEMBER.fullmatch(entry.name)
+    if named is None or entry.isdir():
+        return None
+    if not entry.isreg() or entry.issparse():
+        kind = "sparse file" if entry.issparse() else "link or device"
+        raise DataError(
+            f"member {printable(entry.name)} of {file} is a {kind}, not a plain file. Write the shard again with "
+            "--dereference --hard-dereference, and without --sparse."
+        )
+    return named[1], named[2].lower()
+
+
+def _image(members: list[Member], image_key: str | None, where: str) -> Member:
+    """The member that is the image, by its extension: `image_key` ("left.png", or "jpg;png" for either) or any."""
+    asked = image_key.lower().split(";") if image_key else None
+    images = [
+        member
+        for member in members
+        if (member.extension in asked if asked else f".{member.extension.rpartition('.')[2]}" in EXTENSIONS)
+    ]
+    if not images:
+        allowed = ", ".join(asked or sorted(EXTENSIONS))
+        raise DataError(f"{where} has no image ({allowed}), only {_extensions(members)}. {LIE_TOGETHER}")
+    if len(images) > 1:
+        raise DataError(
+            f"{where} has {len(images)} images: {_extensions(images)}. Say which: --image-key {images[0].extension}. "
+            f"{KEY_RULE}"
+        )
+    return images[0]
+
+
+def _label(members: list[Member], label_key: str | None, where: str) -> Label:
+    """The one label of a sample: `label_key` is the extension of its member, or a key of its .json."""
+    extensions = LABELS if label_key is None else (label_key,) if label_key in LABELS else ("json",)
+    keys = JSON_LABELS if label_key is None or label_key in LABELS else (label_key,)
+    candidates = [member for member in members if member.extension in extensions]
+    found = [(member, label) for member in candidates if (label := _read_label(member, keys, where)) is not None]
+    if not found:
+        wanted = label_key or f"cls, txt, or json with {' or '.join(JSON_LABELS)}"
+        raise DataError(f"{where} has no label ({wanted}), only {_extensions(members)}. {LIE_TOGETHER}")
+    if len(found) > 1:
+        labels = [member for member, _ in found]
+        raise DataError(
+            f"{where} has {len(found)} labels: {_extensions(labels)}. Say which: --label-key {labels[0].extension}. "
+            f"{KEY_RULE}"
+        )
+    return found[0][1]
+
+
+def _read_label(member: Member, keys: tuple[str, ...], where: str) -> Label | None:
+    """The label that a member holds; None if it is JSON without any of the keys."""
+    try:
+        text = member.text.decode("utf-8-sig").rstrip("\r\n")
+        value = json.loads(text) if member.extension == "json" else text
+        if isinstance(value, dict):
+            if (key := next((key for key in keys if key in value), None)) is None:
+                return None
+            value = value[key]
+        if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+            raise ValueError(f"the label is {reprlib.repr(value)}, not a name or an integer")
+        if member.extension == "cls" and INTEGER.fullmatch(text.strip()):
+            value = int(text)
+        str(value).encode()  # JSON can write halves of characters
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: its .{member.extension} cannot be read as a label: {error}.") from None
+    return Label(str(value), isinstance(value, int))
+
+
+def _text(stream: BinaryIO, entry: tarfile.TarInfo, extension: str, file: Path) -> bytes:
+    if extension not in LABELS:
+        return b""
+    if entry.size > LABEL_BYTES:
+        raise DataError(f"member {printable(entry.name)} of {file} is too large for a label: {entry.size:,} bytes.")
+    stream.seek(entry.offset_data)
+    return stream.read(entry.size)
+
+
+def _extensions(members: list[Member]) -> str:
+    return listed(f".{member.extension}" for member in members)

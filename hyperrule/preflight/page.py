@@ -1,0 +1,85 @@
+"""The findings as one web page that needs nothing but itself: no scripts, no other files."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import jinja2
+import numpy as np
+
+from hyperrule.data.source import Source
+from hyperrule.preflight.findings import Preflight
+from hyperrule.preflight.pictures import pictures
+from hyperrule.preflight.verdicts import Verdict, facts, mode_in_words, shown, verdicts
+from hyperrule.version import __version__
+
+T = TypeVar("T")
+
+GROUPS, WIDE = 12, 6  # groups shown of a verdict, images shown of a group
+SINGLES = 24  # images shown of a verdict without groups
+CLASSES, SAMPLES = 24, 6  # classes shown with images, images of each
+LISTED_CLASSES = 200  # rows of the table of classes
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A verdict and those of its groups of ids that there is room for; `more` groups have none."""
+
+    verdict: Verdict
+    groups: list[tuple[str, ...]]
+    more: int
+
+
+def render_page(found: Preflight, source: Source) -> str:
+    """HTML. Every name in it is text, whatever it holds."""
+    judged = [_shown(verdict) for verdict in verdicts(found)]
+    samples = _samples(source)
+    ids = {identity for one in judged for group in one.groups for identity in group}
+    return _template().render(
+        found=found,
+        judged=judged,
+        levels=Counter(one.verdict.level for one in judged),
+        facts=[(heading, line) for heading, line in facts(found) if heading != "formats"],
+        classes=list(enumerate(found.class_names))[:LISTED_CLASSES],
+        most={split: max(per_class, default=0) for split, per_class in found.splits.items()},
+        samples=samples,
+        pictures=pictures(source, ids.union(*samples.values())),
+        version=__version__,
+    )
+
+
+def _shown(verdict: Verdict) -> Shown:
+    most = GROUPS if any(len(group) > 1 for group in verdict.groups) else SINGLES
+    groups = [group[:WIDE] for group in _spread(verdict.groups, most)]
+    return Shown(verdict, groups, len(verdict.groups) - len(groups))
+
+
+def _spread(items: Sequence[T], most: int) -> list[T]:
+    """At most so many items from the first to the last, evenly."""
+    if not len(items):
+        return []
+    return [items[place] for place in np.unique(np.linspace(0, len(items) - 1, most).round().astype(np.int64))]
+
+
+def _samples(source: Source) -> dict[str, list[str]]:
+    """Ids of some images of each of the first classes, evenly spread over those that can be read."""
+    listing = source.listing
+    readable = np.flatnonzero(source.facts["height"] > 0)
+    samples = {}
+    for label, name in enumerate(listing.class_names[:CLASSES]):
+        members = readable[listing.labels[readable] == label]
+        samples[name] = [listing.ids[number] for number in _spread(members, SAMPLES)]
+    return samples
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hyperrule.preflight", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"shown": shown, "mode": mode_in_words, "count": "{:,}".format}
+    return environment.get_template("page.html")

@@ -1,0 +1,42 @@
+"""Images small enough to be part of a page."""
+
+import base64
+import io
+from collections.abc import Iterable
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from hyperrule.data.inspection import FORMATS
+from hyperrule.data.source import Source
+
+SIDE = 96  # pixels, at most
+QUALITY = 80
+
+
+def pictures(source: Source, ids: Iterable[str]) -> dict[str, str]:
+    """data: URIs of the images with those ids, JPEG on white, upright by EXIF; none for those that cannot be read."""
+    wanted = set(ids)
+    numbers = {identity: number for number, identity in enumerate(source.listing.ids) if identity in wanted}
+    return {identity: picture for identity, number in numbers.items() if (picture := _picture(source, number))}
+
+
+def _picture(source: Source, number: int) -> str | None:
+    try:
+        with Image.open(io.BytesIO(source.listing.contents[number]), formats=FORMATS) as image:
+            image.draft("RGB", (2 * SIDE, 2 * SIDE))  # JPEG decodes to less than it has
+            upright = ImageOps.exif_transpose(_eight_bits(image))
+    except (OSError, SyntaxError, ValueError, EOFError):
+        return None
+    upright.thumbnail((SIDE, SIDE))
+    picture = Image.new("RGB", upright.size, "white")
+    picture.paste(upright.convert("RGB"), mask=upright.convert("RGBA").getchannel("A"))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode[0] != "I":
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
