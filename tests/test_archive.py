@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from hyperrule.data.archive import is_archive, unpacked
+from hyperrule.data.sources.archive import is_archive, unpacked
 from hyperrule.errors import DataError
 from hyperrule.progress import Reporter
 

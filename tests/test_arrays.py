@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperrule.data.class_order import AS_NUMBERS
 from hyperrule.data.listing import AS_TEXT, DataRequest, Listing
-from hyperrule.data.sources.arrays import list_arrays
+from hyperrule.data.sources.arrays.arrays import list_arrays
+from hyperrule.data.sources.class_order import AS_NUMBERS
 from hyperrule.errors import DataError
 from hyperrule.progress import Reporter
 

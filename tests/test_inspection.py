@@ -28,6 +28,15 @@ def encoded(image: Image.Image, file_format: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+def scene(seed: int) -> Image.Image:
+    """Detail of every size, as photos have it."""
+    rng, pixels = np.random.default_rng(seed), np.zeros((200, 300, 3))
+    for side in (4, 8, 16, 32):
+        noise = Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        pixels += np.asarray(noise.resize((300, 200), Image.Resampling.BICUBIC)) / side
+    return Image.fromarray((pixels * 255 / pixels.max()).astype(np.uint8))
+
+
 def inspected(*images: bytes, decode: bool = True) -> tuple[Facts, Problems]:
     return inspect(TableColumn.of(images), decode, Reporter(quiet=True))
 
@@ -95,7 +104,7 @@ def test_looks_are_upright(orientation: int) -> None:
     facts, _ = inspected(encoded(stored, "PNG", exif=exif), encoded(SCENE, "PNG"))
     assert facts["orientation"].tolist() == [orientation, 1]
     assert (facts["height"][0], facts["width"][0]) == (facts["height"][1], facts["width"][1])
-    assert np.abs(facts["luma"][0].astype(int) - facts["luma"][1]).max() <= 1
+    assert np.abs(facts["luma"][0].astype(int) - facts["luma"][1]).max() <= 3
 
 
 @pytest.mark.parametrize(
@@ -138,10 +147,9 @@ def test_many_images_are_as_each_alone() -> None:
 
 
 def test_looks_forgive_another_encoding_and_not_another_image() -> None:
+    one, other = scene(1), scene(2)
     facts, _ = inspected(
-        encoded(SCENE, "PNG"),
-        encoded(SCENE.resize((45, 30)), "JPEG", quality=70),
-        encoded(NOISE.resize((5, 5)).resize((60, 40), Image.Resampling.BICUBIC), "PNG"),
+        encoded(one, "PNG"), encoded(one.resize((150, 100)), "JPEG", quality=70), encoded(other, "PNG")
     )
-    apart = [int(np.bitwise_count(facts["hash"][0] ^ other)) for other in facts["hash"]]
+    apart = [int(np.bitwise_count(facts["hash"][0] ^ hashed)) for hashed in facts["hash"]]
     assert apart[1] <= 8 < apart[2]

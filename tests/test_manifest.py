@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hyperrule.data.class_order import AS_NUMBERS
 from hyperrule.data.listing import AS_TEXT, DataRequest, Listing
-from hyperrule.data.sources.manifest import list_manifest
+from hyperrule.data.sources.class_order import AS_NUMBERS
+from hyperrule.data.sources.tables.manifest import list_manifest
 from hyperrule.errors import DataError
 from hyperrule.progress import Reporter
 

@@ -10,9 +10,9 @@ import pytest
 from writers import LabelledImage
 from writers.tar_shards import shard, write
 
-from hyperrule.data.class_order import AS_NUMBERS
 from hyperrule.data.listing import DataRequest, Listing
-from hyperrule.data.sources.tar_shards import list_tar_shards
+from hyperrule.data.sources.class_order import AS_NUMBERS
+from hyperrule.data.sources.shards.tar_shards import list_tar_shards
 from hyperrule.errors import DataError
 from hyperrule.progress import Reporter
 

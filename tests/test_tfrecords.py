@@ -12,10 +12,10 @@ import tensorflow as tf
 from writers import LabelledImage
 from writers.tfrecords import shard, write
 
-from hyperrule.data.class_order import AS_NUMBERS
 from hyperrule.data.listing import DataRequest, Listing
-from hyperrule.data.sources.tfrecords import list_tfrecords
-from hyperrule.data.tfexample import records
+from hyperrule.data.sources.class_order import AS_NUMBERS
+from hyperrule.data.sources.shards.tfexample import records
+from hyperrule.data.sources.shards.tfrecords import list_tfrecords
 from hyperrule.errors import DataError
 from hyperrule.progress import Reporter
 
@@ -72,7 +72,7 @@ def test_tensorflow_is_not_imported(tmp_path: Path) -> None:
     shard(tmp_path / "x.tfrecord", labelled(0, 1))
     code = (
         "import sys; from hyperrule.data.listing import DataRequest; from hyperrule.progress import Reporter\n"
-        "from hyperrule.data.sources.tfrecords import list_tfrecords\n"
+        "from hyperrule.data.sources.shards.tfrecords import list_tfrecords\n"
         f"listing = list_tfrecords(DataRequest({str(tmp_path)!r}), Reporter())\n"
         "assert len(listing.ids) == 2 and 'tensorflow' not in sys.modules"
     )

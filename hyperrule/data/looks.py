@@ -61,7 +61,7 @@ def looks(small: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
     """
     found = np.zeros(len(small), LOOKS)
     y, *cb_cr = np.moveaxis(small @ TO_YCBCR, -1, 0)
-    low = (COSINES @ y @ COSINES.T).reshape(len(small), -1)
+    low = (COSINES @ y @ COSINES.T).reshape(len(small), LOW * LOW)
     middle = np.partition(low, (31, 32), axis=1)[:, 31:33].mean(axis=1, keepdims=True)  # their median
     found["hash"] = np.packbits(low > middle, axis=1).view(">u8")[:, 0]
     found["luma"] = np.rint(y)

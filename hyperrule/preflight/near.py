@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from hyperrule.data.contents import Indices
 from hyperrule.data.inspection import Facts
+from hyperrule.data.looks import CHROMA_SIDE, SIDE
 from hyperrule.progress import Reporter
 
 BITS_APART = 8  # of 64, at most
@@ -90,18 +91,18 @@ def _look_the_same(facts: Facts, pairs: Indices) -> npt.NDArray[np.bool_]:
     """bool [m], of pairs [m, 2]."""
     one, other = facts[pairs[:, 0]], facts[pairs[:, 1]]
     correlation = (_standardised(one["luma"]) * _standardised(other["luma"])).mean(axis=1)
-    colours = (one["chroma"].astype(np.float32) - other["chroma"]).reshape(len(pairs), -1)
+    colours = (one["chroma"].astype(np.float32) - other["chroma"]).reshape(len(pairs), 2 * CHROMA_SIDE**2)
     same: npt.NDArray[np.bool_] = (correlation >= CORRELATION) & (np.sqrt((colours**2).mean(axis=1)) <= COLOUR_APART)
     return same
 
 
 def _contrast(luma: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    deviation: npt.NDArray[np.float32] = luma.reshape(len(luma), -1).astype(np.float32).std(axis=1)
+    deviation: npt.NDArray[np.float32] = luma.reshape(len(luma), SIDE * SIDE).astype(np.float32).std(axis=1)
     return deviation
 
 
 def _standardised(luma: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    values: npt.NDArray[np.float32] = luma.reshape(len(luma), -1).astype(np.float32)
+    values: npt.NDArray[np.float32] = luma.reshape(len(luma), SIDE * SIDE).astype(np.float32)
     values -= values.mean(axis=1, keepdims=True)
     values /= values.std(axis=1, keepdims=True)
     return values

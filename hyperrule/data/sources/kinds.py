@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from hyperrule.data.archive import is_archive, unpacked
 from hyperrule.data.listing import SPLIT_NAMES, DataRequest, Listing
+from hyperrule.data.sources.archive import is_archive, unpacked
 from hyperrule.errors import DataError
 from hyperrule.progress import Reporter
 
@@ -49,39 +49,39 @@ KINDS = {
             "manifest",
             "images.csv",
             "table of path, label and perhaps split: CSV, TSV, JSONL or Parquet; paths relative to the table",
-            "manifest.list_manifest",
+            "tables.manifest.list_manifest",
         ),
         Kind(
             "arrays",
             "images.npz",
             "uint8 images [N, height, width(, 3)] and labels: x_train, y_train, x_test, y_test or images, labels; or "
             ".npy, with labels beside",
-            "arrays.list_arrays",
+            "arrays.arrays.list_arrays",
         ),
         Kind(
             "tar shards",
             "'shards/{train,test}-{0000..0009}.tar'",
             "WebDataset layout: 0001.jpg with 0001.cls, .txt or .json; braces, a glob or a folder of shards",
-            "tar_shards.list_tar_shards",
+            "shards.tar_shards.list_tar_shards",
         ),
         Kind(
             "TFRecord shards",
             "'records/train-*.tfrecord'",
             "tf.train.Example with image/encoded and image/class/label, or what --image-key and --label-key say",
-            "tfrecords.list_tfrecords",
+            "shards.tfrecords.list_tfrecords",
         ),
         Kind(
             "TFDS",
             "tfds:oxford_flowers102",
             "TensorFlow Datasets: tfds:NAME/CONFIG:VERSION, prepared in --data-dir or downloaded",
-            "tfds.list_tfds",
+            "named.tfds.list_tfds",
             fetches=True,
         ),
         Kind(
             "Hugging Face",
             "hf:food101",
             "Hugging Face datasets by name, or the folder that save_to_disk wrote",
-            "huggingface.list_huggingface",
+            "named.huggingface.list_huggingface",
             fetches=True,
             extra="hf",
         ),
@@ -108,7 +108,7 @@ def list_images(request: DataRequest, reporter: Reporter, fetch: bool = True) ->
     kind = kind_of(request.dataset)
     if kind.name == "archive":
         request = replace(request, dataset=str(unpacked(path, reporter)))
-    module, function = kind.lists.split(".")
+    module, function = kind.lists.rsplit(".", 1)
     lists: Callable[..., Listing] = getattr(importlib.import_module(f"hyperrule.data.sources.{module}"), function)
     return lists(request, reporter, fetch) if kind.fetches else lists(request, reporter)
 

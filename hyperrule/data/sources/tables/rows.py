@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hyperrule.data.contents import Indices
-from hyperrule.data.table import Table
+from hyperrule.data.sources.tables.table import Table
 from hyperrule.errors import DataError
 from hyperrule.wording import NAMED_AT_MOST, listed
 

@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hyperrule.data.class_order import are_integers, ordered, spelled_twice
 from hyperrule.data.contents import Files, Indices
 from hyperrule.data.dataset_info import Split
 from hyperrule.data.listing import DataRequest, Listing, labels_of, split_by_name
-from hyperrule.data.presence import absent
-from hyperrule.data.rows import Rows, as_text, distinct
+from hyperrule.data.sources.class_order import are_integers, ordered, spelled_twice
 from hyperrule.data.sources.image_folder import EXTENSIONS
-from hyperrule.data.table import Table, open_table
+from hyperrule.data.sources.tables.presence import absent
+from hyperrule.data.sources.tables.rows import Rows, as_text, distinct
+from hyperrule.data.sources.tables.table import Table, open_table
 from hyperrule.errors import DataError
 from hyperrule.files import os_errors_as
 from hyperrule.progress import Reporter

@@ -22,8 +22,8 @@ import numpy.typing as npt
 from hyperrule.data.contents import Pixels
 from hyperrule.data.dataset_info import Split
 from hyperrule.data.listing import SPLIT_NAMES, DataRequest, Listing, split_by_name
-from hyperrule.data.npy import Npy, members
-from hyperrule.data.sources.array_labels import class_labels, given_class_names, plain_labels
+from hyperrule.data.sources.arrays.labels import class_labels, given_class_names, plain_labels
+from hyperrule.data.sources.arrays.npy import Npy, members
 from hyperrule.errors import DataError, RunError
 from hyperrule.files import os_errors_as
 from hyperrule.progress import Reporter

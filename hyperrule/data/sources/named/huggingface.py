@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from hyperrule.data.contents import Contents, Files, Indices, TableColumn
 from hyperrule.data.known import destroys_label
 from hyperrule.data.listing import DataRequest, Listing
-from hyperrule.data.sources.shards import Classes, classes_of
-from hyperrule.data.sources.tfds import OWN_ORDER, Span, chosen_key, chosen_splits, reason, without_unlabelled
+from hyperrule.data.sources.named.names import OWN_ORDER, Span, chosen_key, chosen_splits, reason, without_unlabelled
+from hyperrule.data.sources.shards.files import Classes, classes_of
 from hyperrule.errors import DataError
 from hyperrule.files import os_errors_as
 from hyperrule.progress import Reporter

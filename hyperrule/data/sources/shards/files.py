@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.data.class_order import are_integers, ordered, spelled_twice
 from hyperrule.data.contents import Indices
 from hyperrule.data.dataset_info import Split
 from hyperrule.data.listing import SPLIT_NAMES, DataRequest, labels_of, split_by_name
+from hyperrule.data.sources.class_order import are_integers, ordered, spelled_twice
 from hyperrule.data.sources.image_folder import printable
 from hyperrule.errors import DataError
 from hyperrule.files import os_errors_as

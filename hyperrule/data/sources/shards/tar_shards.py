@@ -20,12 +20,12 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from hyperrule.data.class_order import INTEGER
 from hyperrule.data.contents import FileParts
 from hyperrule.data.dataset_info import Split
 from hyperrule.data.listing import DataRequest, Listing
+from hyperrule.data.sources.class_order import INTEGER
 from hyperrule.data.sources.image_folder import CLASSES_FILE, EXTENSIONS, printable
-from hyperrule.data.sources.shards import classes_of, find_shards
+from hyperrule.data.sources.shards.files import classes_of, find_shards
 from hyperrule.errors import DataError
 from hyperrule.files import os_errors_as
 from hyperrule.progress import Reporter

@@ -1,0 +1,1 @@
+"""Data sets that are called by name."""

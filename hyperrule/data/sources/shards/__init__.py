@@ -1,0 +1,1 @@
+"""Images that lie one after another in large files."""
