@@ -1,6 +1,5 @@
 """Labelled images: `open_source` turns what the user typed into facts and examples."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from hyperrule.data.examples import Examples
 from hyperrule.data.exclusions import Exclusions, read_exclusions
 from hyperrule.data.listing import DataRequest, Listing
 from hyperrule.data.source import Source
-from hyperrule.data.sources.kinds import is_name, list_images
+from hyperrule.data.sources.kinds import list_images
 from hyperrule.progress import Reporter
 
 __all__ = [
@@ -47,12 +46,10 @@ def open_source(
     the data cannot be used.
     """
     reporter = reporter or Reporter()
-    location = None if is_name(dataset) else Path(os.path.abspath(os.path.expanduser(dataset)))
     request = DataRequest(dataset, splits or {}, data_dir, image_key, label_key)
     return Source(
         name=dataset,
         listing=list_images(request, reporter, fetch),
-        location=location,
         split_seed=split_seed,
         skip_corrupt=skip_corrupt,
         strict=strict,

@@ -23,19 +23,27 @@ def decode(encoded: tf.Tensor, side: int | None = None) -> tf.Tensor:
 
     Raises InvalidArgumentError for anything else, an animated WebP included.
     """
-    jpeg = tf.equal(tf.strings.substr(encoded, 0, 2), b"\xff\xd8")
-    # The bytes of a picture spell this by chance once in 2^48. Each branch costs 10 us, so most JPEGs meet two only.
+    encoded = tf.convert_to_tensor(encoded)
+    # The bytes of a picture spell this by chance once in 2^48: what does not is decoded without a closer look.
     exif = tf.strings.length(_before(encoded, r"Exif\x00\x00")) < tf.strings.length(encoded)
     image = tf.cond(
-        jpeg & ~exif,
-        lambda: _decode_jpeg(encoded, side),
-        lambda: tf.cond(
-            jpeg,
-            lambda: _upright(_decode_jpeg(encoded, side), _orientation(_exif_of_jpeg(encoded))),
-            lambda: _decode_other(encoded),
-        ),
+        _is_jpeg(encoded) & ~exif, lambda: _decode_jpeg(encoded, side), lambda: _decode_carefully(encoded, side)
     )
     return tf.ensure_shape(image, [None, None, 3])
+
+
+# A function of its own: inlined, as branches are, its operations would cost 100 us even for images that skip it.
+@tf.function(autograph=False, experimental_attributes={"_noinline": True})
+def _decode_carefully(encoded: tf.Tensor, side: int | None) -> tf.Tensor:
+    return tf.cond(
+        _is_jpeg(encoded),
+        lambda: _upright(_decode_jpeg(encoded, side), _orientation(_exif_of_jpeg(encoded))),
+        lambda: _decode_other(encoded),
+    )
+
+
+def _is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.equal(tf.strings.substr(encoded, 0, 2), b"\xff\xd8")
 
 
 def _decode_jpeg(encoded: tf.Tensor, side: int | None) -> tf.Tensor:

@@ -35,17 +35,18 @@ HEADER = np.dtype(
         ("frames", np.int32),
     ]
 )
-FACTS = np.dtype(HEADER.descr + LOOKS.descr)  # looks are zeros where an image was not decoded
+FACTS = np.dtype(HEADER.descr + LOOKS.descr)
 Facts = npt.NDArray[np.void]
 Problems = dict[int, str]
 
 
 def inspect(contents: Contents, decode: bool, reporter: Reporter) -> tuple[Facts, Problems]:
-    """FACTS of all n images [n], and what is wrong with those that cannot be used, by number.
+    """Facts of all n images [n], and what is wrong with those that cannot be used, by number.
 
-    Without `decode`, bytes are hashed and headers are parsed; with it, every pixel is decoded. Both use all cores.
+    With `decode`, every pixel is decoded: FACTS. Without it, bytes are hashed and headers parsed: HEADER. Both use all
+    cores.
     """
-    facts = np.zeros(len(contents), FACTS)
+    facts = np.zeros(len(contents), FACTS if decode else HEADER)
     problems: Problems = {}
     starts = range(0, len(contents), CHUNK)
     work: Callable[[Contents, int], tuple[Facts, Problems]] = partial(_inspect_chunk, decode=decode)
@@ -60,7 +61,7 @@ def inspect(contents: Contents, decode: bool, reporter: Reporter) -> tuple[Facts
 
 def _inspect_chunk(contents: Contents, start: int, decode: bool) -> tuple[Facts, Problems]:
     numbers = range(start, min(start + CHUNK, len(contents)))
-    facts, problems = np.zeros(len(numbers), FACTS), {}
+    facts, problems = np.zeros(len(numbers), FACTS if decode else HEADER), {}
     small = np.zeros((len(numbers), SIDE, SIDE, 3), np.uint8)
     Image.MAX_IMAGE_PIXELS = None  # what is too large is the business of whoever has the memory
     for place, number in enumerate(numbers):

@@ -36,7 +36,6 @@ class Source:
 
     name: str
     listing: Listing
-    location: Path | None = None
     split_seed: int = 0
     skip_corrupt: bool = False
     strict: bool = False
@@ -51,7 +50,7 @@ class Source:
         return DatasetInfo(
             name=self.name,
             kind=self.listing.kind,
-            location=None if self.location is None else str(self.location),
+            location=None if self.listing.location is None else str(self.listing.location),
             class_names=self.listing.class_names,
             class_order=self.listing.class_order,
             splits={
@@ -121,6 +120,8 @@ class Source:
 
     @cached_property
     def _inspected(self) -> tuple[Facts, Problems]:
+        if len(self._kept) == len(self.listing.labels):
+            return inspect(self.listing.contents, self.skip_corrupt, self.reporter)
         facts, problems = inspect(self.listing.contents.take(self._kept), self.skip_corrupt, self.reporter)
         of_all = np.zeros(len(self.listing.labels), facts.dtype)
         of_all[self._kept] = facts
