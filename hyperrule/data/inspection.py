@@ -116,17 +116,18 @@ def _rather(encoded: bytes) -> str:
             return f", but {image.format}"
     except (OSError, SyntaxError, ValueError, EOFError):
         pass
-    if encoded.lstrip()[:1] == b"<" or encoded[:512].isascii():
-        return ", but text"
-    return ""
+    if not encoded.strip(b"\0"):
+        return ", but zeros only"
+    return ", but text" if encoded[:512].isascii() and b"\0" not in encoded[:512] else ""
 
 
 def _note_header(image: ImageFile.ImageFile, facts: np.void) -> None:
     sixteen = any(";16" in str(tile[3]) for tile in image.tile) and ";16" not in image.mode
-    facts["format"] = image.format or ""
+    several = image.format == "MPO"  # a JPEG, followed by others: of the other eye, of more depth
+    facts["format"] = "JPEG" if several else image.format or ""
     facts["mode"] = image.mode + (";16" if sixteen else "")
     facts["alpha"] = image.has_transparency_data
-    facts["frames"] = getattr(image, "n_frames", 1)
+    facts["frames"] = 1 if several else getattr(image, "n_frames", 1)
     facts["orientation"] = _orientation(image)
 
 

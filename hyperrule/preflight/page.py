@@ -9,9 +9,10 @@ import jinja2
 import numpy as np
 
 from hyperrule.data.source import Source
+from hyperrule.preflight.description import facts, mode_in_words
 from hyperrule.preflight.findings import Preflight
 from hyperrule.preflight.pictures import pictures
-from hyperrule.preflight.verdicts import Verdict, facts, mode_in_words, shown, verdicts
+from hyperrule.preflight.verdicts import Verdict, number, shown, verdicts
 from hyperrule.version import __version__
 
 T = TypeVar("T")
@@ -81,5 +82,5 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"shown": shown, "mode": mode_in_words, "count": "{:,}".format}
+    environment.filters |= {"shown": shown, "mode": mode_in_words, "count": "{:,}".format, "of": number}
     return environment.get_template("page.html")

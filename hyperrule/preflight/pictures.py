@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from hyperrule.data.inspection import FORMATS
+from hyperrule.data.looks import on_white
 from hyperrule.data.source import Source
 
 SIDE = 96  # pixels, at most
@@ -29,10 +30,8 @@ def _picture(source: Source, number: int) -> str | None:
     except (OSError, SyntaxError, ValueError, EOFError):
         return None
     upright.thumbnail((SIDE, SIDE))
-    picture = Image.new("RGB", upright.size, "white")
-    picture.paste(upright.convert("RGB"), mask=upright.convert("RGBA").getchannel("A"))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=QUALITY)
+    on_white(upright).save(buffer, "JPEG", quality=QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -136,14 +136,6 @@ def _odd(found: Preflight) -> Iterator[Verdict]:
             "no harm here, where bytes decide; other programs may stumble",
             tuple((lie.id,) for lie in found.lies),
         )
-    if found.turned:
-        yield Verdict(
-            "warning",
-            f"{number(len(found.turned), 'image')} to be turned or mirrored, by EXIF",
-            listed(map(shown, found.turned)),
-            "training takes pixels as they are stored, on their side: save such images upright",
-            tuple((identity,) for identity in found.turned),
-        )
     if found.animated:
         yield Verdict(
             "warning",
@@ -158,7 +150,7 @@ def _odd(found: Preflight) -> Iterator[Verdict]:
             (found.sizes.elongated, "four times as long as wide, or longer", "they are squeezed into a square"),
         ):
             if odd:
-                said = _with({identity: _pixels(size) for identity, size in odd.items()})
+                said = _with({identity: pixels(size) for identity, size in odd.items()})
                 groups = tuple((identity,) for identity in odd)
                 yield Verdict("warning", f"{number(len(odd), 'image')} {what}", said, todo, groups)
 
@@ -177,63 +169,5 @@ def _name(class_name: str) -> str:
     return f"'{shown(class_name)}'"
 
 
-def _pixels(size: Size) -> str:
+def pixels(size: Size) -> str:
     return f"{size.height} x {size.width}"
-
-
-def facts(found: Preflight) -> Iterator[tuple[str, str]]:
-    """A heading and a line for each thing that is neither right nor wrong."""
-    yield "data", f"{shown(found.name)}: {found.kind}, {number(found.images, 'image')}, {_class_count(found)}"
-    yield "splits", _splits(found)
-    if found.excluded:
-        yield "excluded", f"{number(found.excluded, 'image')} left out from the start"
-    if (size := found.sizes) is not None:
-        of = "all" if size.smallest == size.largest else f"{_pixels(size.smallest)} to {_pixels(size.largest)}, median"
-        yield "sizes", f"{of} {_pixels(size.median)} pixels"
-    if (rule := found.rule) is not None:
-        yield (
-            "rule",
-            f"{rule.regime} data set ({number(rule.examples, 'training image')}): {rule.steps:,} steps, resized to "
-            f"{rule.resize}, cropped to {rule.crop} pixels",
-        )
-    if found.formats:
-        yield "formats", "; ".join(f"{name}: {_modes(modes)}" for name, modes in found.formats.items())
-    if found.transparent:
-        yield "alpha", f"{number(found.transparent, 'image')} with transparency, which is ignored"
-    for note in (*map(shown, found.notes), *found.not_compared):
-        yield "note", note
-
-
-MODES = {
-    "1": "black and white",
-    "L": "grey",
-    "LA": "grey with alpha",
-    "P": "palette",
-    "RGB": "colour",
-    "RGBA": "colour with alpha",
-    "CMYK": "CMYK",
-    "YCCK": "CMYK",
-}  # Pillow's, in words
-
-
-def mode_in_words(mode: str) -> str:
-    """
-    >>> mode_in_words("RGB;16"), mode_in_words("I;16"), mode_in_words("F")
-    ('16-bit colour', '16-bit grey', 'F')
-    """
-    name, _, bits = mode.partition(";")
-    words = "grey" if name == "I" else MODES.get(name, name)
-    return f"16-bit {words}" if bits or name == "I" else words
-
-
-def _modes(modes: Mapping[str, int]) -> str:
-    return ", ".join(f"{images:,} {mode_in_words(mode)}" for mode, images in modes.items())
-
-
-def _class_count(found: Preflight) -> str:
-    return number(len(found.class_names), "class")
-
-
-def _splits(found: Preflight) -> str:
-    sizes = ", ".join(f"{split} {sum(per_class):,}" for split, per_class in found.splits.items())
-    return f"{sizes} (drawn by hyperrule)" if found.drawn and len(found.splits) > 1 else sizes
