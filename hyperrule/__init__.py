@@ -14,7 +14,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU's memory is taken as it is needed
 
-from hyperrule.api import evaluate, finetune, plan, port, predict, resume
+from hyperrule.api import check, evaluate, finetune, plan, port, predict, resume
 from hyperrule.errors import HyperruleError, RunError, UserError
 from hyperrule.version import __version__
 
@@ -23,6 +23,7 @@ __all__ = [
     "RunError",
     "UserError",
     "__version__",
+    "check",
     "evaluate",
     "finetune",
     "plan",

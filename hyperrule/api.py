@@ -1,4 +1,4 @@
-"""The Python API: plan, finetune and resume; predict and evaluate; port."""
+"""The Python API: check, plan, finetune and resume; predict and evaluate; port."""
 
 from __future__ import annotations
 

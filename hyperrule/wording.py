@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 NAMED_AT_MOST = 5
+MIB = 2**20
 
 
 def listed(items: Iterable[str]) -> str:
@@ -44,3 +45,12 @@ def duration(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.0f} s"
+
+
+def size(length: int | None) -> str:
+    """Bytes as people say them.
+
+    >>> size(3_699_376_128), size(None)
+    ('3,528.0 MiB', 'size not told')
+    """
+    return "size not told" if length is None else f"{length / MIB:,.1f} MiB"

@@ -15,7 +15,8 @@ import pytest
 from loopback import Answer, Heard, Loopback
 
 from hyperrule.backbones import transfer
-from hyperrule.backbones.download import Weights, alone, cache_folder, cached, fetch, verified
+from hyperrule.backbones.download import Weights, cached, fetch, verified
+from hyperrule.cache import alone, cache_folder
 from hyperrule.errors import BackboneError
 from hyperrule.progress import Reporter
 

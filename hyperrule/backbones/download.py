@@ -1,13 +1,10 @@
 """Files of the public BiT bucket, downloaded once and known by their SHA-256 from then on; no TensorFlow."""
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from hyperrule.backbones.transfer import complete, failures_told
 from hyperrule.backbones.zoo import BUCKET
+from hyperrule.cache import alone, cache_folder
 from hyperrule.errors import BackboneError
 from hyperrule.files import os_errors_as, whole_file
 from hyperrule.progress import Reporter
@@ -35,11 +33,6 @@ class Record(BaseModel):
     sha256: str
     bytes: int
     url: str | None
-
-
-def cache_folder() -> Path:
-    """HYPERRULE_CACHE_DIR, or the user's cache folder of the operating system."""
-    return Path(os.environ.get("HYPERRULE_CACHE_DIR") or pooch.os_cache("hyperrule")).expanduser().absolute()
 
 
 def cached(file: str) -> Path | None:
@@ -95,20 +88,6 @@ def verified(file: str, url: str | None = None) -> Weights:
             f"to fetch it again, or its line in {_record_file()} if the change is meant."
         )
     return Weights(path, sha256)
-
-
-@contextmanager
-def alone(lock: Path, reporter: Reporter | None = None) -> Iterator[None]:
-    """Hold the lock within the block; other processes wait."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if reporter is not None:
-                reporter.say(f"Waiting for another process that holds {lock}.")
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _folder() -> Path:

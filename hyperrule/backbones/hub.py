@@ -12,10 +12,11 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hyperrule.backbones.download import alone, cache_folder
-from hyperrule.backbones.transfer import TIMEOUT, failures_told, opened, size
+from hyperrule.backbones.transfer import TIMEOUT, failures_told, opened
+from hyperrule.cache import alone, cache_folder
 from hyperrule.errors import BackboneError
 from hyperrule.progress import Reporter
+from hyperrule.wording import size
 
 SPELLINGS = {
     r"https?://.+": r"\g<0>",

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hyperrule.backbones.download import alone
 from hyperrule.backbones.lite0_package import NAME, Output, module_folder, weights_file
 from hyperrule.backbones.torch_pickle import Arrays, read_state_dict
+from hyperrule.cache import alone
 from hyperrule.errors import BackboneError, RunError
 from hyperrule.files import os_errors_as
 

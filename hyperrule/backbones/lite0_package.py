@@ -5,7 +5,7 @@ import importlib.util
 from pathlib import Path
 from typing import Literal
 
-from hyperrule.backbones.download import cache_folder
+from hyperrule.cache import cache_folder
 from hyperrule.errors import BackboneError
 from hyperrule.files import os_errors_as
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.backbones.download import alone, cache_folder
 from hyperrule.backbones.info import AsItIs
+from hyperrule.cache import alone, cache_folder
 from hyperrule.errors import BackboneError
 from hyperrule.files import whole_file
 from hyperrule.input_range import InputRange

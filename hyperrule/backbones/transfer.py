@@ -11,9 +11,9 @@ import urllib3
 
 from hyperrule.errors import BackboneError
 from hyperrule.progress import Reporter
+from hyperrule.wording import MIB, size
 
 TIMEOUT = 30.0  # seconds without a byte
-MIB = 2**20
 WRAPPERS = (requests.RequestException, urllib3.exceptions.HTTPError, URLError)  # their context is the reason
 
 
@@ -24,15 +24,6 @@ def opened(url: str, first: int = 0, verify: bool = True) -> requests.Response:
     if not first or response.status_code != requests.codes.requested_range_not_satisfiable:
         response.raise_for_status()
     return response
-
-
-def size(length: int | None) -> str:
-    """Bytes as people say them.
-
-    >>> size(3_699_376_128), size(None)
-    ('3,528.0 MiB', 'size not told')
-    """
-    return "size not told" if length is None else f"{length / MIB:,.1f} MiB"
 
 
 def complete(part: Path, url: str, reporter: Reporter) -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from hyperrule.api import port
-from hyperrule.backbones.transfer import size
 from hyperrule.input_range import shown_range
+from hyperrule.wording import size
 
 if TYPE_CHECKING:
     from hyperrule.export.port import Ported

@@ -49,10 +49,8 @@ class Files:
         return len(self.names)
 
     def __getitem__(self, index: int) -> bytes:
-        return self.path(index).read_bytes()
-
-    def path(self, index: int) -> Path:
-        return Path(self.folder, self.names[index])
+        with open(os.path.join(self.folder, self.names[index]), "rb") as stream:  # half the time that Path takes
+            return stream.read()
 
     def paths(self) -> list[bytes]:
         """As the operating system takes them: names need not be UTF-8."""
