@@ -132,9 +132,12 @@ def _note_header(image: ImageFile.ImageFile, facts: np.void) -> None:
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
-    if image.format == "JPEG" and not {"exif", "xmp"} & image.info.keys():
-        return 1  # as getexif would find, in more time than a small image takes to decode
-    orientation = image.getexif().get(ORIENTATION, 1)
+    """As the decoder of training and export sees it: by EXIF alone. Pillow's own getexif asks XMP, too."""
+    if (encoded := image.info.get("exif")) is None:
+        return 1
+    exif = Image.Exif()
+    exif.load(encoded)
+    orientation = exif.get(ORIENTATION, 1)
     return orientation if orientation in range(1, 9) else 1
 
 
