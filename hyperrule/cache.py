@@ -13,7 +13,7 @@ from hyperrule.progress import Reporter
 
 def cache_folder() -> Path:
     """HYPERRULE_CACHE_DIR, or the user's cache folder of the operating system."""
-    return Path(os.environ.get("HYPERRULE_CACHE_DIR") or pooch.os_cache("hyperrule")).expanduser().absolute()
+    return Path(os.path.expanduser(os.environ.get("HYPERRULE_CACHE_DIR") or pooch.os_cache("hyperrule"))).absolute()
 
 
 @contextmanager

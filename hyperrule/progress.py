@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from hyperrule.wording import printable
+
 PLAIN_SECONDS = 10.0  # between two lines of a stage
 WORTH_A_LINE = 1.0  # what ends sooner is not told
 
@@ -20,7 +22,7 @@ class Reporter:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        self.console.print(printable(line), markup=False)
 
     @contextmanager
     def stage(self, name: str, total: int, done: int = 0) -> Iterator[Report]:

@@ -60,7 +60,9 @@ class Recipe(BaseModel):
         "'digits': 'hyperrule datasets' explains them."
     )
     train_split: str | None = Field(
-        None, examples=["NAME"], description="What is trained on: a split's name, or TFDS's expression 'train[:98%]'."
+        None,
+        examples=["NAME"],
+        description="What is trained on: a split's name; of TFDS and Hugging Face also 'train[:98%]'.",
     )
     validation_split: str | None = Field(None, examples=["NAME"], description="What evaluations on the way see.")
     test_split: str | None = Field(None, examples=["NAME"], description="What the result is measured on.")

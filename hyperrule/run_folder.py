@@ -148,7 +148,7 @@ def check_free(path: Path) -> None:
 
 def free_run_folder(dataset: str) -> Path:
     """runs/NAME, or runs/NAME-2 and so on where that is taken."""
-    last = Path(dataset).expanduser().resolve().name
+    last = Path(os.path.expanduser(dataset)).resolve().name
     name = re.sub(r"[^\w.-]+", "-", last.removeprefix("tfds:").removeprefix("hf:")).strip("-.") or "run"
     candidates = (Path("runs", name if number == 1 else f"{name}-{number}") for number in range(1, 10**6))
     return next(path for path in candidates if not path.exists())

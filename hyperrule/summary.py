@@ -7,6 +7,7 @@ from hyperrule.evaluation.metrics import Metrics
 from hyperrule.export.parity import Parity
 from hyperrule.planning.plan import Plan
 from hyperrule.run_folder import RunFolder
+from hyperrule.wording import printable
 
 MARKUP = re.compile(r"[\\`*_\[\]<>|~&#$]")
 
@@ -71,7 +72,7 @@ def summary(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str
 
 def _plain(text: str) -> str:
     """Any text as Markdown that shows it as it is."""
-    return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+    return MARKUP.sub(r"\\\g<0>", printable(" ".join(text.split())))
 
 
 def result_json(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str:

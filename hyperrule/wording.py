@@ -20,6 +20,17 @@ def listed(items: Iterable[str]) -> str:
     return ", ".join(everything[:NAMED_AT_MOST]) + more
 
 
+def printable(text: str | Path) -> str:
+    """Names come from strangers: bytes that are not UTF-8, and what would steer a terminal or turn text round, as
+    escapes.
+
+    >>> print(printable("a\\x1b[31m\\udcff.jpg"))
+    a\\x1b[31m\\xff.jpg
+    """
+    text = str(text)
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
 def did_you_mean(received: str, known: Iterable[str]) -> str:
     """A closing question with the closest known name, or nothing when none is close.
 
@@ -54,3 +65,11 @@ def size(length: int | None) -> str:
     ('3,528.0 MiB', 'size not told')
     """
     return "size not told" if length is None else f"{length / MIB:,.1f} MiB"
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    if "\udc80" <= character <= "\udcff":  # how Python keeps a byte that it cannot decode
+        return f"\\x{ord(character) - 0xDC00:x}"
+    return character.encode("unicode_escape").decode()

@@ -207,6 +207,7 @@ def test_stored_images_are_read_where_they_are(tmp_path: Path, cache: Path) -> N
         ({"x": images(2), "y": [0, 1, 1]}, ["2 images", "3 labels"]),
         ({"x": images(3), "y": [0, -1, 1]}, ["1 negative labels", "index 1 (-1)"]),
         ({"x": images(3), "y": [0, 1, np.nan]}, ["no numbers", "index 2"]),
+        ({"x": images(2), "y": np.array([0, 2**64 - 1], np.uint64)}, ["too large", "index 1"]),
         ({"x": images(2), "y": [0.5, 1]}, ["fractions", "index 0 (0.5)"]),
         ({"x": images(2), "y": ["a", ""]}, ["empty labels", "index 1"]),
         ({"x": images(2), "y": [[1, 1, 0], [0, 1, 0]]}, ["several", "index 0"]),
@@ -256,3 +257,17 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder.npz").mkdir()
     (tmp_path / "folder.npy").mkdir()
     assert f"cannot read {tmp_path / name}" in refused(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000000,)}", "allocate"),
+        ("{'descr': '<i8', 'fortran_order': False, 'shape': (9,)", "a damaged header"),
+    ],
+)
+def test_npy_with_a_header_that_lies(tmp_path: Path, header: str, words: str) -> None:
+    np.save(tmp_path / "x.npy", images(9))
+    line = f"{header}\n".encode()
+    (tmp_path / "y.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(line).to_bytes(2, "little") + line)
+    assert words in refused(tmp_path / "x.npy")

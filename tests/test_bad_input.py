@@ -238,11 +238,37 @@ def test_data_that_cannot_be_used(refused: Refused, command: str, layout: Layout
         ("a-file", ["a-file", "neither a folder", "'digits'"]),
         ("a-file/data", ["a-file/data", "does not exist"]),
         ("~no-such-user/data", ["~no-such-user"]),
+        ("pipe.csv", ["pipe.csv", "neither a folder"]),
+        ("folder.csv", ["folder.csv", "no class folder"]),
     ],
 )
 def test_data_set_that_is_no_folder(refused: Refused, command: str, dataset: str, words: list[str]) -> None:
     Path("a-file").write_text("")
+    os.mkfifo("pipe.csv")
+    Path("folder.csv").mkdir()
     assert_says(refused(command, "--dataset", dataset), words)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "option", "words"),
+    [
+        ("data", "--data-dir", ["image folder", "TFDS and Hugging Face"]),
+        ("data", "--image-key", ["image folder", "neither columns nor features"]),
+        ("digits", "--label-key", ["digits", "neither columns nor features"]),
+        ("digits", "--train-split", ["digits", "no splits"]),
+    ],
+)
+def test_options_that_the_data_set_would_pass_over(
+    refused: Refused, dataset: str, option: str, words: list[str]
+) -> None:
+    make_data({"cats": 3, "dogs": 3})
+    assert_says(refused("plan", "--dataset", dataset, option, "x"), [option, *words, "Leave it out"])
+
+
+@pytest.mark.parametrize("command", ["plan", "finetune"])
+def test_names_do_not_steer_the_terminal(refused: Refused, command: str) -> None:
+    data = make_data({"cats": 3, "dogs": 3, "cats/\x1b]0;title\x07.jpg": b"no image"})
+    assert_says(refused(command, "--dataset", data), [r"cats/\x1b]0;title\x07.jpg"])
 
 
 def test_file_name_that_is_not_utf8_is_escaped_where_it_is_shown() -> None:

@@ -246,6 +246,13 @@ def test_the_page_is_self_contained(clean: Path, tmp_path: Path) -> None:
     assert "prefers-color-scheme: dark" in page
 
 
+def test_huge_images_have_a_picture(clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = hyperrule.check(clean, quiet=True)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    found.write_page(tmp_path / "page.html")
+    assert Tags((tmp_path / "page.html").read_text(encoding="utf-8")).sources
+
+
 def test_json_alone_is_on_stdout(clean: Path) -> None:
     """In a process of its own, where progress goes to stderr and TensorFlow must not be imported."""
     code = "import sys; from hyperrule.cli import main\ntry: main()\nfinally: assert 'tensorflow' not in sys.modules"

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from hyperrule.data import Examples, open_source
 from hyperrule.data.contents import TableColumn
 from hyperrule.data.pipeline import Augmentation, evaluation_batches, training_batches, undecodable
-from hyperrule.data.preprocess import decode, for_evaluation, for_training
+from hyperrule.data.preprocess import decode, for_evaluation
 from hyperrule.data.subset import few_shot, hold_out
 from hyperrule.errors import DataError
 
@@ -106,22 +106,6 @@ def test_every_format_decodes_alike_eagerly_and_in_a_pipeline(extension: str, tm
     assert np.abs(pixels[..., 0].astype(int) - smooth).max() <= 4
     dataset = tf.data.Dataset.from_tensors(encoded).map(lambda content: for_evaluation(content, 16))
     assert np.array_equal(next(dataset.as_numpy_iterator()), for_evaluation(encoded, 16).numpy())
-
-
-def test_random_crop_and_flip_have_a_switch_each() -> None:
-    encoded = open_source("digits").examples("train").contents[0]
-    plain = for_evaluation(encoded, 32).numpy()
-    seeds = [tf.constant([0, position], tf.int64) for position in range(32)]
-    flipped = [for_training(encoded, 40, 32, False, True, seed).numpy() for seed in seeds]
-    kinds = {"plain" if np.array_equal(image, plain) else "mirrored" for image in flipped}
-    assert all(np.array_equal(image, plain) or np.array_equal(image, plain[:, ::-1]) for image in flipped)
-    assert kinds == {"plain", "mirrored"}
-    assert all(np.array_equal(for_training(encoded, 40, 32, False, False, seed).numpy(), plain) for seed in seeds[:4])
-    crops = {for_training(encoded, 40, 32, True, False, seed).numpy().tobytes() for seed in seeds}
-    assert len(crops) > 20
-    whole = for_evaluation(encoded, 40).numpy()
-    windows = {whole[y : y + 32, x : x + 32].tobytes() for y in range(9) for x in range(9)}
-    assert crops <= windows
 
 
 def stream(examples: Examples, mixup: float, micro_batch: int, steps: range, seed: int = 3) -> list[np.ndarray]:

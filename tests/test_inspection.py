@@ -173,3 +173,11 @@ def test_looks_forgive_another_encoding_and_not_another_image() -> None:
     )
     apart = [int(np.bitwise_count(facts["hash"][0] ^ hashed)) for hashed in facts["hash"]]
     assert apart[1] <= 8 < apart[2]
+
+
+def test_slips_of_the_decoder_are_problems_of_the_image() -> None:
+    """A GIF that ends within a block makes Pillow raise an IndexError or struct.error, by where it ends."""
+    gif = encoded(NOISE.convert("P"), "GIF", save_all=True, append_images=[NOISE.rotate(90).convert("P")])
+    cut = [gif[:end] for end in range(6, len(gif), 7)]
+    _, problems = inspected(*cut)
+    assert "damaged or cut off" in problems.values()

@@ -19,6 +19,8 @@ from hyperrule.progress import Reporter
 
 FILES = ("a.jpg", "b.jpg", "c.jpg", "sub/d.jpg", "sub/e f.jpg", 'q,"uo\nte.jpg', " blank.jpg")
 
+NOT_UTF8 = pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff", b"x"]).buffers())
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -218,6 +220,7 @@ def test_ids_of_repeated_paths_tell_their_row(folder: Path) -> None:
         ("path,label\na.jpg,\nb.jpg,x\nc.jpg, \n", ["'label'", "empty", "row 2, 4"]),
         ("path,label\n,x\nb.jpg,y\n", ["'path'", "empty", "row 2"]),
         ("path,label\na.jpg,3\nb.jpg,cat\nc.jpg,7\n", ["mixes", "'3' (row 2, 4)", "'cat' (row 3)", ".jsonl"]),
+        (f"path,label\na.jpg,3\nb.jpg,{'9' * 5000}\n", ["mixes", "'999", "..."]),
         ("path,label\na.jpg,3\nb.jpg,4.5\n", ["fractions", "'4.5' (row 3)"]),
         ("path,label\na.jpg,3\nb.jpg,03\n", ["two ways", "'03', '3'"]),
         ("path,label\na.jpg,x\nz.jpg,y\n", ["1 of 2", "row 3: z.jpg", "relative to"]),
@@ -252,6 +255,8 @@ def test_bad_csv(folder: Path, content: str | bytes, words: list[str]) -> None:
         ('{"path":"a.jpg","label":"x"}\n\n{"path":"z.jpg","label":"y"}\n', ["row 3: z.jpg"]),
         (b'{"path":"a.jpg","label":"\xe4"}\n', ["row 1", "UTF-8"]),
         ('{"path":"a.jpg","sort":"x"}\n', ["no column of labels", "'sort'"]),
+        ('{"path":' + "[" * 100_000, ["row 1", "recursion"]),
+        (f'{{"path":"a.jpg","label":{"9" * 5000}}}\n', ["row 1", "5000 digits"]),
     ],
 )
 def test_bad_json(folder: Path, content: str | bytes, words: list[str]) -> None:
@@ -269,6 +274,7 @@ def test_bad_json(folder: Path, content: str | bytes, words: list[str]) -> None:
         ({"path": ["a.jpg", "b.jpg"], "label": [["x"], ["y"]]}, ["'label'", "list", "one an image"]),
         ({"image": [b"\xff\xd8", b"\xff\xd8"], "label": [0, 1]}, ["'image'", "binary", "text"]),
         ({"path": ["a.jpg", "z.jpg"], "label": [0, 1]}, ["row 2: z.jpg"]),
+        ({"path": ["a.jpg", "b.jpg"], "label": NOT_UTF8}, ["'label'", "not UTF-8"]),
     ],
 )
 def test_bad_parquet(folder: Path, columns: dict[str, Any], words: list[str]) -> None:

@@ -197,7 +197,7 @@ def test_images_that_cannot_be_decoded_are_rows_and_the_others_are_predicted(
     rows = json.loads(result.stdout)
     assert [Path(row["image"]).name for row in rows] == ["0.png", "1.png", "2.jpg", "3.JPG", "\\xff.png", good[3].name]
     assert [len(row["predictions"]) for row in rows] == [5, 0, 0, 0, 5, 5]
-    assert [row.get("error") for row in rows][2:4] == ["empty file", "not JPEG, PNG, GIF, BMP or WEBP"]
+    assert [row.get("error") for row in rows][2:4] == ["empty file", "not JPEG, PNG, GIF, BMP or WEBP, but text"]
     assert "truncated" in rows[1]["error"]
     logits = softmax(small_logits([good[0], good[2], good[3]]))
     scores = [row["predictions"][0]["score"] for row in rows if row["predictions"]]
@@ -251,7 +251,7 @@ def test_one_image_is_enough_and_bad_ones_are_left_out_and_told(small: Path, pho
     result = run("evaluate", small, "--dataset", tmp_path, "--size", SIZE)
     assert result.exit_code == 1
     assert result.stdout.startswith("validation accuracy ")
-    assert result.stdout.endswith("not counted val/5/bad.jpg: not JPEG, PNG, GIF, BMP or WEBP\n")
+    assert result.stdout.endswith("not counted val/5/bad.jpg: not JPEG, PNG, GIF, BMP or WEBP, but text\n")
     accuracy = hyperrule.evaluate(small, tmp_path, split="train", size=SIZE, quiet=True)
     assert (accuracy.split, accuracy.examples, accuracy.undecodable) == ("train", 1, {})
     assert accuracy.loss is not None

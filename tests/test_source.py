@@ -1,6 +1,7 @@
 """What `Source` makes of a listing: splits, warnings, what is left out, and what is refused."""
 
 import io
+import os
 import re
 import shutil
 from pathlib import Path
@@ -163,8 +164,22 @@ def test_a_held_out_split_never_shares_an_image_with_training(tmp_path: Path) ->
     assert not any("leakage" in warning for warning in info.warnings)
 
 
-@pytest.mark.parametrize("name", ["two\nlines", " blank"])
+@pytest.mark.parametrize("name", ["two\nlines", " blank", os.fsdecode(b"\xff")])
 def test_class_names_that_do_not_fit_into_labels_txt(name: str, photos: Path) -> None:
     (photos / "train/cats").rename(photos / "train" / name)
-    with pytest.raises(DataError, match="class names must be one line of text"):
+    with pytest.raises(DataError, match="class names must be one line of UTF-8 text"):
         _ = opened(photos).info
+
+
+def test_pipes_are_not_waited_for_and_links_to_nowhere_are_told(photos: Path) -> None:
+    os.mkfifo(photos / "train/cats/pipe.jpg")
+    info = opened(photos).info
+    assert "1 files are no image files and are left out" in info.notes
+    (photos / "train/cats/link.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(DataError, match=r"1 of .*link\.jpg .no such file"):
+        _ = opened(photos).info
+
+
+def test_one_name_cannot_be_two_splits(photos: Path) -> None:
+    with pytest.raises(DataError, match=r"'test' of .* cannot be two splits"):
+        open_source(str(photos), splits={"train": "test", "test": "test"})

@@ -8,7 +8,7 @@ import click
 
 from hyperrule import __version__
 from hyperrule.errors import HyperruleError
-from hyperrule.wording import did_you_mean
+from hyperrule.wording import did_you_mean, printable
 
 COMMANDS = ("backbones", "check", "datasets", "evaluate", "finetune", "plan", "port", "predict", "recipes")
 
@@ -38,7 +38,7 @@ class Commands(click.Group):
 
 
 def _failed(message: str, exit_code: int) -> int:
-    click.echo(f"hyperrule: {' '.join(message.split())}", err=True)
+    click.echo(f"hyperrule: {printable(' '.join(message.split()))}", err=True)
     return exit_code
 
 

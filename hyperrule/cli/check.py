@@ -1,6 +1,7 @@
 """`hyperrule check`: what is wrong with a data set."""
 
 import json
+import os
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -57,11 +58,13 @@ def _writable(flag: str, name: str | None) -> Path | None:
     """The file, if it can be there: what is decoded for an hour must not be lost to a typing mistake."""
     if name is None:
         return None
-    file = Path(name).expanduser()
+    file = Path(os.path.expanduser(name))
     if not file.parent.is_dir():
         raise RecipeError(f"{flag} {file} cannot be written: there is no folder {file.parent}.")
     if file.is_dir():
         raise RecipeError(f"{flag} {file} cannot be written: it is a folder. Name a file in it.")
+    if not os.access(file.parent, os.W_OK):
+        raise RecipeError(f"{flag} {file} cannot be written: no permission to write in {file.parent}.")
     return file
 
 

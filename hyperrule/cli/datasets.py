@@ -26,7 +26,7 @@ def command(as_json: bool) -> None:
     width = console.width if console.is_terminal else 110
     for kind in KINDS.values():
         console.print(f"{kind.name:17}--dataset {kind.typed}", soft_wrap=True)
-        for line in wrap(_explained(kind), max(40, width - 17)):
+        for line in wrap(_explained(kind), max(40, width - 17), break_on_hyphens=False):
             console.print(f"{'':17}{line}", soft_wrap=True)
     console.print()
     for line in (

@@ -7,6 +7,7 @@ import click
 from hyperrule.api import evaluate
 from hyperrule.cli.classifier_options import classifier_options
 from hyperrule.cli.options import data_options
+from hyperrule.wording import printable
 
 if TYPE_CHECKING:
     from hyperrule.prediction.accuracy import Accuracy
@@ -54,6 +55,6 @@ def _render(accuracy: "Accuracy") -> None:
     digits = len(str(max(figures.examples for figures in weakest)))
     for label, figures in zip(["weakest", *[""] * WEAKEST], weakest, strict=False):
         name = figures.class_name if figures.class_name == figures.folder else f"{figures.folder}: {figures.class_name}"
-        click.echo(f"{label:10}  {figures.top1:7.2%} of {figures.examples:{digits}}  {name}")
+        click.echo(f"{label:10}  {figures.top1:7.2%} of {figures.examples:{digits}}  {printable(name)}")
     for image, why in accuracy.undecodable.items():
-        click.echo(f"not counted {image}: {why}")
+        click.echo(printable(f"not counted {image}: {why}"))

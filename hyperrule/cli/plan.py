@@ -10,7 +10,7 @@ from hyperrule.api import plan as make
 from hyperrule.cli.options import collect, recipe_options
 from hyperrule.input_range import shown_range
 from hyperrule.planning.plan import Plan
-from hyperrule.wording import duration, listed
+from hyperrule.wording import duration, listed, printable
 
 
 @click.command("plan", short_help="What finetune would do, why, and how long.")
@@ -37,14 +37,15 @@ def render(plan: Plan) -> None:
         console.width = 140
     data, backbone = plan.dataset, plan.backbone
     console.print(
-        f"data      {data.name}: {plan.classes} classes, {_sizes(plan)}, median image {data.height} x {data.width} px"
+        f"data      {printable(data.name)}: {plan.classes} classes, {_sizes(plan)}, "
+        f"median image {data.height} x {data.width} px"
     )
     first = listed(map(repr, data.class_names))
     console.print(f"classes   {first} (order: {data.class_order})")
     for note in data.notes:
-        console.print(f"          {note}")
+        console.print(f"          {printable(note)}")
     for warning in data.warnings:
-        console.print(f"warning   {warning}")
+        console.print(f"warning   {printable(warning)}")
     if data.skipped:
         console.print(f"          {len(data.skipped)} images left out, listed in plan.json")
     size = f"{backbone.architecture}, {backbone.parameters / 1e6:.1f} M parameters"
@@ -61,7 +62,7 @@ def render(plan: Plan) -> None:
         table.add_row(
             f"{'* ' if decided.deviates else '  '}{name.replace('_', ' ')}",
             _shown(decided.value),
-            decided.reason,
+            printable(decided.reason),
             decided.source,
         )
     console.print(table)

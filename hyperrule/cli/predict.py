@@ -7,6 +7,7 @@ import click
 
 from hyperrule.api import predict
 from hyperrule.cli.classifier_options import classifier_options
+from hyperrule.wording import printable
 
 if TYPE_CHECKING:
     from hyperrule.prediction.predictions import Prediction
@@ -52,9 +53,9 @@ def _as_json(prediction: "Prediction") -> dict[str, Any]:
 
 def _render(prediction: "Prediction") -> None:
     """The image, and a line for each of its classes; names come last, for they have any length."""
-    click.echo(prediction.image)
+    click.echo(printable(prediction.image))
     if prediction.error is not None:
         click.echo(f"  cannot be decoded: {prediction.error}")
     for found in prediction.classes:
         wnid = f"{found.wnid}  " if found.wnid else ""
-        click.echo(f"  {found.score:8.2%}  {wnid}{found.class_name}")
+        click.echo(f"  {found.score:8.2%}  {wnid}{printable(found.class_name)}")

@@ -10,6 +10,7 @@ REVERSED = ((False, False), (False, True), (True, True), (True, False))
 TIFF = r"(?:II\*\x00|MM\x00\*)"  # how EXIF data start: their byte order and 42
 EXIF_BYTES = (0, 1, 4, 5, 6, 7, 8, 9)  # of a segment: all but its length
 EXIF_SEGMENT = (0xFF, 0xE1, *b"Exif\0\0")
+MOST_SEGMENTS = 1000  # and fill bytes before EXIF: a file of nothing else must not take minutes
 
 
 def decode(encoded: tf.Tensor, side: int | None = None) -> tf.Tensor:
@@ -107,7 +108,7 @@ def _exif_of_jpeg(encoded: tf.Tensor) -> tf.Tensor:
         fill = tf.equal(data[at + 1], 0xFF)
         return tf.minimum(at + tf.where(fill, 1, 2 + length), data_end)
 
-    at = tf.while_loop(goes_on, lambda at: [following(at)], [tf.constant(2)])[0]
+    at = tf.while_loop(goes_on, lambda at: [following(at)], [tf.constant(2)], maximum_iterations=MOST_SEGMENTS)[0]
     return tf.cond(is_exif(at), lambda: tf.strings.substr(encoded, at, -1), lambda: tf.constant(""))
 
 

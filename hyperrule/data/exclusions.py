@@ -43,8 +43,8 @@ def read_exclusions(file: Path) -> Exclusions:
                 rows = csv.DictReader(stream)
                 if "id" not in (rows.fieldnames or ()):
                     raise DataError(
-                        f"{file} has no column 'id'. Received: {listed(rows.fieldnames or ())}. --exclude takes what "
-                        "'hyperrule check --write-exclusions FILE' writes: CSV with the ids of images."
+                        f"{file} has no column 'id'. Received: {listed(rows.fieldnames or ()) or 'nothing'}. "
+                        "--exclude takes the CSV that 'hyperrule check --write-exclusions FILE' writes."
                     )
                 return Exclusions(frozenset(row["id"] for row in rows if row["id"]), file)
         except (UnicodeDecodeError, csv.Error) as error:

@@ -5,6 +5,8 @@ Pillow reads, so that `plan` needs no TensorFlow; where TensorFlow's decoders di
 
 import hashlib
 import io
+import struct
+import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -21,6 +23,9 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 ORIENTATION = 0x0112  # EXIF tag
 TURNED = 5  # orientations from 5 to 8 swap height and width
 CHUNK = 128  # images a task
+SLIPS = (ArithmeticError, LookupError, TypeError, struct.error)  # of Pillow's, such as for GIFs that are cut off
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, MemoryError, *SLIPS)  # what it raises for broken images
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of EXIF data that are damaged, by the line of Pillow's source
 
 HEADER = np.dtype(
     [
@@ -63,7 +68,6 @@ def _inspect_chunk(contents: Contents, start: int, decode: bool) -> tuple[Facts,
     numbers = range(start, min(start + CHUNK, len(contents)))
     facts, problems = np.zeros(len(numbers), FACTS if decode else HEADER), {}
     small = np.zeros((len(numbers), SIDE, SIDE, 3), np.uint8)
-    Image.MAX_IMAGE_PIXELS = None  # what is too large is the business of whoever has the memory
     for place, number in enumerate(numbers):
         try:
             problem = _inspect_one(contents[number], facts[place], small[place] if decode else None)
@@ -83,7 +87,7 @@ def _inspect_one(encoded: bytes, facts: np.void, small: npt.NDArray[np.uint8] | 
     facts["sha256"] = np.frombuffer(hashlib.sha256(encoded).digest(), np.uint8)
     facts["bytes"] = len(encoded)
     try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        with opened(encoded) as image:
             _note_header(image, facts)
             if (problem := _misread(image)) is not None:
                 return problem
@@ -92,8 +96,14 @@ def _inspect_one(encoded: bytes, facts: np.void, small: npt.NDArray[np.uint8] | 
                 small[:] = small_image(image, int(facts["orientation"]))
             facts["height"], facts["width"] = _upright(image.height, image.width, int(facts["orientation"]))
             return None
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+    except UNREADABLE as error:
         return reason(encoded, error)
+
+
+def opened(encoded: bytes) -> ImageFile.ImageFile:
+    """Its header, parsed; pixels come later. Raises UNREADABLE, as what is done with it then."""
+    Image.MAX_IMAGE_PIXELS = None  # what is too large is the business of whoever has the memory
+    return Image.open(io.BytesIO(encoded), formats=FORMATS)
 
 
 def reason(encoded: bytes, error: Exception) -> str:
@@ -104,7 +114,7 @@ def reason(encoded: bytes, error: Exception) -> str:
         return "too large for the memory of this machine"
     if isinstance(error, UnidentifiedImageError):
         return f"not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}{_rather(encoded)}"
-    return " ".join(str(error).split())
+    return "damaged or cut off" if isinstance(error, SLIPS) else " ".join(str(error).split())
 
 
 def _rather(encoded: bytes) -> str:
@@ -114,7 +124,7 @@ def _rather(encoded: bytes) -> str:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             return f", but {image.format}"
-    except (OSError, SyntaxError, ValueError, EOFError):
+    except UNREADABLE:
         pass
     if not encoded.strip(b"\0"):
         return ", but zeros only"

@@ -4,6 +4,7 @@ A module of `data.sources` lists one kind of storage; everything after it (inspe
 pipeline) is common to all.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +79,10 @@ def split_by_name(names: Sequence[str], request: DataRequest, data_set: str) -> 
     if request.splits:
         missing = [name for name in request.splits.values() if name not in names]
         if missing:
-            raise DataError(f"{data_set} has no split {listed(map(repr, missing))}. It has: {listed(names)}.")
+            has = listed(names) or "no splits"
+            raise DataError(f"{data_set} has no split {listed(map(repr, missing))}. It has: {has}.")
+        if twice := [name for name, times in Counter(request.splits.values()).items() if times > 1]:
+            raise DataError(f"{twice[0]!r} of {data_set} cannot be two splits at once: name another, or leave one out.")
         chosen = dict(request.splits)
     else:
         chosen = {}

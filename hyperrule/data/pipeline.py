@@ -16,7 +16,7 @@ import tensorflow as tf
 from hyperrule.data.decode import decode
 from hyperrule.data.examples import Examples
 from hyperrule.data.preprocess import for_evaluation, for_training
-from hyperrule.data.reading import read_images
+from hyperrule.data.reading import load_images
 from hyperrule.recipe import Balance
 
 CLASS_STREAM = 1 << 40  # added to the seed and a class, so that its passes differ from all others
@@ -65,51 +65,49 @@ def training_batches(
     counts = np.maximum(np.bincount(examples.labels, minlength=classes), 1)
     class_weights = tf.constant(len(examples) / (classes * counts), tf.float32)
 
-    def position_of(step: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-        return step * batch + offset % batch
+    # Offsets past the batch fill the last micro-batch, with weight 0. With mixup, one example more is
+    # read: the step's first again, as the partner of its last.
+    padded = _round_up(batch, micro_batch)
+    rows = padded + 1 if augmentation.mixup else padded
 
-    def place(step: tf.Tensor, offset: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        return draw(position_of(step, offset)), step, offset
+    def position_of(index: tf.Tensor) -> tf.Tensor:
+        return index // rows * batch + index % rows % batch
 
-    def load(
-        encoded: tf.Tensor, example: tf.Tensor, step: tf.Tensor, offset: tf.Tensor
-    ) -> tuple[tf.Tensor, MicroBatch]:
+    def load(encoded: tf.Tensor, example: tf.Tensor, index: tf.Tensor) -> MicroBatch:
         image = for_training(
             encoded,
             augmentation.resize,
             augmentation.crop,
             augmentation.random_crop,
             augmentation.random_flip,
-            tf.stack([np.int64(seed), position_of(step, offset)]),
+            tf.stack([np.int64(seed), position_of(index)]),
         )
-        return step, MicroBatch(image, tf.one_hot(labels[example], classes), tf.cast(offset < batch, tf.float32))
+        return MicroBatch(image, tf.one_hot(labels[example], classes), tf.cast(index % rows < batch, tf.float32))
 
-    def blend(previous: MicroBatch, current: tuple[tf.Tensor, MicroBatch]) -> tuple[MicroBatch, MicroBatch]:
+    def blend(
+        previous: MicroBatch, current: tuple[tf.Tensor, MicroBatch]
+    ) -> tuple[MicroBatch, tuple[tf.Tensor, MicroBatch]]:
         """`previous` mixed with its successor; it keeps its own weight."""
-        step, example = current
-        mixing = _beta(augmentation.mixup, tf.stack([np.int64(seed), step]))
+        index, example = current
+        mixing = _beta(augmentation.mixup, tf.stack([np.int64(seed), index // rows]))
         image = mixing * previous.images + (1 - mixing) * example.images
         target = mixing * previous.targets + (1 - mixing) * example.targets
-        return example, MicroBatch(image, target, previous.weights)
+        return example, (index, MicroBatch(image, target, previous.weights))
 
     def weigh(example: MicroBatch) -> MicroBatch:
         return example._replace(weights=example.weights * tf.tensordot(example.targets, class_weights, 1))
 
-    # Offsets past the batch fill the last micro-batch, with weight 0. With mixup, one example more is
-    # read: the step's first again, as the partner of its last.
-    padded = _round_up(batch, micro_batch)
-    offsets = tf.data.Dataset.range(padded + 1 if augmentation.mixup else padded)
-    dataset = tf.data.Dataset.range(steps.start, steps.stop).flat_map(
-        lambda step: offsets.map(lambda offset: (step, offset))
-    )
-    dataset = read_images(examples.contents, dataset.map(place), lambda example, *_: example)
-    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    first = steps.start * rows
+    indices = tf.data.Dataset.range(first, steps.stop * rows)
+    dataset = load_images(examples.contents, indices, lambda index: draw(position_of(index)), load)
     if augmentation.mixup:
         shape = [augmentation.crop, augmentation.crop, 3]
         nothing = MicroBatch(tf.zeros(shape), tf.zeros([classes]), tf.constant(0.0))
         # The pair that straddles two steps comes first in each step; it is dropped.
-        dataset = dataset.scan(nothing, blend).enumerate().filter(lambda index, _: index % (padded + 1) > 0)
-    dataset = dataset.map(lambda _, example: weigh(example) if balance == "loss" else example)
+        pairs = dataset.enumerate(first).scan(nothing, blend).filter(lambda index, _: index % rows > 0)
+        dataset = pairs.map(lambda _, example: example)
+    if balance == "loss":
+        dataset = dataset.map(weigh)
     return dataset.batch(micro_batch, drop_remainder=True).prefetch(2)
 
 
@@ -117,25 +115,23 @@ def evaluation_batches(examples: Examples, classes: int, crop: int, micro_batch:
     """Every example once, in order, as micro-batches; the last one is padded with weight 0."""
     labels = tf.constant(examples.labels)
 
-    def load(encoded: tf.Tensor, index: tf.Tensor) -> MicroBatch:
+    def load(encoded: tf.Tensor, example: tf.Tensor, index: tf.Tensor) -> MicroBatch:
         weight = tf.cast(index < len(examples), tf.float32)
-        target = tf.one_hot(labels[tf.minimum(index, len(examples) - 1)], classes)
-        return MicroBatch(for_evaluation(encoded, crop), target, weight)
+        return MicroBatch(for_evaluation(encoded, crop), tf.one_hot(labels[example], classes), weight)
 
-    dataset = tf.data.Dataset.range(_round_up(len(examples), micro_batch))
-    dataset = read_images(examples.contents, dataset, lambda index: tf.minimum(index, len(examples) - 1))
-    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    indices = tf.data.Dataset.range(_round_up(len(examples), micro_batch))
+    dataset = load_images(examples.contents, indices, lambda index: tf.minimum(index, len(examples) - 1), load)
     return dataset.batch(micro_batch, drop_remainder=True).prefetch(2)
 
 
 def undecodable(examples: Examples) -> list[str]:
     """Ids of the examples whose image cannot be read or decoded; decodes every one, on all cores."""
 
-    def decoded(encoded: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def decoded(encoded: tf.Tensor, index: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return index, tf.shape(decode(encoded))
 
-    images = read_images(examples.contents, tf.data.Dataset.range(len(examples)), lambda index: index)
-    survivors = images.map(decoded, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+    numbers = tf.data.Dataset.range(len(examples))
+    survivors = load_images(examples.contents, numbers, lambda index: index, decoded).ignore_errors()
     good = {int(index) for index, _ in survivors.as_numpy_iterator()}
     return [example for index, example in enumerate(examples.ids) if index not in good]
 

@@ -7,8 +7,10 @@ import tensorflow as tf
 
 from hyperrule.data.decode import decode
 
+SMALLEST_WINDOW = 50  # source pixels: half a pixel more or less is 1 % of it
 
-def resize(image: tf.Tensor, side: int) -> tf.Tensor:
+
+def resize(image: tf.Tensor, side: int | tf.Tensor) -> tf.Tensor:
     """uint8 [height, width, 3] or [N, height, width, 3], 0-255 -> float32 side x side pixels in [0, 1]."""
     shape = tf.shape(image)
     # TensorFlow resizes float32 at twice the speed of uint8: 0.6 against 1.2 ms to 480 px. Making float32 of every
@@ -30,18 +32,43 @@ def for_training(
 ) -> tf.Tensor:
     """Encoded image -> float32 [crop, crop, 3] in [0, 1]; crop and flip are functions of `seed` (int64 [2]).
 
-    Resized to resize_to x resize_to, cut to a window at a whole offset, the same chance for each, and mirrored or not:
-    within 1e-5 of these steps one after the other on what `decode` gives for resize_to.
+    Mirrored or not, resized to resize_to x resize_to, cut to a window at a whole offset, the same chance for each. Of
+    photographs, whose window has at least 50 source pixels each way, only the window is resized: see `_window`. All
+    others are within 1e-5 of these steps one after the other on what `decode` gives for resize_to.
     """
     # One draw of three numbers; the raw operation, as tf.random.stateless_uniform takes 20 us to look for a device.
-    row, column, flip = tf.unstack(tf.raw_ops.StatelessRandomUniform(shape=[3], seed=seed, dtype=tf.float32))
-    side = resize_to if random_crop else crop
-    image = decode(encoded, side)
-    flipped = (flip < 0.5) if random_flip else False
-    # Mirrored before it is resized, while it is small; a reversal along no axis costs nothing.
-    image = resize(tf.reverse(image, axis=tf.range(tf.where(flipped, 1, 2), 2)), side)
+    draws = tf.raw_ops.StatelessRandomUniform(shape=[3], seed=seed, dtype=tf.float32)
+    image = decode(encoded, resize_to if random_crop else crop)
+    flipped = (draws[2] < 0.5) if random_flip else False
+    # Mirrored while it is small; a reversal along no axis costs nothing.
+    image = tf.reverse(image, axis=tf.range(tf.where(flipped, 1, 2), 2))
     if random_crop:
-        top, left = (tf.cast(share * (side - crop + 1), tf.int32) for share in (row, column))
-        left = tf.where(flipped, side - crop - left, left)
-        image = tf.slice(image, [top, left, 0], [crop, crop, 3])
+        image = _crop(image, resize_to, crop, tf.cast(draws[:2] * (resize_to - crop + 1), tf.int32))
+    else:
+        image = resize(image, crop)
     return tf.ensure_shape(image, [crop, crop, 3])
+
+
+def _crop(image: tf.Tensor, resize_to: int, crop: int, offset: tf.Tensor) -> tf.Tensor:
+    """uint8 [height, width, 3] -> float32 [crop, crop, 3]: the window at `offset` (int32 [2]) of the resized image."""
+    start, size = _window(tf.shape(image)[:2], resize_to, crop, offset)
+    large = tf.reduce_min(size) >= SMALLEST_WINDOW
+    # Cut before or after, and the other time from 0 to the end, which copies nothing: a tf.cond would cost more.
+    image = _slice(image, tf.where(large, start, 0), tf.where(large, size, -1))
+    image = resize(image, tf.where(large, crop, resize_to))
+    return _slice(image, tf.where(large, 0, offset), [crop, crop])
+
+
+def _window(shape: tf.Tensor, resize_to: int, crop: int, offset: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """(start, size) in whole source pixels, int32 [2], of the window at `offset` of an image resized from `shape`.
+
+    Size and centre are rounded, each by at most half a source pixel: so the window is inside the image, and at 50
+    pixels or more its scale is within 1 %.
+    """
+    size = (2 * shape * crop + resize_to) // (2 * resize_to)
+    twice_start = (2 * offset + crop) * shape - resize_to * size  # x resize_to, exact: around the exact centre
+    return (twice_start + resize_to) // (2 * resize_to), size
+
+
+def _slice(image: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    return tf.slice(image, tf.concat([start, [0]], axis=0), tf.concat([size, [3]], axis=0))

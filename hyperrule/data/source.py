@@ -158,9 +158,9 @@ class Source:
         if self.listing.splits and "train" not in self.listing.splits:
             has = listed(self.listing.origins.values())
             raise DataError(f"{self.name} has nothing to train on, only {has}. Say what is, with --train-split.")
-        if broken := [repr(name) for name in names if len(name.splitlines()) != 1 or name != name.strip()]:
+        if broken := [ascii(name) for name in names if not _is_line(name)]:
             raise DataError(
-                f"class names must be one line of text without blanks around it, for labels.txt. Received: "
+                "class names must be one line of UTF-8 text without blanks around it, for labels.txt. Received: "
                 f"{listed(broken)}."
             )
         if len(names) < 2:
@@ -234,3 +234,9 @@ class Source:
                 f"class {names[most]!r} has {counts[most]} images, {names[least]!r} has {counts[least]}: "
                 "--balance sampler or loss gives the rare ones weight"
             )
+
+
+def _is_line(text: str) -> bool:
+    """Whether it is one line that UTF-8 can write, without blanks around it."""
+    has_halves = any("\ud800" <= character <= "\udfff" for character in text)
+    return len(text.splitlines()) == 1 and text == text.strip() and not has_halves

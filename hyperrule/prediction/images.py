@@ -1,19 +1,17 @@
 """Images that a classifier is given: files on the command line, labelled ones of a data set; no TensorFlow."""
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from hyperrule.data import Listing, Split
 from hyperrule.data.contents import Contents
-from hyperrule.data.inspection import FORMATS, reason
-from hyperrule.data.sources.image_folder import EXTENSIONS, image_files, printable
+from hyperrule.data.inspection import UNREADABLE, opened, reason
+from hyperrule.data.sources.image_folder import EXTENSIONS, image_files
 from hyperrule.errors import DataError
-from hyperrule.wording import listed
+from hyperrule.wording import listed, printable
 
 BY_DEFAULT: tuple[Split, ...] = ("test", "validation", "train")  # the first that a data set has
 
@@ -71,8 +69,8 @@ def why_undecodable(contents: Contents, index: int) -> str:
     encoded = b""
     try:
         encoded = contents[index]
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        with opened(encoded) as image:
             image.load()
             return f"a kind of {image.format} that TensorFlow does not read; save it as PNG"
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         return reason(encoded, error)

@@ -1,5 +1,6 @@
 """The likeliest classes of images."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import tensorflow as tf
 
 from hyperrule.data.contents import Files
-from hyperrule.data.sources.image_folder import printable
 from hyperrule.prediction.images import why_undecodable
 from hyperrule.prediction.logits import streamed
 from hyperrule.prediction.released import Activation, ReleasedClassifier
@@ -51,11 +51,16 @@ def predict_images(
                 for i, score in zip(classes, of_classes, strict=True)
             )
     return [
-        Prediction(printable(image), found[index])
+        Prediction(_utf8(image), found[index])
         if index in found
-        else Prediction(printable(image), (), why_undecodable(contents, index))
+        else Prediction(_utf8(image), (), why_undecodable(contents, index))
         for index, image in enumerate(images)
     ]
+
+
+def _utf8(path: Path) -> str:
+    """The path as it is, but for bytes that are not UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _scores(logits: tf.Tensor, activation: Activation) -> tf.Tensor:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 
 from hyperrule.preflight.findings import Preflight
-from hyperrule.preflight.verdicts import number, pixels, shown
-from hyperrule.wording import listed
+from hyperrule.preflight.verdicts import number, pixels
+from hyperrule.wording import listed, printable
 
 MODES = {
     "1": "black and white",
@@ -20,7 +20,7 @@ MODES = {
 
 def facts(found: Preflight) -> Iterator[tuple[str, str]]:
     """A heading and a line for each thing that is neither right nor wrong."""
-    yield "data", f"{shown(found.name)}: {found.kind}, {number(found.images, 'image')}, {_class_count(found)}"
+    yield "data", f"{printable(found.name)}: {found.kind}, {number(found.images, 'image')}, {_class_count(found)}"
     yield "splits", _splits(found)
     if found.excluded:
         yield "excluded", f"{number(found.excluded, 'image')} left out from the start"
@@ -37,10 +37,10 @@ def facts(found: Preflight) -> Iterator[tuple[str, str]]:
         yield "formats", "; ".join(f"{name}: {_modes(modes)}" for name, modes in found.formats.items())
     if found.turned:
         turned = f"{number(len(found.turned), 'image')} stored turned or mirrored, put upright by EXIF"
-        yield "turned", f"{turned}: {listed(map(shown, found.turned))}"
+        yield "turned", f"{turned}: {listed(map(printable, found.turned))}"
     if found.transparent:
         yield "alpha", f"{number(found.transparent, 'image')} with transparency, put on white"
-    for note in (*map(shown, found.notes), *found.not_compared):
+    for note in (*map(printable, found.notes), *found.not_compared):
         yield "note", note
 
 

@@ -12,8 +12,9 @@ from hyperrule.data.source import Source
 from hyperrule.preflight.description import facts, mode_in_words
 from hyperrule.preflight.findings import Preflight
 from hyperrule.preflight.pictures import pictures
-from hyperrule.preflight.verdicts import Verdict, number, shown, verdicts
+from hyperrule.preflight.verdicts import Verdict, number, verdicts
 from hyperrule.version import __version__
+from hyperrule.wording import printable
 
 T = TypeVar("T")
 
@@ -82,5 +83,5 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"shown": shown, "mode": mode_in_words, "count": "{:,}".format, "of": number}
+    environment.filters |= {"shown": printable, "mode": mode_in_words, "count": "{:,}".format, "of": number}
     return environment.get_template("page.html")

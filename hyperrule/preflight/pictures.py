@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image, ImageOps
 
-from hyperrule.data.inspection import FORMATS
+from hyperrule.data.inspection import UNREADABLE, opened
 from hyperrule.data.looks import on_white
 from hyperrule.data.source import Source
 
@@ -24,10 +24,10 @@ def pictures(source: Source, ids: Iterable[str]) -> dict[str, str]:
 
 def _picture(source: Source, number: int) -> str | None:
     try:
-        with Image.open(io.BytesIO(source.listing.contents[number]), formats=FORMATS) as image:
+        with opened(source.listing.contents[number]) as image:
             image.draft("RGB", (2 * SIDE, 2 * SIDE))  # JPEG decodes to less than it has
             upright = ImageOps.exif_transpose(_eight_bits(image))
-    except (OSError, SyntaxError, ValueError, EOFError):
+    except UNREADABLE:
         return None
     upright.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hyperrule.preflight.findings import Alike, Preflight, Size
-from hyperrule.wording import listed
+from hyperrule.wording import listed, printable
 
 Level = Literal["error", "warning"]
 
@@ -30,15 +30,6 @@ def verdicts(found: Preflight) -> Iterator[Verdict]:
     yield from _odd(found)
 
 
-def shown(text: str) -> str:
-    """Names come from strangers: what would steer a terminal or turn the text round is written as an escape.
-
-    >>> print(shown("a\\x1b[31m.jpg"))
-    a\\x1b[31m.jpg
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-
-
 def number(count: int, noun: str) -> str:
     """
     >>> number(1, "image"), number(60_000, "image"), number(2, "class")
@@ -49,7 +40,7 @@ def number(count: int, noun: str) -> str:
 
 def _errors(found: Preflight) -> Iterator[Verdict]:
     if found.refusal:
-        yield Verdict("error", "finetune would refuse the data", shown(found.refusal))
+        yield Verdict("error", "finetune would refuse the data", printable(found.refusal))
     if found.problems:
         yield Verdict(
             "error",
@@ -140,7 +131,7 @@ def _odd(found: Preflight) -> Iterator[Verdict]:
         yield Verdict(
             "warning",
             f"{number(len(found.animated), 'image')} with several frames",
-            listed(map(shown, found.animated)),
+            listed(map(printable, found.animated)),
             "only the first frame is used",
             tuple((identity,) for identity in found.animated),
         )
@@ -156,17 +147,17 @@ def _odd(found: Preflight) -> Iterator[Verdict]:
 
 
 def _alike(level: Level, alike: Alike, what: str, todo: str) -> Verdict:
-    said = (" = ".join(shown(member.id) for member in group[:3]) for group in alike.groups)
+    said = (" = ".join(printable(member.id) for member in group[:3]) for group in alike.groups)
     groups = tuple(tuple(member.id for member in group) for group in alike.groups)
     return Verdict(level, f"{number(alike.images, 'image')} {what}", listed(said), todo, groups)
 
 
 def _with(reasons: Mapping[str, str]) -> str:
-    return listed(f"{shown(identity)} ({shown(reason)})" for identity, reason in reasons.items())
+    return listed(f"{printable(identity)} ({printable(reason)})" for identity, reason in reasons.items())
 
 
 def _name(class_name: str) -> str:
-    return f"'{shown(class_name)}'"
+    return f"'{printable(class_name)}'"
 
 
 def pixels(size: Size) -> str:

@@ -27,7 +27,7 @@ from hyperrule.data.pipeline import Augmentation, training_batches
 
 ROUNDS, BATCH = 5, 64
 ARCHIVES = Path(os.environ.get("HYPERRULE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-CASES = {"clothing": (512, 480, 512), "cifar10": (160, 128, 6400)}  # resize, crop, images of a round
+CASES = {"clothing": (512, 480, 2_048), "cifar10": (160, 128, 25_600)}  # resize, crop, images of a round
 TORCHVISION = """
 import sys, time, torch
 from torchvision import datasets, transforms as t

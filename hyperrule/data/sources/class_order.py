@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hyperrule.data.listing import AS_TEXT
 
 AS_NUMBERS = "names as numbers"
-INTEGER = re.compile(r"[+-]?[0-9]+")
+INTEGER = re.compile(r"[+-]?[0-9]{1,99}")  # Python refuses to take thousands of digits for a number
 
 
 def ordered(names: Sequence[str]) -> tuple[tuple[str, ...], str]:

@@ -16,7 +16,7 @@ from hyperrule.data.listing import AS_TEXT, DataRequest, Listing, labels_of, spl
 from hyperrule.errors import DataError
 from hyperrule.files import os_errors_as
 from hyperrule.progress import Reporter
-from hyperrule.wording import listed
+from hyperrule.wording import listed, printable
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"})
 CLASSES_FILE = "classes.txt"
@@ -54,7 +54,7 @@ def list_image_folder(request: DataRequest, reporter: Reporter) -> Listing:
         labels=labels_of([class_name for class_name, _ in every], class_names),
         contents=Files.of(folder.resolve(), [name for _, name in every]),
         class_order=order,
-        notes=(f"{other} files are not images by their names and are left out",) if other else (),
+        notes=(f"{other} files are no image files and are left out",) if other else (),
     )
     if not roots:
         return listing
@@ -76,21 +76,19 @@ def image_files(folder: Path) -> tuple[list[Path], int]:
         visited.add((status.st_dev, status.st_ino))
         below[:] = sorted(name for name in below if not name.startswith("."))
         for name in sorted(files):
-            if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("."):
-                images.append(Path(parent, name))
+            if name.startswith("."):
+                continue
+            path = os.path.join(parent, name)
+            if os.path.splitext(name)[1].lower() in EXTENSIONS and not _is_special(path):
+                images.append(Path(path))
             else:
-                others += not name.startswith(".")
+                others += 1
     return images, others
 
 
 def folders(root: Path) -> list[Path]:
     """Sub-folders that count, by name."""
     return sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
-
-
-def printable(name: str | Path) -> str:
-    """The name with bytes that are not UTF-8 written as \\xNN."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _split_roots(folder: Path, request: DataRequest) -> dict[Split, Path]:
@@ -117,6 +115,11 @@ def _class_names(folder: Path, found: set[str]) -> tuple[tuple[str, ...], str]:
         if wrong:
             raise DataError(f"{file} {what} {listed(map(repr, wrong))}. It must name each class folder once.")
     return names, f"that of {CLASSES_FILE}"
+
+
+def _is_special(path: str) -> bool:
+    """Whether it is a pipe or a device, which would be read for ever. Links that lead nowhere are told of later."""
+    return not os.path.isfile(path) and os.path.exists(path)
 
 
 def _raise(error: OSError) -> None:

@@ -26,7 +26,8 @@ class Kind:
     typed: str
     explained: str
     lists: str  # module.function below hyperrule.data.sources
-    fetches: bool = False  # may download
+    fetches: bool = False  # may download, and looks into --data-dir
+    has_keys: bool = True  # that --image-key and --label-key may name
     extra: str = ""  # of pip install 'hyperrule[extra]'
 
 
@@ -38,12 +39,14 @@ KINDS = {
             "photos",
             "CLASS/*.jpg or {train,val,test}/CLASS/*.jpg, nested to any depth; classes.txt fixes the order of classes",
             "image_folder.list_image_folder",
+            has_keys=False,
         ),
         Kind(
             "archive",
             "photos.zip",
             "an image folder as .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz; unpacked once into the cache",
             "image_folder.list_image_folder",
+            has_keys=False,
         ),
         Kind(
             "manifest",
@@ -86,7 +89,11 @@ KINDS = {
             extra="hf",
         ),
         Kind(
-            "digits", "digits", "1,797 handwritten digits, 8 x 8, in the package: for a first try", "digits.list_digits"
+            "digits",
+            "digits",
+            "1,797 handwritten digits, 8 x 8, in the package: for a first try",
+            "digits.list_digits",
+            has_keys=False,
         ),
     )
 }
@@ -106,11 +113,16 @@ def list_images(request: DataRequest, reporter: Reporter, fetch: bool = True) ->
     """
     path = Path(os.path.expanduser(request.dataset))
     kind = kind_of(request.dataset)
+    _refuse_ignored(request, kind)
     if kind.name == "archive":
         request = replace(request, dataset=str(unpacked(path, reporter)))
     module, function = kind.lists.rsplit(".", 1)
     lists: Callable[..., Listing] = getattr(importlib.import_module(f"hyperrule.data.sources.{module}"), function)
-    return lists(request, reporter, fetch) if kind.fetches else lists(request, reporter)
+    listing = lists(request, reporter, fetch) if kind.fetches else lists(request, reporter)
+    if request.splits and not listing.splits:
+        option = f"--{next(iter(request.splits))}-split"
+        raise DataError(f"{option} means nothing for {request.dataset} ({kind.name}): it has no splits. Leave it out.")
+    return listing
 
 
 def is_name(dataset: str) -> bool:
@@ -124,24 +136,38 @@ def kind_of(dataset: str) -> Kind:
     name = path.name.lower()
     if is_name(dataset):
         return KINDS[next((kind for prefix, kind in PREFIXES.items() if dataset.startswith(prefix)), "digits")]
-    for suffixes, kind in ((MANIFESTS, "manifest"), (ARRAYS, "arrays")):
-        if name.endswith(suffixes):
-            return KINDS[kind]
-    if _is_tfrecord(name):
-        return KINDS["TFRecord shards"]
-    is_pattern = bool(set(dataset) & set("*?[{")) and not path.exists()
-    if (".tar" in name and is_pattern) or (name.endswith(".tar") and _is_sharded(path)):
-        return KINDS["tar shards"]
-    if is_archive(path):
-        return KINDS["archive"]
     if path.is_dir():
         return _kind_of_folder(path)
+    if path.is_file() or not path.exists():  # a pipe would be waited for
+        for suffixes, kind in ((MANIFESTS, "manifest"), (ARRAYS, "arrays")):
+            if name.endswith(suffixes):
+                return KINDS[kind]
+        if _is_tfrecord(name):
+            return KINDS["TFRecord shards"]
+        is_pattern = bool(set(dataset) & set("*?[{")) and not path.exists()
+        if (".tar" in name and is_pattern) or (name.endswith(".tar") and _is_sharded(path)):
+            return KINDS["tar shards"]
+        if is_archive(path):
+            return KINDS["archive"]
     what = "is neither a folder nor a kind of file that is known" if path.exists() else "does not exist"
     raise DataError(
         f"data set {dataset} {what}. Give a folder of class folders with images, 'digits', or one of: "
         f"{', '.join(kind.typed for kind in KINDS.values() if kind.name not in ('digits', 'image folder'))}. "
         "'hyperrule datasets' explains them."
     )
+
+
+def _refuse_ignored(request: DataRequest, kind: Kind) -> None:
+    """Raises DataError for options that this kind would pass over without a word."""
+    for option, value, counts in (
+        ("--data-dir", request.data_dir, kind.fetches),
+        ("--image-key", request.image_key, kind.has_keys),
+        ("--label-key", request.label_key, kind.has_keys),
+    ):
+        if value is not None and not counts:
+            takers = " and ".join(other.name for other in KINDS.values() if other.fetches)
+            only = f"it is for {takers}" if option == "--data-dir" else "it has neither columns nor features"
+            raise DataError(f"{option} means nothing for {request.dataset} ({kind.name}): {only}. Leave it out.")
 
 
 def _kind_of_folder(folder: Path) -> Kind:

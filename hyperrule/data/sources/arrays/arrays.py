@@ -32,7 +32,7 @@ from hyperrule.wording import did_you_mean, listed
 IMAGES = ("x", "images", "image", "data")
 LABELS = ("y", "labels", "label", "target", "targets")
 CONVENTIONS = "x_train, y_train, x_test, y_test; train_images, train_labels, ...; images, labels; x, y; data, target"
-DAMAGE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RunError)
+DAMAGE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError, RunError)
 Pair = tuple[str, str]  # keys of images and of labels
 
 

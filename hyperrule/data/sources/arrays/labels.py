@@ -16,6 +16,7 @@ from hyperrule.errors import DataError
 from hyperrule.wording import listed
 
 CLASS_NAMES = ("class_names", "classes", "label_names", "labels_names", "target_names")
+LARGEST = 2**53  # what float64 tells apart; and int64 holds
 Given = tuple[tuple[str, ...], str]  # names of classes, and where they are from
 
 
@@ -37,6 +38,7 @@ def plain_labels(where: str, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     _refuse(where, flat, ~np.isfinite(flat), "labels that are no numbers")
     _refuse(where, flat, flat != np.rint(flat), "fractions")
     _refuse(where, flat, flat < 0, "negative labels")
+    _refuse(where, flat, flat > LARGEST, "labels that are too large")
     return flat.astype(np.int64)
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any, Self
 from urllib.parse import quote
 
@@ -47,7 +48,10 @@ class Header:
         version = np.lib.format.read_magic(stream)
         if version not in READERS:
             raise ValueError(f"version {version} of .npy")
-        shape, is_fortran, dtype = READERS[version](stream)
+        try:
+            shape, is_fortran, dtype = READERS[version](stream)
+        except TokenError:
+            raise ValueError("a damaged header") from None
         if dtype.hasobject:
             raise ValueError("an array of Python objects, which may run code when it is read; save numbers or text")
         return cls(dtype, shape, "F" if is_fortran else "C", stream.tell())

@@ -16,11 +16,10 @@ from hyperrule.data.contents import Indices
 from hyperrule.data.dataset_info import Split
 from hyperrule.data.listing import SPLIT_NAMES, DataRequest, labels_of, split_by_name
 from hyperrule.data.sources.class_order import are_integers, ordered, spelled_twice
-from hyperrule.data.sources.image_folder import printable
 from hyperrule.errors import DataError
 from hyperrule.files import os_errors_as
 from hyperrule.progress import Reporter
-from hyperrule.wording import listed
+from hyperrule.wording import listed, printable
 
 RANGE_OR_CHOICE = re.compile(r"\{(\d{1,6})\.\.(\d{1,6})\}|\{([^{}]*,[^{}]*)\}")
 ONE_OF_MANY = re.compile(r"(.*)-(\d{1,6})-of-(\d{1,6})(.*)")  # data.tfrecord-00000-of-00010

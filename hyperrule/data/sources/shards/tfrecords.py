@@ -16,11 +16,12 @@ import numpy as np
 
 from hyperrule.data.contents import FileParts
 from hyperrule.data.listing import DataRequest, Listing
-from hyperrule.data.sources.image_folder import CLASSES_FILE, printable
+from hyperrule.data.sources.image_folder import CLASSES_FILE
 from hyperrule.data.sources.shards.files import Classes, classes_of, find_shards
 from hyperrule.data.sources.shards.tfexample import Record, records
 from hyperrule.errors import DataError
 from hyperrule.progress import Reporter
+from hyperrule.wording import printable
 
 ENDING = re.compile(r"\.(tfrecords?|tfrec)$", re.IGNORECASE)
 SHARD = re.compile(r"\.(tfrecords?|tfrec)(\.gz)?$|-\d+-of-\d+(\.gz)?$", re.IGNORECASE)
@@ -105,7 +106,7 @@ def _label(record: Record, key: str) -> int | str:
     try:
         return sys.intern(values[0].decode())
     except UnicodeDecodeError:
-        raise DataError(f"{record}: label {values[0]!r} is not UTF-8 text.") from None
+        raise DataError(f"{record}: label {reprlib.repr(values[0])} is not UTF-8 text.") from None
 
 
 def _text(record: Record, key: str) -> str:

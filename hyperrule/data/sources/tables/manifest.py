@@ -8,6 +8,7 @@ the number 3, so that a column of numbers and words is refused there; JSON and P
 
 import os
 import re
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,12 @@ from hyperrule.data.sources.tables.table import Table, open_table
 from hyperrule.errors import DataError
 from hyperrule.files import os_errors_as
 from hyperrule.progress import Reporter
-from hyperrule.wording import NAMED_AT_MOST, did_you_mean, listed
+from hyperrule.wording import NAMED_AT_MOST, did_you_mean, listed, printable
 
 IMAGE_COLUMNS = ("path", "file", "filename", "file_name", "image", "filepath")
 LABEL_COLUMNS = ("label", "class", "class_name", "category", "target")
 SPLIT_COLUMN = "split"
-NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
+NUMBER = re.compile(r"[+-]?[0-9]{1,99}(\.[0-9]*)?")
 WHOLE = re.compile(r"\.0*$")
 UNUSED = -1  # the split of rows that are left out
 
@@ -154,7 +155,7 @@ def _untyped(rows: Rows, column: str, written: list[str], which: npt.NDArray[Any
         return written
 
     def such_as(kind: str, members: Indices) -> str:
-        return f"{kind} such as {written[which[members[0]]]!r} ({rows.numbered(members)})"
+        return f"{kind} such as {reprlib.repr(written[which[members[0]]])} ({rows.numbered(members)})"
 
     if not numeric.all():
         both = [such_as("numbers", np.flatnonzero(numeric)), such_as("words", np.flatnonzero(~numeric))]
@@ -206,7 +207,7 @@ def _ids(
 ) -> tuple[list[str], str]:
     """The paths, printable; where a path was there before, with the number of its row. And how many rows repeat label
     and split as well, in words."""
-    ids: list[str] = np.array([_printable(path) for path in paths], dtype=object)[which].tolist()
+    ids: list[str] = np.array([printable(path) for path in paths], dtype=object)[which].tolist()
     if len(paths) == len(which):
         return ids, ""
     later = np.delete(np.arange(len(which)), np.unique(which, return_index=True)[1])
@@ -215,9 +216,3 @@ def _ids(
     of_label = which.astype(np.int64) * (int(labels.max()) + 1) + labels
     repeated = len(which) - len(np.unique(of_label * 3 + splits))
     return ids, f"{repeated} rows repeat an earlier one (path, label and split)" if repeated else ""
-
-
-def _printable(path: str) -> str:
-    if path.isprintable():
-        return path
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in path)

@@ -57,7 +57,7 @@ class Rows:
 def as_text(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
     """The column as large_string: integers, and floats that are whole, as integers; NaN and null as "".
 
-    Raises DataError for fractions, and for types whose values are neither names nor integers.
+    Raises DataError for fractions, for types whose values are neither names nor integers, and for text not in UTF-8.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -71,6 +71,10 @@ def as_text(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
     if not any(is_known(column.type) for is_known in TEXT_OR_INTEGERS):
         raise DataError(f"{where} holds {column.type}. It must hold text or integers, one an image.")
     text = column.cast(pa.large_string())
+    try:
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        raise DataError(f"{where} holds text that is not UTF-8. Write it in UTF-8.") from None
     return text.fill_null("") if text.null_count else text
 
 

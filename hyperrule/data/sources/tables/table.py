@@ -191,6 +191,8 @@ class JsonLines:
             except json.JSONDecodeError as error:
                 why = f"{error.msg.rstrip(':')} at character {error.pos + 1}"
                 raise DataError(f"row {number} of {self.path} is not JSON: {why}. Write one object a line.") from None
+            except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+                raise DataError(f"row {number} of {self.path} cannot be read: {error}.") from None
             if not isinstance(row, dict):
                 raise DataError(f"row {number} of {self.path} is no JSON object {{...}}. Write one object a line.")
             yield number, row
