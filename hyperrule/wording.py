@@ -31,6 +31,14 @@ def printable(text: str | Path) -> str:
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
+def number(count: int, noun: str) -> str:
+    """
+    >>> number(1, "image"), number(60_000, "image"), number(2, "class")
+    ('1 image', '60,000 images', '2 classes')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
 def did_you_mean(received: str, known: Iterable[str]) -> str:
     """A closing question with the closest known name, or nothing when none is close.
 

@@ -181,3 +181,12 @@ def test_slips_of_the_decoder_are_problems_of_the_image() -> None:
     cut = [gif[:end] for end in range(6, len(gif), 7)]
     _, problems = inspected(*cut)
     assert "damaged or cut off" in problems.values()
+
+
+def test_a_header_that_claims_billions_of_pixels_is_refused_before_they_are_decoded() -> None:
+    small = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(small, "BMP")
+    claims = bytearray(small.getvalue())
+    claims[18:26] = (2**15 + 2**14).to_bytes(4, "little") * 2
+    _, problems = inspect(TableColumn.of([bytes(claims)]), True, Reporter(quiet=True))
+    assert problems == {0: "more than 1,073,741,824 pixels"}

@@ -71,7 +71,7 @@ def test_what_is_excluded_is_not_even_read(photos: Path, tmp_path: Path) -> None
     source = opened(photos, tmp_path / "out.csv")
     assert {split: info.per_class for split, info in source.info.splits.items()} == {"train": (5, 6), "test": (2, 1)}
     assert "test/dogs/1.png" not in source.examples("test").ids
-    assert any("2 images are left out by" in note for note in source.info.notes)
+    assert any("2 images left out by" in note for note in source.info.notes)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_class_that_a_split_lacks_and_one_that_is_rare_are_told(photos: Path) 
     for number in range(6):
         (photos / "train/cats" / f"more{number}.png").write_bytes(picture(1000 + number))
     missing, rare = opened(photos).info.warnings
-    assert missing == "test has no images of 1 classes: 'dogs'"
+    assert missing == "test has no images of 1 class: 'dogs'"
     assert "'cats' has 12 images, 'dogs' has 1: --balance" in rare
 
 
@@ -174,7 +174,7 @@ def test_class_names_that_do_not_fit_into_labels_txt(name: str, photos: Path) ->
 def test_pipes_are_not_waited_for_and_links_to_nowhere_are_told(photos: Path) -> None:
     os.mkfifo(photos / "train/cats/pipe.jpg")
     info = opened(photos).info
-    assert "1 files are no image files and are left out" in info.notes
+    assert "left out: 1 file without the extension of an image" in info.notes
     (photos / "train/cats/link.jpg").symlink_to("nowhere.jpg")
     with pytest.raises(DataError, match=r"1 of .*link\.jpg .no such file"):
         _ = opened(photos).info

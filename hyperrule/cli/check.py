@@ -14,7 +14,8 @@ from hyperrule.cli.options import data_options
 from hyperrule.errors import RecipeError
 from hyperrule.preflight.description import facts
 from hyperrule.preflight.findings import Preflight
-from hyperrule.preflight.verdicts import number, verdicts
+from hyperrule.preflight.verdicts import verdicts
+from hyperrule.wording import number
 
 INDENT = 10  # columns of the headings
 WIDTH = 100  # columns where there is no terminal

@@ -23,8 +23,10 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 ORIENTATION = 0x0112  # EXIF tag
 TURNED = 5  # orientations from 5 to 8 swap height and width
 CHUNK = 128  # images a task
+MOST_PIXELS = 2**30  # a damaged header can claim as many as it likes
 SLIPS = (ArithmeticError, LookupError, TypeError, struct.error)  # of Pillow's, such as for GIFs that are cut off
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, MemoryError, *SLIPS)  # what it raises for broken images
+BOMB = Image.DecompressionBombError
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, MemoryError, BOMB, *SLIPS)  # what it raises for bad images
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of EXIF data that are damaged, by the line of Pillow's source
 
 HEADER = np.dtype(
@@ -102,7 +104,7 @@ def _inspect_one(encoded: bytes, facts: np.void, small: npt.NDArray[np.uint8] | 
 
 def opened(encoded: bytes) -> ImageFile.ImageFile:
     """Its header, parsed; pixels come later. Raises UNREADABLE, as what is done with it then."""
-    Image.MAX_IMAGE_PIXELS = None  # what is too large is the business of whoever has the memory
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow refuses twice as many
     return Image.open(io.BytesIO(encoded), formats=FORMATS)
 
 
@@ -112,6 +114,8 @@ def reason(encoded: bytes, error: Exception) -> str:
         return "empty file"
     if isinstance(error, MemoryError):
         return "too large for the memory of this machine"
+    if isinstance(error, BOMB):
+        return f"more than {MOST_PIXELS:,} pixels"
     if isinstance(error, UnidentifiedImageError):
         return f"not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}{_rather(encoded)}"
     return "damaged or cut off" if isinstance(error, SLIPS) else " ".join(str(error).split())

@@ -20,7 +20,7 @@ from hyperrule.data.listing import Listing
 from hyperrule.data.subset import hold_out
 from hyperrule.errors import DataError
 from hyperrule.progress import Reporter
-from hyperrule.wording import listed
+from hyperrule.wording import listed, number
 
 IMBALANCED = 10  # times as many images in the largest class as in the smallest are worth a warning
 
@@ -201,8 +201,7 @@ class Source:
         if self.listing.cost:
             yield self.listing.cost
         if self.exclusions.ids:
-            left_out = len(self.exclusions.ids)
-            yield f"{left_out} images are left out by {self.exclusions.origin}"
+            yield f"{number(len(self.exclusions.ids), 'image')} left out by {self.exclusions.origin}"
         if not self.listing.destroys_label:
             yield from hints(self.listing.class_names)
 
@@ -226,7 +225,7 @@ class Source:
         for split, members in self.splits.items():
             counts = self._counts(members)
             if missing := [repr(names[label]) for label in np.flatnonzero(counts == 0)]:
-                yield f"{split} has no images of {len(missing)} classes: {listed(missing)}"
+                yield f"{split} has no images of {number(len(missing), 'class')}: {listed(missing)}"
         counts = self._counts(self.splits["train"])
         if counts.max() >= IMBALANCED * counts.min():
             most, least = int(counts.argmax()), int(counts.argmin())

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from hyperrule import rule
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data import DatasetInfo, Examples, Source, Split
-from hyperrule.data.sources.kinds import is_name
+from hyperrule.data.sources.kinds import located
 from hyperrule.data.subset import few_shot
 from hyperrule.errors import RecipeError
 from hyperrule.planning.estimate import Estimate, estimate_cost, largest_micro_batch
@@ -40,7 +40,7 @@ def make_plan(recipe: Recipe, source: Source, backbone: BackboneInfo, machine: M
     # Absolute paths, so that the plan can be resumed from any working directory.
     recipe = recipe.model_copy(
         update={
-            "dataset": recipe.dataset if is_name(recipe.dataset) else _absolute(recipe.dataset),
+            "dataset": located(recipe.dataset),
             "backbone": backbone.origin if backbone.kind == "file" else recipe.backbone,
             "data_dir": _absolute(recipe.data_dir),
             "exclude": _absolute(recipe.exclude),

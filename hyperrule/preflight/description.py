@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 
 from hyperrule.preflight.findings import Preflight
-from hyperrule.preflight.verdicts import number, pixels
-from hyperrule.wording import listed, printable
+from hyperrule.preflight.verdicts import pixels
+from hyperrule.wording import listed, number, printable
 
 MODES = {
     "1": "black and white",

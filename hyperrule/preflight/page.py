@@ -12,9 +12,9 @@ from hyperrule.data.source import Source
 from hyperrule.preflight.description import facts, mode_in_words
 from hyperrule.preflight.findings import Preflight
 from hyperrule.preflight.pictures import pictures
-from hyperrule.preflight.verdicts import Verdict, number, verdicts
+from hyperrule.preflight.verdicts import Verdict, verdicts
 from hyperrule.version import __version__
-from hyperrule.wording import printable
+from hyperrule.wording import number, printable
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hyperrule.preflight.findings import Alike, Preflight, Size
-from hyperrule.wording import listed, printable
+from hyperrule.wording import listed, number, printable
 
 Level = Literal["error", "warning"]
 
@@ -28,14 +28,6 @@ def verdicts(found: Preflight) -> Iterator[Verdict]:
     yield from _repeated(found)
     yield from _classes(found)
     yield from _odd(found)
-
-
-def number(count: int, noun: str) -> str:
-    """
-    >>> number(1, "image"), number(60_000, "image"), number(2, "class")
-    ('1 image', '60,000 images', '2 classes')
-    """
-    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def _errors(found: Preflight) -> Iterator[Verdict]:

@@ -16,7 +16,7 @@ from hyperrule.data.listing import AS_TEXT, DataRequest, Listing, labels_of, spl
 from hyperrule.errors import DataError
 from hyperrule.files import os_errors_as
 from hyperrule.progress import Reporter
-from hyperrule.wording import listed, printable
+from hyperrule.wording import listed, number, printable
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"})
 CLASSES_FILE = "classes.txt"
@@ -54,7 +54,7 @@ def list_image_folder(request: DataRequest, reporter: Reporter) -> Listing:
         labels=labels_of([class_name for class_name, _ in every], class_names),
         contents=Files.of(folder.resolve(), [name for _, name in every]),
         class_order=order,
-        notes=(f"{other} files are no image files and are left out",) if other else (),
+        notes=(f"left out: {number(other, 'file')} without the extension of an image",) if other else (),
     )
     if not roots:
         return listing

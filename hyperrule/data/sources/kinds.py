@@ -130,6 +130,15 @@ def is_name(dataset: str) -> bool:
     return dataset.startswith(tuple(PREFIXES)) or (dataset == "digits" and not Path(dataset).exists())
 
 
+def located(dataset: str) -> str:
+    """The same data set from any working directory: paths, also those after a prefix, are absolute."""
+    prefix = next((prefix for prefix in PREFIXES if dataset.startswith(prefix)), "")
+    path = os.path.expanduser(dataset.removeprefix(prefix))
+    if is_name(dataset) and not (prefix and os.path.isdir(path)):
+        return dataset
+    return prefix + os.path.abspath(path)
+
+
 def kind_of(dataset: str) -> Kind:
     """The kind of storage that `dataset` is. Raises DataError if it is none."""
     path = Path(os.path.expanduser(dataset))
