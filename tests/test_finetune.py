@@ -17,6 +17,7 @@ import pytest
 import tensorflow as tf
 import yaml
 from devices import strategy_of
+from writers import LabelledImage, tar_shards
 
 import hyperrule
 from hyperrule.backbones.describe import describe_backbone
@@ -210,7 +211,7 @@ def test_interrupted_evaluation_is_done_again_on_resuming(
     assert same_weights(out, uninterrupted["out"])
 
 
-def test_two_devices_train_evaluate_and_resume_like_one(
+def test_two_devices_train_evaluate_and_resume_like_one_even_on_the_same_images_in_shards(
     uninterrupted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hyperrule.training.runtime.start", lambda machine, deterministic=True: strategy_of(2))
@@ -221,7 +222,10 @@ def test_two_devices_train_evaluate_and_resume_like_one(
         with pytest.raises(RunError, match="stopped here"):
             hyperrule.finetune(out=out, quiet=True, **options)
     (out / "checkpoints" / "step-00000012.npz").unlink()
-    result = hyperrule.resume(out, quiet=True)
+    files = sorted(uninterrupted["data"].glob("*/*.png"))
+    images = [LabelledImage("train", file.parent.name, file.name, file.read_bytes()) for file in files]
+    (tmp_path / "shards").mkdir()
+    result = hyperrule.resume(out, quiet=True, **tar_shards.write(tmp_path / "shards", images))
     expected = [line["loss"] for line in RunFolder(uninterrupted["out"]).read_metrics()]
     assert [line["loss"] for line in result.run.read_metrics()] == pytest.approx(expected, rel=1e-4)
 
