@@ -37,11 +37,6 @@ def load_images(
     return _with_images(contents, numbered).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-def read_images(contents: Contents, dataset: tf.data.Dataset, number_of: Callable[..., tf.Tensor]) -> tf.data.Dataset:
-    """(encoded, *element) for each element of `dataset`; see `load_images`."""
-    return load_images(contents, dataset, number_of, lambda encoded, _, *element: (encoded, *element))
-
-
 def _with_images(contents: Contents, dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The elements, which start with a number, each after the encoded image of that number."""
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from hyperrule.backbones.checkpoints import HEAD, StoredArrays
 from hyperrule.data.contents import Contents
 from hyperrule.data.preprocess import for_evaluation
-from hyperrule.data.reading import read_images
+from hyperrule.data.reading import load_images
 from hyperrule.errors import RunError
 from hyperrule.planning.estimate import largest_micro_batch
 from hyperrule.planning.machine import this_machine
@@ -70,11 +70,10 @@ def streamed(
 def _decoded(contents: Contents, side: int, batch: int) -> tf.data.Dataset:
     """(index int64 [M], images float32 [M, side, side, 3] in [0, 1]) of those that can be decoded."""
 
-    def decoded(encoded: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return index, for_evaluation(encoded, side)
+    def decoded(encoded: tf.Tensor, number: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return number, for_evaluation(encoded, side)
 
-    dataset = read_images(contents, tf.data.Dataset.range(len(contents)), lambda index: index)
-    dataset = dataset.map(decoded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = load_images(contents, tf.data.Dataset.range(len(contents)), lambda index: index, decoded)
     return dataset.ignore_errors().batch(batch).prefetch(2)
 
 
