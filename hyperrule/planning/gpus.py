@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hyperrule.errors import RecipeError
 
-NVIDIA_SMI_SECONDS = 20.0  # without persistence mode, eight GPUs take half of that to wake
+NVIDIA_SMI_SECONDS = 10.0  # without persistence mode, GPUs take seconds to wake
 FIELDS = ("index", "uuid", "name", "memory.total", "memory.free", "compute_cap", "driver_version")
 
 
