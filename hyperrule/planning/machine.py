@@ -45,6 +45,11 @@ class Machine(BaseModel):
             return f"{self.weakest_gpu.name}, compute capability {self.weakest_gpu.compute_capability}"
         return f"{self.cpu}, {self.cores} cores, {' '.join(self.instruction_sets)}"
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """All of them: a run that is resumed on the same ones is cut up in the same pieces."""
+        return tuple(f"{gpu.name} {gpu.memory}" for gpu in self.gpus) or (self.device,)
+
 
 @cache
 def this_machine(devices: str = "all") -> Machine:

@@ -19,7 +19,7 @@ PATIENCE_VARIABLE = "HYPERRULE_WORKERS_TIMEOUT"
 
 def start(
     machine: Machine,
-    cluster: Cluster = Cluster(),
+    cluster: Cluster,
     *,
     deterministic: bool = True,
     memory_limit: int | None = None,
