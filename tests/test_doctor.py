@@ -237,15 +237,19 @@ def test_what_tensorflow_complains_of_is_passed_on(tmp_path: Path, monkeypatch: 
     assert ask_tensorflow().complaints == ("Could not load dynamic library 'libcudnn.so.9'",)
 
 
-def test_limits_of_memory_are_shown(hyperrule_doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_of_containers_are_shown(hyperrule_doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = MemoryLimit(limit=3 * 2**30, available=2**30, folder=Path("/sys/fs/cgroup/pod"))
     for module in (diagnose, machine):
         monkeypatch.setattr(module, "memory_limit", lambda: limit)
+    monkeypatch.setattr(diagnose, "allowed_cores", lambda: 64)
+    monkeypatch.setattr(machine, "core_limit", lambda: 1)
     monkeypatch.setattr(diagnose.resource, "getrlimit", lambda which: (2**33, 2**33))
-    told = hyperrule_doctor(sees=TensorFlow())
+    told = " ".join(hyperrule_doctor(sees=TensorFlow()).split())
     assert "1.0 GiB available; limited to 3.0 GiB by /sys/fs/cgroup/pod" in told
     assert "only 1.0 GiB of memory are available" in told
     assert "the address space is limited to 8.0 GiB" in told
+    assert "a quota leaves the time of 1 core, but TensorFlow starts threads for 64" in told
+    assert "-> export TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1" in told
 
 
 def test_a_measurement_is_shown_and_followed(hyperrule_doctor: Doctor) -> None:
@@ -275,7 +279,7 @@ def test_measuring_keeps_what_runs_and_says_what_does_not(
         "SIDE": 32,
         "CPU_BATCH": 2,
         "TURNS": 1,
-        "TURN_SECONDS": 0.0,
+        "TURN_SECONDS": 1e-3,
         "TrainingStep": WithoutXla,
     }.items():
         monkeypatch.setattr(measure, name, value)
