@@ -19,7 +19,7 @@ from hyperrule.diagnosis.findings import (
 )
 from hyperrule.diagnosis.installation import TensorFlow, ask_tensorflow
 from hyperrule.diagnosis.surroundings import look_around
-from hyperrule.errors import HyperruleError
+from hyperrule.errors import HyperruleError, RecipeError
 from hyperrule.planning.container import memory_limit
 from hyperrule.planning.gpus import GpusUnknown, Installed, installed_gpus, visible_gpus
 from hyperrule.planning.machine import Machine, allowed_cores, this_machine
@@ -62,8 +62,10 @@ def diagnose(devices: str = "all", measure: bool = False, reporter: Reporter | N
     """Look at everything. With `measure`, time training steps on the machine's device, for some minutes, and keep
     what was found where plans look for it.
 
-    Raises RecipeError for `devices` that there are not.
+    Raises RecipeError for `devices` that there are not, and for TPUs, of which nothing is known here.
     """
+    if devices == "tpu":
+        raise RecipeError("doctor knows nothing of TPUs; devices must be all, cpu, or numbers of GPUs. Received: 'tpu'")
     reporter = reporter or Reporter()
     machine = this_machine(devices)
     reporter.say("Asking TensorFlow what it sees ...")

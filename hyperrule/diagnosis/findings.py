@@ -86,7 +86,7 @@ def tensorflow_findings(
         what = f"{sees}: CUDA {tensorflow.cuda} needs a driver of version {LEAST_DRIVER}. Received: {driver}"
         yield Finding(what=what, mend="update NVIDIA's driver, as the distribution says")
     elif missing := missing_cuda_packages():
-        yield Finding(what=f"{sees}: without {listed(missing)}", mend=GPU_EXTRA)
+        yield Finding(what=f"{sees}: CUDA packages are missing: {listed(missing)}", mend=GPU_EXTRA)
     else:
         said = listed(tensorflow.complaints) or "its log does not say why"
         foreign = " Other CUDA libraries may come first." if environment.get("LD_LIBRARY_PATH") else ""

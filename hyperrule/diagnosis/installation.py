@@ -49,19 +49,22 @@ def ask_tensorflow() -> TensorFlow:
 
 
 def missing_cuda_packages() -> tuple[str, ...]:
-    """Packages of CUDA that this TensorFlow asks for and that are not installed, or in a version that it does not
-    take; as requirements."""
+    """Packages of CUDA that this TensorFlow asks for: names of those that are not installed, and those of which it
+    takes other versions, with both."""
     try:
         wanted = [Requirement(line) for line in requires("tensorflow") or ()]
     except PackageNotFoundError:
         return ()
     of_cuda = [one for one in wanted if one.marker and one.marker.evaluate(CUDA_EXTRA) and not one.marker.evaluate()]
-    return tuple(f"{one.name}{one.specifier}" for one in of_cuda if not _fits(one))
+    return tuple(lack for one in of_cuda if (lack := _lack(one)) is not None)
 
 
-def _fits(requirement: Requirement) -> bool:
+def _lack(requirement: Requirement) -> str | None:
     version = installed_version(requirement.name)
-    return version is not None and requirement.specifier.contains(version, prereleases=True)
+    if version is None:
+        return requirement.name
+    fits = requirement.specifier.contains(version, prereleases=True)
+    return None if fits else f"{requirement.name} {version}, which is not {requirement.specifier}"
 
 
 def _why(code: int, said: str) -> str:

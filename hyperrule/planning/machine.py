@@ -48,8 +48,8 @@ class Machine(BaseModel):
 
 @cache
 def this_machine(devices: str = "all") -> Machine:
-    """The machine with the GPUs that `devices` means: "all" that CUDA_VISIBLE_DEVICES shows, "cpu" for none, "0,1"
-    for those two, numbered as CUDA_VISIBLE_DEVICES orders them.
+    """The machine with the GPUs that `devices` means: "all" that CUDA_VISIBLE_DEVICES shows, "cpu" or "tpu" for
+    none, "0,1" for those two, numbered as CUDA_VISIBLE_DEVICES orders them.
 
     Raises RecipeError if it is none of these, or names a GPU that there is not.
     """
