@@ -45,7 +45,7 @@ def ask_tensorflow() -> TensorFlow:
         return TensorFlow(error=_why(asked.returncode, asked.stderr))
     complaints = [line for line in asked.stderr.splitlines() if any(part in line for part in COMPLAINTS)]
     seen = json.loads(asked.stdout.splitlines()[-1])
-    return TensorFlow(**seen, complaints=tuple(map(_message, complaints)))
+    return TensorFlow(**seen, complaints=tuple(dict.fromkeys(map(_message, complaints))))
 
 
 def missing_cuda_packages() -> tuple[str, ...]:
