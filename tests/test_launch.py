@@ -70,7 +70,7 @@ threading.Thread(target=pass_on, daemon=True).start()
 os._exit(remote.wait())
 """
 TWO = ("--local-workers", "2")
-FOREVER = "here('ready'); time.sleep(60)"
+FOREVER = "here('ready'); time.sleep(120)"
 NOTES_SIGNALS = """
 def note(number, frame):
     open(f"{signal.Signals(number).name}-{index}", "w").close()
@@ -108,7 +108,7 @@ def start() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
 def run(start: Callable[..., "subprocess.Popen[str]"]) -> Callable[..., tuple[int, str, str]]:
     def finish(*arguments: object, **waits: float) -> tuple[int, str, str]:
         process = start(*arguments, **waits)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
         return process.returncode, out, err
 
     return finish
@@ -123,7 +123,7 @@ def ssh(tmp_path: Path) -> str:
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -158,7 +158,7 @@ def test_worker_0_alone_has_the_terminal(start) -> None:
     launch = LAUNCH.format(patience=10, stopping=10, worker=WORKER)
     code = "open(f'terminal-{index}', 'w').write(f'{os.isatty(1)} {os.isatty(2)}')"
     command = [sys.executable, "-c", launch, "launch", *TWO, "--", "finetune", code]
-    assert subprocess.run(command, stdout=theirs, stderr=theirs, timeout=60, check=False).returncode == 0
+    assert subprocess.run(command, stdout=theirs, stderr=theirs, timeout=120, check=False).returncode == 0
     os.close(ours)
     os.close(theirs)
     assert Path("terminal-0").read_text() == "True True"
@@ -188,7 +188,7 @@ def test_a_killed_worker_is_named_with_the_command_that_goes_on(run) -> None:
 @pytest.mark.parametrize("deaf", [False, True])
 def test_who_does_not_notice_that_a_worker_is_lost_is_ended(run, deaf: bool) -> None:
     ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN);" if deaf else ""
-    code = f"index and (time.sleep(0.5), sys.exit(1)); {ignore} here('ready'); time.sleep(60)"
+    code = f"index and (time.sleep(0.5), sys.exit(1)); {ignore} here('ready'); time.sleep(120)"
     exit_code, _, err = run(TWO, code, patience=0.5, stopping=0.5)
     assert exit_code == 1
     assert "worker 0 on this machine did not end without the others: SIGTERM" in err
@@ -206,7 +206,7 @@ def test_signals_reach_every_worker(start, number: signal.Signals) -> None:
     process = start(TWO, f"{NOTES_SIGNALS}\n{FOREVER}", "--out=run", "--restartable")
     workers = [process_of(f"ready-{index}") for index in (0, 1)]
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert all(map(gone, workers))
     assert all(Path(f"{number.name}-{index}").exists() for index in (0, 1))
@@ -217,15 +217,15 @@ def test_signals_reach_every_worker(start, number: signal.Signals) -> None:
 
 
 def test_a_signal_that_comes_too_late_takes_nothing_back(start) -> None:
-    process = start(TWO, "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); here('ready'); time.sleep(60)")
+    process = start(TWO, "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); here('ready'); time.sleep(120)")
     for index in (0, 1):
         process_of(f"ready-{index}")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
 
 
 def test_no_process_is_left_when_launch_is_killed(start) -> None:
-    code = "child = subprocess.Popen(['sleep', '60']); open(f'child-{index}', 'w').write(str(child.pid));"
+    code = "child = subprocess.Popen(['sleep', '120']); open(f'child-{index}', 'w').write(str(child.pid));"
     process = start(TWO, f"{code} {FOREVER}")
     family = [process_of(f"{name}-{index}") for index in (0, 1) for name in ("ready", "child")]
     process.kill()
@@ -236,7 +236,7 @@ def test_no_process_is_left_when_its_tether_is_killed(start) -> None:
     process = start(TWO, FOREVER, patience=0.5)
     family = [process_of(f"ready-{index}") for index in (0, 1)]
     psutil.Process(family[1]).parent().kill()
-    assert process.wait(60) == 128 + 9
+    assert process.wait(120) == 128 + 9
     assert all(map(gone, family))
 
 
@@ -279,7 +279,7 @@ def test_a_lost_connection_ends_the_worker_at_its_end(start, ssh: str) -> None:
     family = [process_of(f"ready-{index}") for index in (0, 1)]
     (connection,) = [one for one in psutil.Process(process.pid).children() if one.cmdline()[1:3] == [ssh, "b"]]
     connection.kill()
-    assert process.wait(60) == 128 + 9
+    assert process.wait(120) == 128 + 9
     until(lambda: all(map(gone, family)))
 
 
