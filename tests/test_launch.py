@@ -274,6 +274,12 @@ def test_a_host_without_our_folder_is_named(run, ssh: str) -> None:
     assert "worker 1 on bare could not be started: No such file or directory: /no such folder" in err.splitlines()[-1]
 
 
+def test_a_program_that_is_none_is_told(run, ssh: str) -> None:
+    Path(ssh).write_text("no program")
+    code, _, err = run(("--workers", "a,b", "--ssh", ssh), FOREVER)
+    assert (code, err) == (2, f"hyperrule: worker 0 on a could not be started: Exec format error: {ssh}\n")
+
+
 def test_a_lost_connection_ends_the_worker_at_its_end(start, ssh: str) -> None:
     process = start(("--workers", "a,b", "--ssh", ssh), FOREVER, patience=0.5)
     family = [process_of(f"ready-{index}") for index in (0, 1)]

@@ -5,24 +5,20 @@
 Each worker hangs on a line (see `tether`): when this process dies, however it dies, the lines are cut and they end.
 """
 
-import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
 
 from hyperrule.errors import Interrupted, RunError, UserError
-from hyperrule.launch import tether
+from hyperrule.launch.running import Running, say
 from hyperrule.launch.workers import Worker
 from hyperrule.wording import printable
 
@@ -30,12 +26,9 @@ LOST_WORKER = 60.0  # seconds that the others have to notice it and to end by th
 LOST_CAUSE = 5.0  # the same where a request cannot be met: each finds that out alone
 STOPPING = 45.0  # from a signal to SIGKILL; a checkpoint takes at most 30
 KILLING = 5.0  # for SIGKILL to reach the other end of a line; then the line is cut
-LAST_WORDS = 1.0  # for what a process has written to be read after its end
-CLOSING = "hyperrule: "  # how the one line begins with which a command says why it failed
 CANNOT_BE_MET = 2
 LINE_LOST = 255  # ssh's own exit code
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-CLEAR_ROW = "\r\x1b[K"  # of worker 0's live display, which is drawn again below
 
 
 @dataclass(frozen=True)
@@ -45,80 +38,6 @@ class Ended:
 
 
 Events = SimpleQueue["Ended | signal.Signals"]
-
-
-class Running:
-    """A worker's process, or the ssh that leads to it, and threads that read its stderr and wait.
-
-    stdout and, on this machine, stderr of worker 0 are ours: its live display sees the terminal.
-    """
-
-    def __init__(self, worker: Worker, command: Sequence[str], events: Events) -> None:
-        self.worker = worker
-        self.started = not worker.connect  # a process of this machine cannot fail to
-        self.closing: list[str] = []  # why it failed, by itself; or by ssh, as long as it has not started
-        self._prefix = f"[worker {worker.index}] " if worker.index else ""
-        self._process = subprocess.Popen(
-            [*worker.connect, *_tether(bool(worker.connect))],
-            stdin=subprocess.PIPE,
-            stdout=None if worker.index == 0 else subprocess.DEVNULL,
-            stderr=None if worker.index == 0 and not worker.connect else subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
-        )
-        order = {
-            "argv": list(command),
-            "cwd": os.getcwd(),
-            "environment": dict(worker.environment),
-            "announce": bool(worker.connect),
-        }
-        self._write(json.dumps(order))
-        threading.Thread(target=self._follow, args=(events,), daemon=True).start()
-
-    def send(self, number: signal.Signals) -> None:
-        self._write(number.name)
-
-    def cut(self) -> None:
-        self._process.kill()
-
-    def wait(self) -> None:
-        self._process.wait()
-
-    def tell_reason(self) -> None:
-        for line in self.closing:
-            self._tell(line)
-
-    def _write(self, line: str) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(f"{line}\n".encode())
-            self._process.stdin.flush()
-        except OSError:  # it has ended already
-            pass
-
-    def _follow(self, events: Events) -> None:
-        reader = threading.Thread(target=self._read, daemon=True)
-        reader.start()
-        code = self._process.wait()
-        reader.join(LAST_WORDS)  # not for ever: what ssh leaves behind to share its connection keeps stderr open
-        events.put(Ended(self.worker.index, 128 - code if code < 0 else code))
-
-    def _read(self) -> None:
-        for line in self._process.stderr or ():
-            self._hear(line.decode(errors="surrogateescape").rstrip("\r\n"))
-
-    def _hear(self, line: str) -> None:
-        if not self.started:
-            if line == tether.STARTED:
-                self.started, self.closing = True, []
-            else:
-                self.closing.append(line)
-        elif self._prefix and line.startswith(CLOSING):
-            self.closing.append(line)
-        else:
-            self._tell(line)
-
-    def _tell(self, line: str) -> None:
-        _say(f"{self._prefix}{printable(line.expandtabs())}")
 
 
 class Escalation:
@@ -142,7 +61,7 @@ class Escalation:
         _, number = self._plan.popleft()
         if number == signal.SIGTERM:
             names = ", ".join(running.worker.name for running in left)
-            _say(f"hyperrule: {names} did not end without the others: SIGTERM")
+            say(f"hyperrule: {names} did not end without the others: SIGTERM")
         for running in left:
             running.cut() if number is None else running.send(number)
         self._due = time.monotonic() + self._plan[0][0] if self._plan else None
@@ -156,10 +75,14 @@ def supervise(workers: Sequence[Worker], command: Sequence[str], again: str) -> 
     SIGINT or SIGTERM came; `again` is the command line that goes on.
     """
     events: Events = SimpleQueue()
+
+    def ended(index: int, code: int) -> None:
+        events.put(Ended(index, code))
+
     with _signals_as(events):
         running: list[Running] = []
         try:
-            running += (Running(worker, command, events) for worker in workers)
+            running += (Running(worker, command, ended) for worker in workers)
             codes, received = _watch(running, events)
         except BaseException:
             for one in running:
@@ -226,17 +149,6 @@ def _signal_name(code: int) -> str:
         return signal.Signals(code - 128).name
     except ValueError:
         return f"signal {code - 128}"
-
-
-def _tether(through_a_shell: bool) -> list[str]:
-    """The command line of a tether: arguments, or one argument that a shell on another host takes apart."""
-    arguments = [sys.executable, "-P", str(Path(tether.__file__).absolute())]
-    return [f"exec {shlex.join(arguments)}"] if through_a_shell else arguments
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{CLEAR_ROW if sys.stderr.isatty() else ''}{line}\n")
-    sys.stderr.flush()
 
 
 @contextmanager
