@@ -33,7 +33,10 @@ from hyperrule.launch import supervise
 supervise.LOST_WORKER = supervise.LOST_CAUSE = {patience}
 supervise.STOPPING = {stopping}
 command.HYPERRULE = (sys.executable, "-c", {worker!r})
-main(prog_name="hyperrule")
+try:
+    main(prog_name="hyperrule")
+finally:
+    assert "tensorflow" not in sys.modules
 """
 WORKER = """
 import json, os, signal, subprocess, sys, time

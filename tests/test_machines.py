@@ -83,19 +83,23 @@ def submit(program: Callable[..., None], code: int = 0, **environment: str) -> i
     return subprocess.run(script, env={**os.environ, **JOB, **granted, **environment}, check=False).returncode
 
 
-def test_tensorflow_sees_the_cluster_that_slurm_was_asked_for(program, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert submit(program) == 0
-    for task in range(2):
+@pytest.mark.parametrize("each", [None, 8])
+def test_tensorflow_sees_the_cluster_that_slurm_was_asked_for(program, monkeypatch, each: int | None) -> None:
+    """As the script asks for it, one task a node, and with one task a GPU."""
+    assert submit(program, **({} if each is None else {"SLURM_NTASKS_PER_NODE": str(each)})) == 0
+    each = each or 1
+    workers = [f"{node}:{8888 + task}" for node in ("gpu01", "gpu02") for task in range(each)]
+    for task in range(2 * each):
         arguments, environment = called(f"hyperrule-{task}")
         assert arguments[0] == "finetune"
         with monkeypatch.context() as patched:
             for name, value in environment.items():
                 patched.setenv(name, value)
             resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
-            assert resolver.cluster_spec().as_dict() == {"worker": ["gpu01:8888", "gpu02:8888"]}
+            assert resolver.cluster_spec().as_dict() == {"worker": workers}
             assert resolver.get_task_info() == ("worker", task)
-            assert resolver.num_accelerators() == {"GPU": 8}
-            assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1,2,3,4,5,6,7"
+            gpus = "0,1,2,3,4,5,6,7" if each == 1 else str(task % each)
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == gpus
 
 
 @pytest.mark.parametrize(
