@@ -98,7 +98,7 @@ class Job:
         self.strategy = runtime.start(
             plan.machine,
             cluster,
-            deterministic=own is None or not own.draws_random_numbers,
+            deterministic=(own is None or not own.draws_random_numbers) and not plan.xla.value,
             memory_limit=plan.recipe.memory_limit,
             tpu=plan.recipe.devices == "tpu",
         )

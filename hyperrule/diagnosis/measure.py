@@ -17,6 +17,7 @@ from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import RunError
 from hyperrule.planning.machine import Machine
 from hyperrule.planning.plan import Precision
+from hyperrule.planning.cluster import Cluster
 from hyperrule.planning.precision import worthwhile_precisions
 from hyperrule.planning.speed import Rate, Speed, software
 from hyperrule.progress import Reporter
@@ -50,7 +51,7 @@ def measure_speed(machine: Machine, reporter: Reporter) -> Speed:
     """
     if machine.gpus:
         machine = machine.model_copy(update={"gpus": (machine.weakest_gpu,)})
-    strategy = runtime.start(machine)
+    strategy = runtime.start(machine, Cluster())
     batch = GPU_BATCH if machine.gpus else CPU_BATCH
     images = _random_images(batch)
     settings = [Setting(*both) for both in product(worthwhile_precisions(machine), (False, True))]

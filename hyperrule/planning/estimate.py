@@ -55,7 +55,7 @@ def fit(
     remat: bool | None = None,
 ) -> tuple[int, bool]:
     """Of a device's `share` of the batch, the examples it takes at once, and whether activations are recomputed."""
-    available = min(gpu.memory for gpu in machine.gpus) if machine.gpus else machine.available_memory
+    available = min(gpu.usable_memory for gpu in machine.gpus) if machine.gpus else machine.available_memory
     room = SHARE_OF_MEMORY * available if limit is None else min(limit, available)
     most = share if machine.gpus else min(share, CPU_MICRO_BATCH)
     fitting = (size for size in range(most, 0, -1) if memory_bytes(backbone, crop, size, precision) <= room)
