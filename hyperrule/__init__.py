@@ -13,6 +13,8 @@ import os
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU's memory is taken as it is needed
+# As nvidia-smi numbers them, so that --devices means the same GPUs to TensorFlow.
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 from hyperrule.api import check, evaluate, finetune, plan, port, predict, resume
 from hyperrule.errors import HyperruleError, RunError, UserError

@@ -235,7 +235,7 @@ class Job:
         if first < self.plan.schedule.value.steps:
             feed = Feed(self.cut, self.plan.micro_batch.value, first)
             loop = Loop(self.step, self.plan, self.run, feed, self._evaluate_on_the_way, self.workers, self.reporter)
-            loop.train(first)
+            self.plan = loop.train(first)
         with raising_interrupted(self.run, "after training"):
             return self._conclude()
 

@@ -8,15 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from command_line import SMALL, flags, run, start
 from devices import strategy_of
 from writers import LabelledImage, tar_shards
 
 import hyperrule
+from hyperrule.calibration import calibrate
+from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import Interrupted, RunError, RunFolderError
-from hyperrule.job import _Job
+from hyperrule.evaluation.evaluate import Evaluator
+from hyperrule.job import Job
 from hyperrule.planning.plan import Calibration
+from hyperrule.progress import Report
 from hyperrule.run_folder import RunFolder
+from hyperrule.training.step import TrainingStep
 
 KILLS = int(os.environ.get("HYPERRULE_TEST_KILLS", "3"))
 
@@ -115,30 +121,106 @@ def test_interrupted_evaluation_is_done_again_on_resuming(
     assert same_weights(out, uninterrupted["out"])
 
 
-def test_two_devices_train_evaluate_and_resume_like_one_even_on_the_same_images_in_shards(
-    uninterrupted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("devices", "precision"), [(2, "float32"), (4, "bfloat16")])
+def test_devices_train_evaluate_and_resume_on_another_number_like_one_even_on_the_same_images_in_shards(
+    devices: int, precision: str, uninterrupted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hyperrule.training.runtime.start", lambda *_, **__: strategy_of(2))
-    out = tmp_path / "run"
-    options = {**SMALL, "dataset": str(uninterrupted["data"]), "micro_batch": 3}
+    out, options = tmp_path / "run", {**SMALL, "precision": precision, "micro_batch": 1, "mixup": 0.1, "eval_every": 6}
+    alone = hyperrule.finetune(dataset=str(uninterrupted["data"]), out=tmp_path / "alone", quiet=True, **options)
     with monkeypatch.context() as patch:
-        patch.setattr("hyperrule.job.compute_metrics", lambda *_: (_ for _ in ()).throw(RunError("stopped here")))
+        patch.setattr("hyperrule.training.runtime.start", lambda *_, **__: strategy_of(devices))
+        patch.setattr("hyperrule.job.write_arrays", lambda *_: (_ for _ in ()).throw(RunError("stopped here")))
         with pytest.raises(RunError, match="stopped here"):
-            hyperrule.finetune(out=out, quiet=True, **options)
+            hyperrule.finetune(dataset=str(uninterrupted["data"]), out=out, quiet=True, **options)
     (out / "checkpoints" / "step-00000012.npz").unlink()
     files = sorted(uninterrupted["data"].glob("*/*.png"))
     images = [LabelledImage("train", file.parent.name, file.name, file.read_bytes()) for file in files]
     (tmp_path / "shards").mkdir()
     result = hyperrule.resume(out, quiet=True, **tar_shards.write(tmp_path / "shards", images))
-    expected = [line["loss"] for line in RunFolder(uninterrupted["out"]).read_metrics()]
-    assert [line["loss"] for line in result.run.read_metrics()] == pytest.approx(expected, rel=1e-4)
+    for received, expected in zip(result.run.read_metrics(), alone.run.read_metrics(), strict=True):
+        assert received["kind"] == expected["kind"]
+        assert received["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    assert result.metrics.confusion == alone.metrics.confusion
+
+
+def test_step_that_does_not_fit_into_memory_begins_again_in_halves(
+    uninterrupted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accumulate, refused = TrainingStep.accumulate, []
+
+    def small_device(step: TrainingStep, micro_batch: MicroBatch) -> None:
+        """Takes three images; from the fourth step on, two. Each time the second micro-batch fails."""
+        size = len(micro_batch.images)
+        refused.append(size)
+        if size > (3 if len(refused) < 12 else 2) and refused.count(size) % 2 == 0:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        accumulate(step, micro_batch)
+
+    monkeypatch.setattr(TrainingStep, "accumulate", small_device)
+    result = hyperrule.finetune(
+        dataset=str(uninterrupted["data"]), out=tmp_path / "run", quiet=True, **{**SMALL, "micro_batch": 6}
+    )
+    losses, expected = (
+        [line["loss"] for line in run.read_metrics()] for run in (result.run, RunFolder(uninterrupted["out"]))
+    )
+    assert losses == pytest.approx(expected, rel=1e-4)
+    decided = result.run.read_plan().micro_batch
+    assert (decided.value, decided.reason) == (2, "3 did not fit into memory")
+    assert result.plan == result.run.read_plan()
+
+
+def test_memory_that_does_not_do_for_one_image_is_said_in_one_line(
+    uninterrupted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(TrainingStep, "accumulate", no_memory)
+    with pytest.raises(RunError, match=r"TensorFlow failed: OOM.*--resume \S+ --remat"):
+        hyperrule.finetune(dataset=str(uninterrupted["data"]), out=tmp_path / "run", quiet=True, **SMALL)
+
+
+def test_signal_during_an_evaluation_on_the_way_stops_it_and_resuming_makes_up_for_it(
+    uninterrupted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**SMALL, "eval_every": 4}
+    logits = Evaluator.logits
+
+    def interrupted_once(evaluator: Evaluator, examples: object, report: Report) -> object:
+        monkeypatch.setattr(Evaluator, "logits", logits)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return logits(evaluator, examples, report)
+
+    monkeypatch.setattr(Evaluator, "logits", interrupted_once)
+    with pytest.raises(Interrupted, match="after 4 of 12 steps; checkpoint written"):
+        hyperrule.finetune(dataset=str(uninterrupted["data"]), out=tmp_path / "run", quiet=True, **options)
+    run = hyperrule.resume(tmp_path / "run", quiet=True).run
+    assert [line["step"] for line in run.read_metrics() if line["kind"] == "evaluation"] == [4, 8, 12]
+    assert same_weights(run.path, uninterrupted["out"])
+
+
+def test_restartable_begins_goes_on_and_returns_the_result(
+    uninterrupted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = {"dataset": str(uninterrupted["data"]), "out": tmp_path / "run", "restartable": True, "quiet": True}
+    with monkeypatch.context() as patch:
+        patch.setattr("hyperrule.job.summary", lambda *_: (_ for _ in ()).throw(RunError("the disk is full")))
+        with pytest.raises(RunError, match="disk is full"):
+            hyperrule.finetune(**request, **SMALL)
+    with pytest.raises(RunFolderError, match="batch: 8, not 4"):
+        hyperrule.finetune(**request, **{**SMALL, "batch": 4})
+    monkeypatch.setattr("hyperrule.job.Loop.train", lambda *_: pytest.fail("trained again"))
+    result = hyperrule.finetune(**request, **SMALL)
+    assert same_weights(result.run.path, uninterrupted["out"])
+    again = hyperrule.finetune(**request, **SMALL)
+    assert (again.metrics, again.parity, again.plan) == (result.metrics, result.parity, result.run.read_plan())
 
 
 def test_resuming_another_plan_is_refused_with_the_difference(
     uninterrupted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, data = tmp_path / "run", uninterrupted["data"]
-    monkeypatch.setattr("hyperrule.job.train", lambda *_: (_ for _ in ()).throw(RunError("stopped here")))
+    monkeypatch.setattr("hyperrule.job.Loop.train", lambda *_: (_ for _ in ()).throw(RunError("stopped here")))
     with pytest.raises(RunError, match="stopped here"):
         hyperrule.finetune(dataset=str(data), out=out, quiet=True, **SMALL)
     with pytest.raises(RunFolderError, match=r"batch: 8, not 16"):
@@ -180,15 +262,14 @@ def test_budget_shrinks_every_boundary_once_and_is_frozen(
     out = tmp_path / "run"
     options = {key: value for key, value in SMALL.items() if key not in ("steps", "checkpoint_every")}
     options["budget"] = "1h"
-    measure = _Job.calibrate
 
-    def slow_device(job: _Job) -> Calibration:
+    def slow_device(job: Job) -> Calibration:
         """Measured, but for a step so long that eight of them fill the hour, on whatever machine this is."""
-        measured = measure(job)
+        measured = calibrate(job)
         assert 0 < measured.step < measured.elapsed
         return measured.model_copy(update={"step": (3600 - measured.elapsed - measured.evaluation) / 8.5})
 
-    monkeypatch.setattr(_Job, "calibrate", slow_device)
+    monkeypatch.setattr("hyperrule.job.calibrate", slow_device)
     result = hyperrule.finetune(dataset=str(uninterrupted["data"]), out=out, quiet=True, **options)
     plan = result.run.read_plan()
     full, shrunk = hyperrule.plan(dataset=str(uninterrupted["data"]), **options).schedule.value, plan.schedule.value

@@ -15,9 +15,9 @@ from hyperrule.backbones.architecture import Architecture
 from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import RunError
+from hyperrule.planning.cluster import Cluster
 from hyperrule.planning.machine import Machine
 from hyperrule.planning.plan import Precision
-from hyperrule.planning.cluster import Cluster
 from hyperrule.planning.precision import worthwhile_precisions
 from hyperrule.planning.speed import Rate, Speed, software
 from hyperrule.progress import Reporter

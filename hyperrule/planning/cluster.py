@@ -67,7 +67,8 @@ def _of_slurm() -> Cluster:
         shown = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         raise RecipeError(
-            f"scontrol cannot tell the hosts of {nodes!r}. Run where SLURM's commands are, or set {CONFIG}: '{EXAMPLE}'."
+            f"scontrol cannot tell the hosts of {nodes!r}. Run where SLURM's commands are, or set {CONFIG}, "
+            f"as in '{EXAMPLE}'."
         ) from None
     job = int(os.environ.get("SLURM_JOB_ID", "0")) * 16
     addresses = [

@@ -59,8 +59,8 @@ class Loop:
         self.step_seconds = math.inf
         self.overflows = self.overflows_in_a_row = 0
 
-    def train(self, first: int) -> None:
-        """Run steps `first` to the last.
+    def train(self, first: int) -> Plan:
+        """Run steps `first` to the last; the plan, with the micro-batch that fitted in the end.
 
         Raises Interrupted, after a checkpoint, when SIGINT or SIGTERM asks a worker to stop; RunError, with the
         last checkpoint kept, when loss or gradient is not finite or memory does not do for a single example.
@@ -85,6 +85,7 @@ class Loop:
                     self._checkpoint(done)
             if self.stop.received is not None:
                 raise interrupted(self.run, self.stop.received, f"after all {steps} steps; checkpoint written")
+        return self.plan
 
     def _step(self, index: int, rate: float) -> StepResult:
         """One step, from its start again in smaller pieces as often as memory ends."""
