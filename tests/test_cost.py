@@ -1,0 +1,84 @@
+"""Operations and bytes on paper against the graphs that TensorFlow traces."""
+
+from math import prod
+
+import pytest
+import tensorflow as tf
+
+from hyperrule.backbones.architecture import Architecture, Normalization
+from hyperrule.backbones.layers import GroupNormReLU
+from hyperrule.backbones.resnet_v2 import ResNetV2
+from hyperrule.data.pipeline import MicroBatch
+from hyperrule.planning.cost import BYTES, forward_pass, total, training_step
+from hyperrule.training.classifier import Classifier
+from hyperrule.training.step import TrainingStep
+
+IMAGES, CLASSES = 2, 3
+SMALL, R50X1, R101X3 = Architecture(26, 0.5), Architecture(50, 1), Architecture(101, 3)
+
+
+def classifier_of(architecture: Architecture) -> Classifier:
+    return Classifier(ResNetV2(architecture, initializer="zeros"), CLASSES)
+
+
+def multiply_adds(graph: tf.Graph) -> int:
+    """Of all convolutions and matrix products that run, forward and backward, from their static shapes."""
+    return sum(map(_multiply_adds, needed(graph)))
+
+
+def needed(graph: tf.Graph) -> set[tf.Operation]:
+    """Operations on which results or side effects depend: TensorFlow runs no others."""
+    found: set[tf.Operation] = set()
+    waiting = [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
+    while waiting:
+        operation = waiting.pop()
+        if operation not in found:
+            found.add(operation)
+            waiting += [tensor.op for tensor in operation.inputs] + list(operation.control_inputs)
+    assert not any("Call" in operation.type for operation in found), "functions within would go uncounted"
+    return found
+
+
+def _multiply_adds(operation: tf.Operation) -> int:
+    shapes = [tensor.shape.as_list() for tensor in [*operation.inputs, *operation.outputs]]
+    match operation.type:
+        case "Conv2D":
+            _, kernel, written = shapes
+            return prod(written) * prod(kernel[:-1])
+        case "Conv2DBackpropInput":
+            _, kernel, written, _ = shapes
+            return prod(written) * prod(kernel[:-1])
+        case "Conv2DBackpropFilter":
+            _, _, written, kernel = shapes
+            return prod(written) * prod(kernel[:-1])
+        case "MatMul":
+            left, _, product = shapes
+            return prod(product) * (left[0] if operation.get_attr("transpose_a") else left[1])
+    return 0
+
+
+def head(passes: int) -> int:
+    return passes * IMAGES * CLASSES
+
+
+@pytest.mark.parametrize(
+    ("architecture", "crop"), [(SMALL, 128), (SMALL, 97), (R50X1, 128), (R50X1, 65), (R101X3, 64)], ids=str
+)
+def test_multiply_adds_of_a_forward_pass(architecture: Architecture, crop: int) -> None:
+    images = tf.TensorSpec([IMAGES, crop, crop, 3])
+    graph = tf.function(classifier_of(architecture)).get_concrete_function(images).graph
+    expected = total(forward_pass(architecture, crop, IMAGES, "float32")).operations // 2
+    assert multiply_adds(graph) - head(1) * architecture.features == expected
+
+
+@pytest.mark.parametrize(("architecture", "crop"), [(SMALL, 128), (SMALL, 97), (R50X1, 128)], ids=str)
+def test_multiply_adds_of_a_training_step(architecture: Architecture, crop: int) -> None:
+    step = TrainingStep(classifier_of(architecture), tf.distribute.get_strategy(), IMAGES)
+    batch = MicroBatch(
+        images=tf.TensorSpec([IMAGES, crop, crop, 3]),
+        targets=tf.TensorSpec([IMAGES, CLASSES]),
+        weights=tf.TensorSpec([IMAGES]),
+    )
+    graph = step._accumulate.get_concrete_function(batch).graph
+    expected = total(training_step(architecture, crop, IMAGES, "float32")).operations // 2
+    assert multiply_adds(graph) - head(3) * architecture.features == expected
