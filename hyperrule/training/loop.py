@@ -51,7 +51,6 @@ def train(
         for index in range(first, schedule.steps):
             start = time.perf_counter()
             rate = rule.learning_rate(index, schedule, plan.base_learning_rate.value)
-            step.begin()
             for _ in range(micro_batches_per_step):
                 if stop.received is not None:
                     checkpoint(index)
