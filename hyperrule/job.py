@@ -290,9 +290,7 @@ class Job:
         class_names = self.plan.dataset.class_names
         try:
             with os_errors_as(RunError, f"cannot write {run.saved_model}"):
-                export_saved_model(
-                    self._exported(), class_names, self.plan.evaluation_size.value, run.saved_model
-                )
+                export_saved_model(self._exported(), class_names, self.plan.evaluation_size.value, run.saved_model)
             tolerance = GPU_TOLERANCE if self.plan.machine.gpus else TOLERANCE
             parity = check_parity(run.saved_model, self.testing, probabilities, class_names, tolerance)
         except BaseException:

@@ -162,7 +162,11 @@ class Recipe(BaseModel):
     @classmethod
     def _no_truth_value_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:
         """Python takes True for 1; a recipe that says `batch: true` does not mean 1."""
-        if isinstance(value, bool) and field.field_name != "xla" and "bool" not in str(cls.model_fields[field.field_name or ""].annotation):
+        if (
+            isinstance(value, bool)
+            and field.field_name != "xla"
+            and "bool" not in str(cls.model_fields[field.field_name or ""].annotation)
+        ):
             raise ValueError("must not be true or false")
         return value
 

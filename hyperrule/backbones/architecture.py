@@ -111,6 +111,12 @@ class Unit:
         yield Convolution(1, self.mid, self.out, smaller, smaller)
         yield Addition(self.out, smaller)
 
+    def recomputed_layers(self, side: int) -> Iterator[Layer]:
+        """Those that run once more where only the unit's input is kept: the backward pass reads what they write."""
+        for layer in self.layers(side):
+            if isinstance(layer, Normalization) or (isinstance(layer, Convolution) and layer.filters == self.mid):
+                yield layer
+
 
 @dataclass(frozen=True)
 class Architecture:

@@ -47,7 +47,7 @@ def forward_pass(architecture: Architecture, crop: int, images: int, precision: 
 def training_step(
     architecture: Architecture, crop: int, batch: int, precision: str, micro_batches: int = 1, remat: bool = False
 ) -> Iterator[Work]:
-    """Kernels of one step on `batch` images in `micro_batches` equal parts; with `remat` units run forward twice."""
+    """Kernels of one step on `batch` images in `micro_batches` equal parts; with `remat` most of each unit runs forward twice."""
     width, images = BYTES[precision], batch // micro_batches
     for _ in range(micro_batches):
         yield from forward_pass(architecture, crop, images, precision)
@@ -57,7 +57,7 @@ def training_step(
             yield from _backward(layer, images, width)
         if remat:
             for unit, side in architecture.units_with_sides(crop):
-                yield from (_forward(layer, images, width) for layer in unit.layers(side))
+                yield from (_forward(layer, images, width) for layer in unit.recomputed_layers(side))
     passes = STANDARDIZATION + PULL_BACK + OPTIMIZER + (ACCUMULATION * micro_batches if micro_batches > 1 else 0)
     yield Work("weights", 0, passes * MASTER * architecture.parameters)
 
