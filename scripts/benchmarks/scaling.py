@@ -15,6 +15,7 @@ from pathlib import Path
 from hyperrule.backbones.architecture import Architecture
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.planning.cost import Kind, Work, forward_pass, total, training_step
+from hyperrule.planning.estimate import SHARE_OF_MEMORY
 from hyperrule.planning.memory import largest_fitting
 from hyperrule.rule import BATCH
 
@@ -148,7 +149,7 @@ def micro_batches() -> Iterable[str]:
 def fitting(architecture: Architecture, crop: int, memory: int) -> str:
     """Images at once, and with units recomputed."""
     backbone = describe_backbone(f"random-{str(architecture).lower()}")
-    counts = (largest_fitting(backbone, crop, BATCH, "bfloat16", memory, remat) for remat in (False, True))
+    counts = (largest_fitting(backbone, crop, BATCH, "bfloat16", SHARE_OF_MEMORY * memory, remat) for remat in (False, True))
     return " / ".join(str(count) if count else "-" for count in counts)
 
 
