@@ -1,6 +1,9 @@
 """Operations and bytes on paper against the graphs that TensorFlow traces."""
 
+import subprocess
+import sys
 from math import prod
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
@@ -119,3 +122,8 @@ def test_work_grows_as_it_should() -> None:
     whole, parts = (total(training_step(R50X1, 224, 8, "bfloat16", parts)) for parts in (1, 4))
     assert whole.operations == parts.operations
     assert whole.bytes < parts.bytes
+
+
+def test_the_page_on_scaling_has_the_tables_of_today() -> None:
+    script = Path(__file__).parents[1] / "scripts" / "benchmarks" / "scaling.py"
+    subprocess.run([sys.executable, script, "--check"], check=True)

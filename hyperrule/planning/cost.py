@@ -47,7 +47,8 @@ def forward_pass(architecture: Architecture, crop: int, images: int, precision: 
 def training_step(
     architecture: Architecture, crop: int, batch: int, precision: str, micro_batches: int = 1, remat: bool = False
 ) -> Iterator[Work]:
-    """Kernels of one step on `batch` images in `micro_batches` equal parts; with `remat` most of each unit runs forward twice."""
+    """Kernels of one step on `batch` images in `micro_batches` equal parts; with `remat` most of each unit
+    runs forward twice."""
     width, images = BYTES[precision], batch // micro_batches
     for _ in range(micro_batches):
         yield from forward_pass(architecture, crop, images, precision)
@@ -82,7 +83,7 @@ def _forward(layer: Layer, images: int, width: int) -> Work:
 
 def _backward(layer: Layer, images: int, width: int) -> Iterator[Work]:
     match layer:
-        case Convolution():  # by input and by filter: each product reads two of the same three tensors, writes the third
+        case Convolution():  # by input and by filter: each reads two of the same three tensors and writes the third
             yield _forward(layer, images, width)
             yield _forward(layer, images, width)
         case Normalization():

@@ -149,7 +149,9 @@ def micro_batches() -> Iterable[str]:
 def fitting(architecture: Architecture, crop: int, memory: int) -> str:
     """Images at once, and with units recomputed."""
     backbone = describe_backbone(f"random-{str(architecture).lower()}")
-    counts = (largest_fitting(backbone, crop, BATCH, "bfloat16", SHARE_OF_MEMORY * memory, remat) for remat in (False, True))
+    counts = (
+        largest_fitting(backbone, crop, BATCH, "bfloat16", SHARE_OF_MEMORY * memory, remat) for remat in (False, True)
+    )
     return " / ".join(str(count) if count else "-" for count in counts)
 
 
