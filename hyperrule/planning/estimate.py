@@ -59,9 +59,7 @@ def fit(
     most = share if machine.gpus else min(share, CPU_MICRO_BATCH)
     kept, again = (largest_fitting(backbone, crop, most, precision, room, each) for each in (False, True))
     if remat is None:
-        remat = backbone.network is not None and (
-            not kept or RECOMPUTATION * _time_of_pixel(again, crop) < _time_of_pixel(kept, crop)
-        )
+        remat = backbone.network is not None and _recomputation_pays(backbone, crop, precision, kept, again)
     parts = math.ceil(share / max(1, again if remat else kept))
     return math.ceil(share / parts), remat
 
@@ -70,6 +68,14 @@ def largest_micro_batch(backbone: BackboneInfo, crop: int, batch: int, precision
     """Examples that one device takes at once, with all activations kept."""
     share = math.ceil(batch / max(1, len(machine.gpus)))
     return fit(backbone, crop, share, precision, machine, remat=False)[0]
+
+
+def _recomputation_pays(backbone: BackboneInfo, crop: int, precision: str, kept: int, again: int) -> bool:
+    """Whether it is faster, given the largest micro-batches without and with it; or needs less, where none fits."""
+    if not kept:
+        without, recomputed = (memory_bytes(backbone, crop, 1, precision, remat) for remat in (False, True))
+        return recomputed < without
+    return RECOMPUTATION * _time_of_pixel(again, crop) < _time_of_pixel(kept, crop)
 
 
 def _time_of_pixel(micro_batch: int, crop: int) -> float:
