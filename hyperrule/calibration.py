@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -28,12 +29,12 @@ def calibrate(job: "Job") -> Calibration:
             job.step.run(islice(micro_batches, group), 0.0)  # reading its loss waits for the device
 
     train(1 if per_step == 1 else 2)  # compiles
-    update = 0.0 if per_step == 1 else _seconds(job, lambda: train(0))
+    update = 0.0 if per_step == 1 else _seconds(job, partial(train, 0))
     done, seconds, micro_seconds = 0, 0.0, 0.0
     while done < 3 or (seconds < CALIBRATION_SECONDS and done < 64):
         # The first share of a pipeline's output was made while the step compiled: only the last counts.
         share = max(1, done)
-        latest = _seconds(job, lambda share=share: train(share)) - update
+        latest = _seconds(job, partial(train, share)) - update
         done += share
         seconds += latest
         micro_seconds = latest / share
@@ -52,7 +53,7 @@ def affordable_features(job: "Job") -> int:
     assert budget is not None
     sample = job.training.take(np.arange(min(len(job.training), micro_batch)))
     job.evaluator.features(sample)  # compiles
-    rate = len(sample) / _seconds(job, lambda: job.evaluator.features(sample))
+    rate = len(sample) / _seconds(job, partial(job.evaluator.features, sample))
     return max(2 * micro_batch, int(PROBE_SHARE * budget * rate))
 
 
@@ -62,7 +63,7 @@ def _evaluation_seconds(job: "Job") -> float:
     seconds = 0.0
     for micro_batches in (1, 3):
         sample = job.testing.take(np.arange(min(len(job.testing), micro_batches * micro_batch)))
-        seconds = _seconds(job, lambda sample=sample: job.evaluator.logits(sample)) / len(sample)
+        seconds = _seconds(job, partial(job.evaluator.logits, sample)) / len(sample)
     return seconds * len(job.testing)
 
 

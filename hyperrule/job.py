@@ -27,7 +27,7 @@ from hyperrule.export.parity import GPU_TOLERANCE, TOLERANCE, Parity, check_pari
 from hyperrule.export.saved_model import export_saved_model
 from hyperrule.files import os_errors_as, whole_file
 from hyperrule.planning.cluster import this_cluster
-from hyperrule.planning.plan import Plan
+from hyperrule.planning.plan import Calibration, Plan
 from hyperrule.planning.planner import calibrated, training_examples
 from hyperrule.progress import Reporter
 from hyperrule.run_folder import RunFolder, free_run_folder
@@ -56,53 +56,40 @@ class Result:
     parity: Parity
 
 
-def run_plan(plan: Plan, source: Source, out: Path | None, reporter: Reporter) -> Result:
+def run_plan(plan: Plan, source: Source, run: RunFolder | None, reporter: Reporter) -> Result:
     """Execute a plan into a new run folder, under runs/ if none is given.
 
     Raises UserError, with nothing written, if the request cannot be met; RunError, with the run
     resumable, if the work cannot be finished.
     """
-    job = Job(plan, source, reporter)
-    run = RunFolder(out or free_run_folder(plan.dataset.name))
-    with job.told_of_failures(run):
-        job.check_images()
-        for warning in plan.dataset.warnings:
-            reporter.say(f"Warning: {warning}.")
-        job.initialise()
-        if plan.recipe.budget is not None:
-            job.plan = calibrated(job.plan, calibrate(job))
-            reporter.say(f"Schedule: {job.plan.schedule.reason}.")
-        with job.workers.together():
-            if job.workers.chief:
-                run.create(job.plan)
-        with job.holding(run):
-            if job.workers.chief and plan.head_init.value == "probe":
-                # How many images a budget pays for is measured, and only once.
-                save_checkpoint(run.checkpoints, 0, job.step.snapshot())
-            return job.finish(run, 0)
+    run = run or RunFolder(free_run_folder(plan.dataset.name))
+    return Job(plan, source, run, reporter).execute(resuming=False)
 
 
-def resume_run(run: RunFolder, plan: Plan, source: Source, reporter: Reporter) -> Result:
+def resume_run(
+    plan: Plan, source: Source, run: RunFolder, calibration: Calibration | None, reporter: Reporter
+) -> Result:
     """Go on with the run in a folder at its newest readable checkpoint, or from the start if it has none.
 
-    `plan` has no differences to the stored one, but may say anew where files lie and how to cut up a batch. Of
-    several workers only the chief needs the folder.
+    `plan` has no differences to the stored one, but may say anew where files lie and how to cut up a batch;
+    `calibration` is what a budgeted run measured. Of several workers only the chief needs the folder.
     """
-    job = Job(plan, source, reporter)
-    with job.told_of_failures(run), job.holding(run):
-        first = job.restore(run)
-        reporter.say(f"Resuming {run.path} at step {first} of {plan.schedule.value.steps}.")
-        if job.workers.chief:
-            run.write(run.plan_file, job.plan.model_dump_json(indent=2) + "\n")
-            run.rewind_metrics(first)
-        return job.finish(run, first)
+    return Job(plan, source, run, reporter).execute(resuming=True, calibration=calibration)
+
+
+def folder_result(run: RunFolder) -> Result:
+    """The result of a finished run, from its files."""
+    metrics = Metrics.model_validate_json(run.eval_file.read_text(encoding="utf-8"))
+    parity = Parity.model_validate_json(run.parity_file.read_text(encoding="utf-8"))
+    return Result(run, run.read_plan(), metrics, parity)
 
 
 class Job:
     """One fine-tuning in memory: the plan, its data, and the network under training."""
 
-    def __init__(self, plan: Plan, source: Source, reporter: Reporter) -> None:
+    def __init__(self, plan: Plan, source: Source, run: RunFolder, reporter: Reporter) -> None:
         self.source = source
+        self.run = run
         self.reporter = reporter
         self.started = time.monotonic()
         own, cluster = plan.backbone.as_it_is, this_cluster()
@@ -111,7 +98,7 @@ class Job:
         self.strategy = runtime.start(
             plan.machine,
             cluster,
-            deterministic=own is None or not own.draws_random_numbers,
+            deterministic=(own is None or not own.draws_random_numbers) and not plan.xla.value,
             memory_limit=plan.recipe.memory_limit,
             tpu=plan.recipe.devices == "tpu",
         )
@@ -137,14 +124,51 @@ class Job:
     def evaluator(self) -> Evaluator:
         return Evaluator(self.classifier, self.plan.evaluation_size.value, self.plan.micro_batch.value, self.workers)
 
+    def execute(self, resuming: bool, calibration: Calibration | None = None) -> Result:
+        """From here to the result; the chief knows whether the run is new."""
+        with self._told_of_failures():
+            if self.workers.broadcast(resuming):
+                return self._go_on(calibration)
+            return self._begin()
+
+    def _begin(self) -> Result:
+        self.check_images()
+        for warning in self.plan.dataset.warnings:
+            self.reporter.say(f"Warning: {warning}.")
+        self.initialise()
+        if self.plan.recipe.budget is not None:
+            self.plan = calibrated(self.plan, calibrate(self))
+            self.reporter.say(f"Schedule: {self.plan.schedule.reason}.")
+        with self.workers.together():
+            if self.workers.chief:
+                self.run.create(self.plan)
+        with self._holding_the_run():
+            if self.workers.chief and self.plan.head_init.value == "probe":
+                # How many images a budget pays for is measured, and only once.
+                save_checkpoint(self.run.checkpoints, 0, self.step.snapshot())
+            return self._finish(0)
+
+    def _go_on(self, calibration: Calibration | None) -> Result:
+        told = self.workers.texts(calibration.model_dump_json() if calibration is not None else "")[0]
+        if told:
+            self.plan = calibrated(self.plan, Calibration.model_validate_json(told))
+        with self._holding_the_run():
+            first = self._restore()
+            steps = self.plan.schedule.value.steps
+            self.reporter.say(f"Resuming {self.run.path} at step {first} of {steps}.")
+            if self.workers.chief:
+                self.run.write(self.run.plan_file, self.plan.model_dump_json(indent=2) + "\n")
+                self.run.rewind_metrics(first)
+            return self._finish(first)
+
     @contextmanager
-    def told_of_failures(self, run: RunFolder) -> Iterator[None]:
+    def _told_of_failures(self) -> Iterator[None]:
         """What TensorFlow raises within the block becomes a RunError that says how to go on."""
         try:
             yield
         except tf.errors.OpError as error:
             reason = str(error.message).strip().splitlines()[0]
-            again = f"Continue with: {resume_command(run.path)}" if run.plan_file.exists() else "Start again."
+            again = f"Continue with: {resume_command(self.run.path)}" if self.run.plan_file.exists() else "Start again."
             if self.workers.count > 1 and isinstance(error, LOST):
                 again = again.replace("Continue with:", "Continue, on all workers, with:")
                 raise RunError(f"another worker is gone or cannot be reached ({reason}). {again}") from error
@@ -154,16 +178,16 @@ class Job:
         if not isinstance(error, tf.errors.ResourceExhaustedError) or "micro_batch" not in self.plan.how:
             return ""
         if self.plan.micro_batch.value > 1:
-            return f" --micro-batch {max(1, self.plan.micro_batch.value // 2)}"
+            return f" --micro-batch {self.plan.micro_batch.value // 2}"
         return "" if self.plan.remat.value else " --remat"
 
     @contextmanager
-    def holding(self, run: RunFolder) -> Iterator[None]:
+    def _holding_the_run(self) -> Iterator[None]:
         """Within the block no other process may work on the run."""
         with ExitStack() as held:
             with self.workers.together():
                 if self.workers.chief:
-                    held.enter_context(run.locked())
+                    held.enter_context(self.run.locked())
             yield
 
     def check_images(self) -> None:
@@ -195,41 +219,43 @@ class Job:
         if self.plan.head_init.value == "probe":
             self._initialise_head()
 
-    def restore(self, run: RunFolder) -> int:
+    def _restore(self) -> int:
         """The newest readable checkpoint, which only the chief needs to have; how many steps it has done."""
         first, arrays = 0, None
         if self.workers.chief:
-            first, arrays = latest_checkpoint(run.checkpoints, self.reporter.say) or (0, None)
+            first, arrays = latest_checkpoint(self.run.checkpoints, self.reporter.say) or (0, None)
         if not self.workers.broadcast(arrays is not None):
             self.initialise()
             return 0
         self.step.restore(self.workers.broadcast_arrays(arrays or self.step.snapshot()))
         return int(self.workers.broadcast(first))
 
-    def finish(self, run: RunFolder, first: int) -> Result:
+    def _finish(self, first: int) -> Result:
         """Train from step `first`, evaluate, export, compare, and sum up."""
         if first < self.plan.schedule.value.steps:
             feed = Feed(self.cut, self.plan.micro_batch.value, first)
-            Loop(self.step, self.plan, run, feed, self._evaluate_on_the_way, self.workers, self.reporter).train(first)
-        with raising_interrupted(run, "after training"):
-            return self._conclude(run)
+            loop = Loop(self.step, self.plan, self.run, feed, self._evaluate_on_the_way, self.workers, self.reporter)
+            loop.train(first)
+        with raising_interrupted(self.run, "after training"):
+            return self._conclude()
 
-    def _conclude(self, run: RunFolder) -> Result:
+    def _conclude(self) -> Result:
         """Everything after the last step; done again from the last checkpoint if it is interrupted."""
         logits = self._evaluate(self.testing)
         metrics = compute_metrics(logits, self.testing.labels, self.plan.dataset.class_names)
-        parity = self._write(run, logits, metrics) if self.workers.chief else None
+        parity = self._write(logits, metrics) if self.workers.chief else None
         told = self.workers.texts(parity.model_dump_json() if parity is not None else "")  # the others wait here
-        return Result(run, self.plan, metrics, Parity.model_validate_json(told[0]))
+        return Result(self.run, self.plan, metrics, Parity.model_validate_json(told[0]))
 
-    def _write(self, run: RunFolder, logits: npt.NDArray[np.float32], metrics: Metrics) -> Parity:
+    def _write(self, logits: npt.NDArray[np.float32], metrics: Metrics) -> Parity:
         """All that remains of the run."""
+        run = self.run
         with whole_file(run.weights_file) as partial:
             write_arrays(partial, self.classifier.snapshot())
         probabilities = softmax(logits, axis=1)
         run.write(run.eval_file, metrics.model_dump_json(indent=2) + "\n")
         write_predictions(run.predictions_file, self.testing, probabilities, self.plan.dataset.class_names)
-        parity = self._export(run, probabilities)
+        parity = self._export(probabilities)
         run.write(run.summary_file, summary(self.plan, metrics, parity, run))
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # only now: until the summary is there, they are the run
         return parity
@@ -283,8 +309,9 @@ class Job:
 
             return self.evaluator.logits(examples, report_and_check)
 
-    def _export(self, run: RunFolder, probabilities: npt.NDArray[np.float32]) -> Parity:
+    def _export(self, probabilities: npt.NDArray[np.float32]) -> Parity:
         """Export, and keep the export only if it says what the evaluation said."""
+        run = self.run
         self.reporter.say("Exporting, and comparing with the evaluation in a fresh process ...")
         shutil.rmtree(run.export, ignore_errors=True)
         class_names = self.plan.dataset.class_names

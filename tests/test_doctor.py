@@ -61,7 +61,7 @@ def test_three_gpus_of_two_kinds(nvidia_smi: NvidiaSmi, hyperrule_doctor: Doctor
     nvidia_smi(f"cat <<'END'\n{THREE_GPUS}END")
     told = hyperrule_doctor()
     assert all(len(line) <= 80 for line in told.splitlines() if "->" not in line)
-    assert f"GPU 0      {V100}, 16.0 GiB, 15.8 GiB free; compute capability 7.0\n" in told
+    assert f"GPU 0      {V100}, 16.0 GiB (15.8 GiB free), capability 7.0\n" in told
     assert "devices    0,1,2: the GPUs of this machine" in told
     assert "precision  float16: Tesla V100" in told
     assert "GPU 1: only 20.0 GiB of 40.0 GiB are free" in told
@@ -71,10 +71,15 @@ def test_three_gpus_of_two_kinds(nvidia_smi: NvidiaSmi, hyperrule_doctor: Doctor
     assert "devices    cpu: asked for" in hyperrule_doctor("--devices", "cpu")
 
 
-def test_devices_that_there_are_not_are_a_wrong_request() -> None:
-    code, out, err = run("doctor", "--devices", "7,8,x")
-    assert (code, out) == (2, "")
-    assert err == "hyperrule: devices must be all, cpu, or numbers of GPUs such as 0,1. Received: '7,8,x'\n"
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        ("7,x", "devices must be all, cpu, tpu, or numbers of GPUs such as 0,1. Received: '7,x'"),
+        ("tpu", "doctor knows nothing of TPUs; devices must be all, cpu, or numbers of GPUs. Received: 'tpu'"),
+    ],
+)
+def test_devices_that_there_are_not_are_a_wrong_request(devices: str, message: str) -> None:
+    assert run("doctor", "--devices", devices) == (2, "", f"hyperrule: {message}\n")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +182,7 @@ def test_surroundings_are_read_from_linux_files(tmp_path: Path) -> None:
         ),
         (TensorFlow(cuda=None), "535.1", (), "sees 0 of 1 GPU: it is built without CUDA", "hyperrule[gpu]"),
         (TensorFlow(cuda="12.5.1"), "470.57.02", (), r"driver of version 525.60.13. Received: 470", "update"),
-        (TensorFlow(cuda="12.5.1"), "535.1", ("nvidia-nccl-cu12<3.0",), "without nvidia-nccl-cu12", "hyperrule[gpu]"),
+        (TensorFlow(cuda="12.5.1"), "535.1", ("nvidia-nccl-cu12",), "missing: nvidia-nccl-cu12", "hyperrule[gpu]"),
         (TensorFlow(cuda="12.5.1", complaints=("no libcudnn.so.9",)), "535.1", (), "no libcudnn.so.9", "and-cuda"),
     ],
 )
@@ -208,7 +213,7 @@ def test_cuda_packages_are_those_that_tensorflow_asks_for(monkeypatch: pytest.Mo
     there = {"nvidia-cudnn-cu12": "9.5.1", "nvidia-nccl-cu12": "2.19.3"}
     monkeypatch.setattr(installation, "requires", lambda package: asked)
     monkeypatch.setattr(installation, "installed_version", there.get)
-    assert missing_cuda_packages() == ("nvidia-nccl-cu12<3.0,>=2.27", "nvidia-cufft-cu12<12.0,>=11.2")
+    assert missing_cuda_packages() == ("nvidia-nccl-cu12 2.19.3, which is not <3.0,>=2.27", "nvidia-cufft-cu12")
 
 
 @pytest.mark.parametrize(
@@ -237,15 +242,19 @@ def test_what_tensorflow_complains_of_is_passed_on(tmp_path: Path, monkeypatch: 
     assert ask_tensorflow().complaints == ("Could not load dynamic library 'libcudnn.so.9'",)
 
 
-def test_limits_of_memory_are_shown(hyperrule_doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_of_containers_are_shown(hyperrule_doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = MemoryLimit(limit=3 * 2**30, available=2**30, folder=Path("/sys/fs/cgroup/pod"))
     for module in (diagnose, machine):
         monkeypatch.setattr(module, "memory_limit", lambda: limit)
+    monkeypatch.setattr(diagnose, "allowed_cores", lambda: 64)
+    monkeypatch.setattr(machine, "core_limit", lambda: 1)
     monkeypatch.setattr(diagnose.resource, "getrlimit", lambda which: (2**33, 2**33))
-    told = hyperrule_doctor(sees=TensorFlow())
+    told = " ".join(hyperrule_doctor(sees=TensorFlow()).split())
     assert "1.0 GiB available; limited to 3.0 GiB by /sys/fs/cgroup/pod" in told
     assert "only 1.0 GiB of memory are available" in told
     assert "the address space is limited to 8.0 GiB" in told
+    assert "a quota leaves the time of 1 core, but TensorFlow starts threads for 64" in told
+    assert "-> export TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1" in told
 
 
 def test_a_measurement_is_shown_and_followed(hyperrule_doctor: Doctor) -> None:
@@ -275,7 +284,7 @@ def test_measuring_keeps_what_runs_and_says_what_does_not(
         "SIDE": 32,
         "CPU_BATCH": 2,
         "TURNS": 1,
-        "TURN_SECONDS": 0.0,
+        "TURN_SECONDS": 1e-3,
         "TrainingStep": WithoutXla,
     }.items():
         monkeypatch.setattr(measure, name, value)

@@ -68,7 +68,7 @@ def test_visible_gpus_are_those_that_cuda_shows_in_its_order(visible: str | None
 @pytest.mark.usefixtures("three_gpus")
 def test_devices_are_numbered_within_the_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [gpu.index for gpu in this_machine("2,1").gpus] == [1, 2]
-    assert this_machine("cpu").gpus == ()
+    assert this_machine("cpu").gpus == this_machine("tpu").gpus == ()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
     assert [(gpu.index, gpu.name) for gpu in this_machine("1").gpus] == [(1, V100)]
     with pytest.raises(RecipeError, match=r"asks for GPU 2; there are: 0 \(.*within CUDA_VISIBLE_DEVICES=2,0\. Say"):
@@ -80,7 +80,7 @@ def test_devices_are_numbered_within_the_visible(monkeypatch: pytest.MonkeyPatch
     ("devices", "message"),
     [
         ("0,5", r"asks for GPU 5; there are: 0 \(Tesla V100-SXM2-16GB\), 1 .* Say --devices all;"),
-        ("gpu", r"must be all, cpu, or numbers of GPUs such as 0,1\. Received: 'gpu'"),
+        ("gpu", r"must be all, cpu, tpu, or numbers of GPUs such as 0,1\. Received: 'gpu'"),
         ("0,", r"Received: '0,'"),
         ("-1", r"Received: '-1'"),
         ("", r"Received: ''"),

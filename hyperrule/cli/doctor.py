@@ -77,8 +77,8 @@ def _facts(found: Diagnosis) -> Iterator[tuple[str, str]]:
     yield "CPU", f"{machine.cpu}, {number(machine.cores, 'core')}; {sets}; {machine.gigaflops:.0f} GFLOP/s"
     for one in found.installed_gpus:
         gpu = one.gpu
-        free = "" if gpu.free_memory is None else f", {gib(gpu.free_memory)} free"
-        yield f"GPU {gpu.index}", f"{gpu.name}, {gib(gpu.memory)}{free}; compute capability {gpu.compute_capability}"
+        free = "" if gpu.free_memory is None else f" ({gib(gpu.free_memory)} free)"
+        yield f"GPU {gpu.index}", f"{gpu.name}, {gib(gpu.memory)}{free}, capability {gpu.compute_capability}"
     limit = found.memory_limit
     limited = "" if limit is None else f"; limited to {gib(limit.bytes)} by {limit.folder}"
     yield "memory", f"{gib(machine.memory)}, {gib(machine.available_memory)} available{limited}"

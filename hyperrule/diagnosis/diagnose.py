@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hyperrule.diagnosis.findings import (
     Finding,
+    core_findings,
     driver_finding,
     gpu_findings,
     memory_findings,
@@ -18,10 +19,10 @@ from hyperrule.diagnosis.findings import (
 )
 from hyperrule.diagnosis.installation import TensorFlow, ask_tensorflow
 from hyperrule.diagnosis.surroundings import look_around
-from hyperrule.errors import HyperruleError
+from hyperrule.errors import HyperruleError, RecipeError
 from hyperrule.planning.container import memory_limit
 from hyperrule.planning.gpus import GpusUnknown, Installed, installed_gpus, visible_gpus
-from hyperrule.planning.machine import Machine, this_machine
+from hyperrule.planning.machine import Machine, allowed_cores, this_machine
 from hyperrule.planning.plan import Decided
 from hyperrule.planning.precision import MACHINE, precision_of, xla_of
 from hyperrule.planning.speed import Speed, installed_version, store_speed
@@ -61,27 +62,30 @@ def diagnose(devices: str = "all", measure: bool = False, reporter: Reporter | N
     """Look at everything. With `measure`, time training steps on the machine's device, for some minutes, and keep
     what was found where plans look for it.
 
-    Raises RecipeError for `devices` that there are not.
+    Raises RecipeError for `devices` that there are not, and for TPUs, of which nothing is known here.
     """
+    if devices == "tpu":
+        raise RecipeError("doctor knows nothing of TPUs; devices must be all, cpu, or numbers of GPUs. Received: 'tpu'")
     reporter = reporter or Reporter()
-    machine, findings = this_machine(devices), list[Finding]()
+    machine = this_machine(devices)
     reporter.say("Asking TensorFlow what it sees ...")
     tensorflow = ask_tensorflow()
-    if measure:
+    findings: list[Finding] = []
+    if measure and tensorflow.error is None:
         try:
             machine = machine.model_copy(update={"speed": _measured(machine, reporter)})
         except HyperruleError as error:
             findings.append(Finding(what=f"not measured: {error}"))
-    limit = memory_limit()
-    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
-    bounded = None if address_space == resource.RLIM_INFINITY else address_space
-    installed, of_driver = _gpus(tensorflow, os.environ)
+    installed, of_driver = _installed_gpus(os.environ)
+    driver = installed[0].driver if installed else ""
+    visible = visible_gpus(installed, os.environ)
+    limit, address_space = memory_limit(), _address_space()
     precision = precision_of(machine)
     return Diagnosis(
         machine=machine,
         installed_gpus=installed,
         memory_limit=None if limit is None else Limit(bytes=limit.limit, folder=str(limit.folder)),
-        address_space=bounded,
+        address_space=address_space,
         versions={
             "python": platform.python_version(),
             "hyperrule": __version__,
@@ -93,7 +97,14 @@ def diagnose(devices: str = "all", measure: bool = False, reporter: Reporter | N
             "precision": precision,
             "xla": xla_of(machine, precision.value),
         },
-        findings=(*of_driver, *gpu_findings(machine.gpus), *memory_findings(machine, bounded), *findings),
+        findings=(
+            *of_driver,
+            *tensorflow_findings(tensorflow, visible, driver, os.environ),
+            *gpu_findings(machine.gpus),
+            *core_findings(machine.cores, allowed_cores()),
+            *memory_findings(machine.available_memory, address_space),
+            *findings,
+        ),
     )
 
 
@@ -105,18 +116,19 @@ def _measured(machine: Machine, reporter: Reporter) -> Speed:
     return speed
 
 
-def _gpus(tensorflow: TensorFlow, environment: Mapping[str, str]) -> tuple[tuple[Installed, ...], list[Finding]]:
-    """The GPUs of the machine, and what keeps this process or TensorFlow from using them."""
+def _installed_gpus(environment: Mapping[str, str]) -> tuple[tuple[Installed, ...], list[Finding]]:
+    """The GPUs that nvidia-smi lists, and why it lists none, or the process does not see them."""
     try:
         installed = installed_gpus()
     except GpusUnknown as problem:
-        return (), [driver_finding(problem, look_around()), *tensorflow_findings(tensorflow, (), "", environment)]
-    visible = visible_gpus(installed, environment)
-    driver = installed[0].driver if installed else ""
-    return installed, [
-        *visibility_findings(installed, visible, environment),
-        *tensorflow_findings(tensorflow, visible, driver, environment),
-    ]
+        return (), [driver_finding(problem, look_around())]
+    return installed, list(visibility_findings(installed, visible_gpus(installed, environment), environment))
+
+
+def _address_space() -> int | None:
+    """The limit in bytes that ulimit -v sets."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _devices(asked: str, machine: Machine, installed: tuple[Installed, ...]) -> Decided[str]:

@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict
 from hyperrule.diagnosis.installation import TensorFlow, missing_cuda_packages
 from hyperrule.diagnosis.surroundings import Surroundings
 from hyperrule.planning.gpus import Gpu, GpusUnknown, Installed, NoNvidiaSmi
-from hyperrule.planning.machine import Machine
 from hyperrule.wording import listed, number
 
 LEAST_DRIVER = "525.60.13"  # for CUDA 12 on Linux (NVIDIA, CUDA release notes, "minor version compatibility")
@@ -87,7 +86,7 @@ def tensorflow_findings(
         what = f"{sees}: CUDA {tensorflow.cuda} needs a driver of version {LEAST_DRIVER}. Received: {driver}"
         yield Finding(what=what, mend="update NVIDIA's driver, as the distribution says")
     elif missing := missing_cuda_packages():
-        yield Finding(what=f"{sees}: without {listed(missing)}", mend=GPU_EXTRA)
+        yield Finding(what=f"{sees}: CUDA packages are missing: {listed(missing)}", mend=GPU_EXTRA)
     else:
         said = listed(tensorflow.complaints) or "its log does not say why"
         foreign = " Other CUDA libraries may come first." if environment.get("LD_LIBRARY_PATH") else ""
@@ -111,9 +110,17 @@ def gpu_findings(gpus: tuple[Gpu, ...]) -> Iterator[Finding]:
         yield Finding(what=what, mend=f"hyperrule finetune --devices {alike} ...")
 
 
-def memory_findings(machine: Machine, address_space: int | None) -> Iterator[Finding]:
-    if machine.available_memory < LITTLE_MEMORY:
-        what = f"only {gib(machine.available_memory)} of memory are available; TensorFlow alone takes about 1 GiB"
+def core_findings(cores: int, allowed: int) -> Iterator[Finding]:
+    """A quota of time on more cores than it is worth."""
+    if cores < allowed:
+        what = f"a quota leaves the time of {number(cores, 'core')}, but TensorFlow starts threads for {allowed}"
+        mend = f"export TF_NUM_INTRAOP_THREADS={cores} TF_NUM_INTEROP_THREADS={cores}"
+        yield Finding(what=what, mend=mend)
+
+
+def memory_findings(available: int, address_space: int | None) -> Iterator[Finding]:
+    if available < LITTLE_MEMORY:
+        what = f"only {gib(available)} of memory are available; TensorFlow alone takes about 1 GiB"
         yield Finding(what=what, mend="end other programs, or raise the limit of the container")
     if address_space is not None:
         what = f"the address space is limited to {gib(address_space)}, and TensorFlow reserves more than it uses"

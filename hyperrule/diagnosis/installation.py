@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from hyperrule.planning.speed import installed_version
 
 PROGRAM = Path(__file__).with_name("ask_tensorflow.py")
-SECONDS = 120.0  # from a cold disk, or a slow network's, an import takes a minute
+SECONDS = 180.0  # from a cold disk, or on a busy machine, an import takes a minute or two
 CUDA_EXTRA = {"extra": "and-cuda"}
 COMPLAINTS = ("Could not load dynamic library", "Could not find cuda", "dlopen", "failed call to cuInit", "CUDA error")
 
@@ -45,23 +45,26 @@ def ask_tensorflow() -> TensorFlow:
         return TensorFlow(error=_why(asked.returncode, asked.stderr))
     complaints = [line for line in asked.stderr.splitlines() if any(part in line for part in COMPLAINTS)]
     seen = json.loads(asked.stdout.splitlines()[-1])
-    return TensorFlow(**seen, complaints=tuple(map(_message, complaints)))
+    return TensorFlow(**seen, complaints=tuple(dict.fromkeys(map(_message, complaints))))
 
 
 def missing_cuda_packages() -> tuple[str, ...]:
-    """Packages of CUDA that this TensorFlow asks for and that are not installed, or in a version that it does not
-    take; as requirements."""
+    """Packages of CUDA that this TensorFlow asks for: names of those that are not installed, and those of which it
+    takes other versions, with both."""
     try:
         wanted = [Requirement(line) for line in requires("tensorflow") or ()]
     except PackageNotFoundError:
         return ()
     of_cuda = [one for one in wanted if one.marker and one.marker.evaluate(CUDA_EXTRA) and not one.marker.evaluate()]
-    return tuple(f"{one.name}{one.specifier}" for one in of_cuda if not _fits(one))
+    return tuple(lack for one in of_cuda if (lack := _lack(one)) is not None)
 
 
-def _fits(requirement: Requirement) -> bool:
+def _lack(requirement: Requirement) -> str | None:
     version = installed_version(requirement.name)
-    return version is not None and requirement.specifier.contains(version, prereleases=True)
+    if version is None:
+        return requirement.name
+    fits = requirement.specifier.contains(version, prereleases=True)
+    return None if fits else f"{requirement.name} {version}, which is not {requirement.specifier}"
 
 
 def _why(code: int, said: str) -> str:

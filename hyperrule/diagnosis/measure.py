@@ -1,6 +1,7 @@
 """How fast this device makes a small but real training step: in each precision, with XLA and without."""
 
 import math
+import re
 import statistics
 import time
 from datetime import date
@@ -16,6 +17,7 @@ from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import RunError
 from hyperrule.planning.machine import Machine
 from hyperrule.planning.plan import Precision
+from hyperrule.planning.cluster import Cluster
 from hyperrule.planning.precision import worthwhile_precisions
 from hyperrule.planning.speed import Rate, Speed, software
 from hyperrule.progress import Reporter
@@ -49,7 +51,7 @@ def measure_speed(machine: Machine, reporter: Reporter) -> Speed:
     """
     if machine.gpus:
         machine = machine.model_copy(update={"gpus": (machine.weakest_gpu,)})
-    strategy = runtime.start(machine)
+    strategy = runtime.start(machine, Cluster())
     batch = GPU_BATCH if machine.gpus else CPU_BATCH
     images = _random_images(batch)
     settings = [Setting(*both) for both in product(worthwhile_precisions(machine), (False, True))]
@@ -60,7 +62,7 @@ def measure_speed(machine: Machine, reporter: Reporter) -> Speed:
             try:
                 steps[setting] = _compiled(setting, strategy, images)
             except tf.errors.OpError as error:
-                failures[setting] = error.message.strip().splitlines()[0][:200]
+                failures[setting] = _first_line(error.message)
             report(done, str(setting))
     if BASE in failures:
         raise RunError(f"a training step does not run on {machine.device}: {failures[BASE]}")
@@ -116,3 +118,12 @@ def _random_images(batch: int) -> MicroBatch:
     images = tf.constant(rng.uniform(0, 1, (batch, SIDE, SIDE, 3)), tf.float32)
     targets = tf.constant(np.eye(CLASSES)[np.arange(batch) % CLASSES], tf.float32)
     return MicroBatch(images, targets, tf.ones(batch))
+
+
+def _first_line(message: str) -> str:
+    """What went wrong, without the name of the graph's node.
+
+    >>> _first_line("{{function_node __inference_1}} no memory\\n at ...")
+    'no memory'
+    """
+    return re.sub(r"{{.*?}} *", "", message).strip().splitlines()[0][:200]

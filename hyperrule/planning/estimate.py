@@ -54,7 +54,7 @@ def fit(
     less. Activations are computed again if `remat` says so; if it is None, where that is the only way to fit or the
     faster one. One example, if not even that seems to fit.
     """
-    available = min(gpu.memory for gpu in machine.gpus) if machine.gpus else machine.available_memory
+    available = min(gpu.usable_memory for gpu in machine.gpus) if machine.gpus else machine.available_memory
     room = SHARE_OF_MEMORY * (available if limit is None else min(limit, available))
     most = share if machine.gpus else min(share, CPU_MICRO_BATCH)
     kept, again = (largest_fitting(backbone, crop, most, precision, room, each) for each in (False, True))
@@ -62,12 +62,6 @@ def fit(
         remat = backbone.network is not None and _recomputation_pays(backbone, crop, precision, kept, again)
     parts = math.ceil(share / max(1, again if remat else kept))
     return math.ceil(share / parts), remat
-
-
-def largest_micro_batch(backbone: BackboneInfo, crop: int, batch: int, precision: str, machine: Machine) -> int:
-    """Examples that one device takes at once, with all activations kept."""
-    share = math.ceil(batch / max(1, len(machine.gpus)))
-    return fit(backbone, crop, share, precision, machine, remat=False)[0]
 
 
 def _recomputation_pays(backbone: BackboneInfo, crop: int, precision: str, kept: int, again: int) -> bool:

@@ -77,11 +77,11 @@ def visible_gpus(installed: Sequence[Installed], environment: Mapping[str, str])
 
 
 def chosen_gpus(devices: str, environment: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """GPUs that `devices` means: "all" that there are, "cpu" none, "0,1" those two.
+    """GPUs that `devices` means: "all" that there are, "cpu" and "tpu" none, "0,1" those two.
 
     Raises RecipeError if it is none of these, or names a GPU that there is not.
     """
-    if devices == "cpu":
+    if devices in ("cpu", "tpu"):
         return ()
     if devices == "all":
         try:
@@ -89,7 +89,7 @@ def chosen_gpus(devices: str, environment: Mapping[str, str]) -> tuple[Gpu, ...]
         except GpusUnknown:
             return ()
     if not re.fullmatch(r"[0-9]+(,[0-9]+)*", devices):
-        raise RecipeError(f"devices must be all, cpu, or numbers of GPUs such as 0,1. Received: {devices!r}")
+        raise RecipeError(f"devices must be all, cpu, tpu, or numbers of GPUs such as 0,1. Received: {devices!r}")
     numbers = [int(number) for number in devices.split(",")]
     if len(set(numbers)) < len(numbers):
         raise RecipeError(f"devices must name each GPU once. Received: {devices!r}")

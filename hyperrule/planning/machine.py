@@ -45,18 +45,23 @@ class Machine(BaseModel):
             return f"{self.weakest_gpu.name}, compute capability {self.weakest_gpu.compute_capability}"
         return f"{self.cpu}, {self.cores} cores, {' '.join(self.instruction_sets)}"
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """All of them: a run that is resumed on the same ones is cut up in the same pieces."""
+        return tuple(f"{gpu.name} {gpu.memory}" for gpu in self.gpus) or (self.device,)
+
 
 @cache
 def this_machine(devices: str = "all") -> Machine:
-    """The machine with the GPUs that `devices` means: "all" that CUDA_VISIBLE_DEVICES shows, "cpu" for none, "0,1"
-    for those two, numbered as CUDA_VISIBLE_DEVICES orders them.
+    """The machine with the GPUs that `devices` means: "all" that CUDA_VISIBLE_DEVICES shows, "cpu" or "tpu" for
+    none, "0,1" for those two, numbered as CUDA_VISIBLE_DEVICES orders them.
 
     Raises RecipeError if it is none of these, or names a GPU that there is not.
     """
     memory, limit = psutil.virtual_memory(), memory_limit()
-    found = instruction_sets()
+    cores, found = allowed_cores(), instruction_sets()
     machine = Machine(
-        cores=_cores(),
+        cores=min(cores, core_limit() or cores),
         memory=memory.total,
         available_memory=memory.available if limit is None else min(memory.available, limit.available),
         gpus=chosen_gpus(devices, os.environ),
@@ -68,10 +73,9 @@ def this_machine(devices: str = "all") -> Machine:
     return machine.model_copy(update={"speed": stored_speed(machine.device)})
 
 
-def _cores() -> int:
-    """Cores that the process may run on, and has a container's leave to use."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(allowed, core_limit() or allowed)
+def allowed_cores() -> int:
+    """Cores that this process may run on; TensorFlow starts as many threads."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _matrix_product_gigaflops(size: int = 1024) -> float:

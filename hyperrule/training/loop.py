@@ -10,7 +10,7 @@ import tensorflow as tf
 from hyperrule import rule
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import RunError
-from hyperrule.planning.plan import Plan
+from hyperrule.planning.plan import Decided, Plan
 from hyperrule.progress import Reporter
 from hyperrule.run_folder import RunFolder
 from hyperrule.training.checkpoint import save_checkpoint
@@ -121,6 +121,10 @@ class Loop:
         if micro_batch == 1 or "micro_batch" not in self.plan.how:
             raise error
         self.feed.begin(index, math.ceil(micro_batch / 2))
+        halved = Decided(value=self.feed.micro_batch, reason=f"{micro_batch} did not fit into memory", source="machine")
+        self.plan = self.plan.model_copy(update={"micro_batch": halved})
+        if self.workers.chief:
+            self.run.write(self.run.plan_file, self.plan.model_dump_json(indent=2) + "\n")
         self.reporter.say(
             f"Memory does not do for {micro_batch} examples at once: step {index + 1} begins again with "
             f"micro-batches of {self.feed.micro_batch}."

@@ -19,7 +19,7 @@ PATIENCE_VARIABLE = "HYPERRULE_WORKERS_TIMEOUT"
 
 def start(
     machine: Machine,
-    cluster: Cluster = Cluster(),
+    cluster: Cluster,
     *,
     deterministic: bool = True,
     memory_limit: int | None = None,
@@ -74,13 +74,11 @@ def _mirrored() -> tf.distribute.Strategy:
 
 @cache
 def _many_workers(cluster: Cluster) -> tf.distribute.Strategy:
-    """Every GPU of every worker, or their CPUs. Which worker is where, TensorFlow reads from TF_CONFIG or SLURM."""
-    resolver = (
-        tf.distribute.cluster_resolver.SlurmClusterResolver({"worker": cluster.count})
-        if cluster.slurm
-        else tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    """Every GPU of every worker, or their CPUs."""
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.addresses)}), task_type="worker", task_id=cluster.index
     )
-    with _patience(resolver):
+    with _patience(cluster):
         return tf.distribute.MultiWorkerMirroredStrategy(resolver)
 
 
@@ -98,10 +96,10 @@ def _tpu() -> tf.distribute.Strategy:
 
 
 @contextmanager
-def _patience(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> Iterator[None]:
+def _patience(cluster: Cluster) -> Iterator[None]:
     """TensorFlow waits for its peers without end, and cannot be interrupted: the process ends instead."""
     seconds = float(os.environ.get(PATIENCE_VARIABLE, PATIENCE))
-    hosts = listed(resolver.cluster_spec().as_dict()["worker"])
+    hosts = listed(cluster.addresses)
 
     def give_up() -> None:
         os.write(2, f"hyperrule: not all workers came within {seconds:.0f} s ({hosts}). Start one on each.\n".encode())

@@ -153,9 +153,9 @@ class TrainingStep:
         self._sums.loss.assign_add(loss)
 
     def _replica_update(self) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._apply(
-            tf.convert_to_tensor(self._sums.loss), [tf.convert_to_tensor(total) for total in self._sums.gradients]
-        )
+        # A variable's tensor has no device of its own, which collectives between workers ask for.
+        loss, *gradients = (tf.identity(total) for total in (self._sums.loss, *self._sums.gradients))
+        return self._apply(loss, gradients)
 
     def _gradients_of(self, micro: MicroBatch, standardized: list[tf.Tensor]) -> Gradients:
         """The micro-batch's share of the loss and of its gradient, both still scaled."""
