@@ -20,6 +20,67 @@ GROUPS = 32  # groups of every GroupNorm (arXiv 1912.11370, section 3.1: Wu & He
 
 
 @dataclass(frozen=True)
+class Convolution:
+    """size x size, from `inputs` channels of `read` x `read` pixels to `filters` of `written` x `written`."""
+
+    size: int
+    inputs: int
+    filters: int
+    read: int
+    written: int
+
+    @property
+    def weights(self) -> int:
+        return self.size**2 * self.inputs * self.filters
+
+    @property
+    def multiply_adds(self) -> int:
+        """For one image; those with the zeros of the padding count."""
+        return self.written**2 * self.weights
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether it reads a zero-padded copy of its input (see `StandardizedConv2D`)."""
+        return self.size > 1 and self.read != self.written
+
+    @property
+    def read_elements(self) -> int:
+        return self.read**2 * self.inputs
+
+    @property
+    def written_elements(self) -> int:
+        return self.written**2 * self.filters
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """GroupNorm and ReLU over `channels` of side x side pixels."""
+
+    channels: int
+    side: int
+
+    @property
+    def elements(self) -> int:
+        return self.side**2 * self.channels
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A unit's branch and its shortcut: twice `channels` of side x side pixels."""
+
+    channels: int
+    side: int
+
+    @property
+    def elements(self) -> int:
+        """Of the sum."""
+        return self.side**2 * self.channels
+
+
+Layer = Convolution | Normalization | Addition
+
+
+@dataclass(frozen=True)
 class Unit:
     """One pre-activation bottleneck unit: 1x1 to `mid`, 3x3 with `stride`, 1x1 to `out` channels."""
 
@@ -33,6 +94,28 @@ class Unit:
     @property
     def has_projection(self) -> bool:
         return self.inputs != self.out
+
+    def output_side(self, side: int) -> int:
+        return _half(side) if self.stride == 2 else side
+
+    def layers(self, side: int) -> Iterator[Layer]:
+        """Its layers for one image whose sides have `side` pixels here, in the order in which they run."""
+        smaller = self.output_side(side)
+        yield Normalization(self.inputs, side)
+        if self.has_projection:
+            yield Convolution(1, self.inputs, self.out, side, smaller)
+        yield Convolution(1, self.inputs, self.mid, side, side)
+        yield Normalization(self.mid, side)
+        yield Convolution(3, self.mid, self.mid, side, smaller)
+        yield Normalization(self.mid, smaller)
+        yield Convolution(1, self.mid, self.out, smaller, smaller)
+        yield Addition(self.out, smaller)
+
+    def recomputed_layers(self, side: int) -> Iterator[Layer]:
+        """Those that run once more where only the unit's input is kept: the backward pass reads what they write."""
+        for layer in self.layers(side):
+            if isinstance(layer, Normalization) or (isinstance(layer, Convolution) and layer.filters == self.mid):
+                yield layer
 
 
 @dataclass(frozen=True)
@@ -105,37 +188,36 @@ class Architecture:
         """Number of trained scalars, head excluded."""
         return sum(prod(shape) for shape in self.array_shapes.values())
 
+    def units_with_sides(self, crop: int) -> Iterator[tuple[Unit, int]]:
+        """Every unit with the side, in pixels, of what it reads for one crop x crop image."""
+        side = _half(_half(crop))  # root convolution and max pooling
+        for unit in self.units:
+            yield unit, side
+            side = unit.output_side(side)
+
+    def layers(self, crop: int) -> Iterator[Layer]:
+        """What runs for one crop x crop image, in order; pooling and head, which are cheap, left out."""
+        yield Convolution(7, 3, self.root_channels, crop, _half(crop))
+        for unit, side in self.units_with_sides(crop):
+            yield from unit.layers(side)
+        yield Normalization(self.features, unit.output_side(side))
+
+    def convolutions(self, crop: int) -> list[Convolution]:
+        return [layer for layer in self.layers(crop) if isinstance(layer, Convolution)]
+
+    def normalizations(self, crop: int) -> list[Normalization]:
+        return [layer for layer in self.layers(crop) if isinstance(layer, Normalization)]
+
     def multiply_adds(self, crop: int) -> int:
         """Multiply-adds of the convolutions for one forward pass of one crop x crop image."""
-        return sum(positions * weights for positions, weights in self._convolutions(crop))
+        return sum(convolution.multiply_adds for convolution in self.convolutions(crop))
 
     def activation_elements(self, crop: int) -> int:
-        """Elements that one crop x crop image keeps for the backward pass (each convolution's
-        input and each normalisation's input)."""
-        side = _half(crop)
-        total = 3 * crop * crop + side * side * self.root_channels
-        side = _half(side)
-        for unit in self.units:
-            inner = _half(side) if unit.stride == 2 else side
-            total += 2 * side * side * unit.inputs  # unit input and its normalised copy
-            total += 2 * side * side * unit.mid  # output of a, normalised
-            total += 2 * inner * inner * unit.mid  # output of b, normalised
-            total += inner * inner * unit.out * (2 if unit.has_projection else 1)
-            side = inner
-        return total + 2 * side * side * self.features
-
-    def _convolutions(self, crop: int) -> Iterator[tuple[int, int]]:
-        """(output positions, kernel elements) of every convolution."""
-        side = _half(crop)
-        yield side * side, prod(self.array_shapes["resnet/root_block/standardized_conv2d/kernel"])
-        side = _half(side)
-        for unit in self.units:
-            yield side * side, unit.inputs * unit.mid
-            side = _half(side) if unit.stride == 2 else side
-            yield side * side, 9 * unit.mid * unit.mid
-            yield side * side, unit.mid * unit.out
-            if unit.has_projection:
-                yield side * side, unit.inputs * unit.out
+        """Elements that one crop x crop image keeps for the backward pass: what each normalisation reads and
+        writes (which is what the convolution after it reads), and the zero-padded copies before stride 2."""
+        root = self.convolutions(crop)[0]
+        padded = sum(layer.read_elements for layer in self.convolutions(crop) if layer.is_padded)
+        return padded + root.written_elements + 2 * sum(layer.elements for layer in self.normalizations(crop))
 
 
 def _half(side: int) -> int:

@@ -5,9 +5,9 @@ import math
 from pydantic import BaseModel, ConfigDict
 
 from hyperrule.backbones.info import BackboneInfo
+from hyperrule.planning.cost import total, training_step
 from hyperrule.planning.machine import Machine
-
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+from hyperrule.planning.memory import largest_fitting, memory_bytes
 
 # Measured with R26x0.5 (batch 64) and R50x1 (batch 16) at 128 px on 2 cores with AVX512-BF16, as
 # fractions of the float32 matrix product: a training step ran at 0.52 and 0.53 in float32, 0.83 in
@@ -15,11 +15,13 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 TRAINING_EFFICIENCY = {"float32": 0.52, "bfloat16": 0.83, "float16": 0.02}
 INFERENCE_EFFICIENCY = 0.55
 
-PROCESS_BYTES = 900 * 2**20  # Python with TensorFlow and its thread pools
-COPIES_OF_WEIGHTS = 7  # weights, velocity, standardised, gradient, folded copy, and two in flight at the update
-ACTIVATION_FACTOR = 1.6  # kept activations to peak: gradients and buffers of the units in flight
-SHARE_OF_MEMORY = 0.6
+SHARE_OF_MEMORY = 0.8  # estimates of memory are within 25 % of what is measured
 CPU_MICRO_BATCH = 64  # larger ones are no faster on a CPU
+
+# CPU seconds an image, R50x1, float32, 128 px, against micro-batches of 16: 1.90, 1.46, 1.23 and 1.03 times as many in
+# micro-batches of 1, 2, 4 and 8, since each adds up gradients of all weights; 1.18 times with units recomputed.
+PIXELS_OF_MICRO_BATCH = 0.9 * 128**2  # that would take as long as what each micro-batch costs anyway
+RECOMPUTATION = 1.18
 
 
 class Estimate(BaseModel):
@@ -37,14 +39,6 @@ class Estimate(BaseModel):
     basis: str
 
 
-def memory_bytes(backbone: BackboneInfo, crop: int, micro_batch: int, precision: str) -> int:
-    """Peak memory of training with one micro-batch in flight."""
-    weights = COPIES_OF_WEIGHTS * 4 * backbone.parameters
-    activations = ACTIVATION_FACTOR * BYTES[precision] * micro_batch * backbone.activation_elements(crop)
-    pixels = 4 * 4 * micro_batch * 3 * crop * crop  # two prefetched, one in flight, one being made
-    return int(PROCESS_BYTES + weights + activations + pixels)
-
-
 def fit(
     backbone: BackboneInfo,
     crop: int,
@@ -54,13 +48,33 @@ def fit(
     limit: int | None = None,
     remat: bool | None = None,
 ) -> tuple[int, bool]:
-    """Of a device's `share` of the batch, the examples it takes at once, and whether activations are recomputed."""
+    """Of a device's `share` of the batch, the examples it takes at once, and whether it computes activations again.
+
+    The share is cut into as few equal parts as fit into 80 % of the device's memory, or of `limit` bytes where that is
+    less. Activations are computed again if `remat` says so; if it is None, where that is the only way to fit or the
+    faster one. One example, if not even that seems to fit.
+    """
     available = min(gpu.usable_memory for gpu in machine.gpus) if machine.gpus else machine.available_memory
-    room = SHARE_OF_MEMORY * available if limit is None else min(limit, available)
+    room = SHARE_OF_MEMORY * (available if limit is None else min(limit, available))
     most = share if machine.gpus else min(share, CPU_MICRO_BATCH)
-    fitting = (size for size in range(most, 0, -1) if memory_bytes(backbone, crop, size, precision) <= room)
-    parts = math.ceil(share / next(fitting, 1))
-    return math.ceil(share / parts), bool(remat)
+    kept, again = (largest_fitting(backbone, crop, most, precision, room, each) for each in (False, True))
+    if remat is None:
+        remat = backbone.network is not None and _recomputation_pays(backbone, crop, precision, kept, again)
+    parts = math.ceil(share / max(1, again if remat else kept))
+    return math.ceil(share / parts), remat
+
+
+def _recomputation_pays(backbone: BackboneInfo, crop: int, precision: str, kept: int, again: int) -> bool:
+    """Whether it is faster, given the largest micro-batches without and with it; or needs less, where none fits."""
+    if not kept:
+        without, recomputed = (memory_bytes(backbone, crop, 1, precision, remat) for remat in (False, True))
+        return recomputed < without
+    return RECOMPUTATION * _time_of_pixel(again, crop) < _time_of_pixel(kept, crop)
+
+
+def _time_of_pixel(micro_batch: int, crop: int) -> float:
+    """Against that of an endless micro-batch."""
+    return 1 + PIXELS_OF_MICRO_BATCH / (micro_batch * crop**2)
 
 
 def estimate_cost(
@@ -73,21 +87,32 @@ def estimate_cost(
     precision: str,
     machine: Machine,
     passes: int = 3,
+    remat: bool = False,
 ) -> Estimate:
-    """`passes` over the network a step, in forward passes: 3 with a backward pass, 1 for a head alone."""
-    multiply_adds = backbone.multiply_adds(crop)
+    """`passes` over the network a step, in forward passes: 3 with a backward pass, 1 for a head alone; `remat` as
+    for `fit`."""
+    passes += remat and passes > 1
     images = steps * batch
-    forward_seconds = 2 * multiply_adds / (machine.gigaflops * 1e9)
+    forward = 2 * backbone.multiply_adds(crop)
+    training = _training_operations(backbone, crop, remat) if passes > 1 else forward
+    rate = machine.gigaflops * 1e9
     on_gpu = bool(machine.gpus)
     return Estimate(
         steps=steps,
         images=images,
         parameters=backbone.parameters,
-        memory=memory_bytes(backbone, crop, micro_batch, precision),
-        training_seconds=None if on_gpu else passes * images * forward_seconds / TRAINING_EFFICIENCY[precision],
-        evaluation_seconds=None if on_gpu else tests * forward_seconds / INFERENCE_EFFICIENCY,
+        memory=memory_bytes(backbone, crop, micro_batch, precision, remat),
+        training_seconds=None if on_gpu else images * training / rate / TRAINING_EFFICIENCY[precision],
+        evaluation_seconds=None if on_gpu else tests * forward / rate / INFERENCE_EFFICIENCY,
         basis="not estimated for GPUs; the progress display measures it"
         if on_gpu
-        else f"{2 * passes * multiply_adds / 1e9:.2f} GFLOP an image and step; "
+        else f"{training / 1e9:.2f} GFLOP an image and step; "
         f"this CPU multiplies matrices at {machine.gigaflops:.0f} GFLOP/s",
     )
+
+
+def _training_operations(backbone: BackboneInfo, crop: int, remat: bool) -> int:
+    """Of one image, forward and backward."""
+    if (network := backbone.network) is None:
+        return 3 * 2 * backbone.multiply_adds(crop)
+    return total(training_step(network, crop, 1, "float32", remat=remat)).operations
