@@ -38,7 +38,8 @@ def machine_of(gpus: int = 0, compute_capability: float = 8.0, cpu_bfloat16: boo
     ("machine", "precision"),
     [
         (machine_of(1), "bfloat16"),
-        (machine_of(1, compute_capability=7.5), "float32"),
+        (machine_of(1, compute_capability=7.5), "float16"),
+        (machine_of(1, compute_capability=6.1), "float32"),
         (machine_of(), "float32"),
         (machine_of(cpu_bfloat16=True), "bfloat16"),
     ],
@@ -61,6 +62,40 @@ def test_micro_batch_shrinks_until_it_fits() -> None:
     plan = planned(small, backbone="random-r50x1", crop=480)
     assert 1 < plan.micro_batch.value < 16
     assert 0.6 * small.available_memory < plan.estimate.memory <= 0.8 * small.available_memory
+
+
+def test_limit_decides_what_is_in_memory_at_once_and_is_given_as_the_reason() -> None:
+    large = planned(machine_of(), backbone="random-r50x1", crop=480, batch=64)
+    limited = planned(machine_of(), backbone="random-r50x1", crop=480, batch=64, memory_limit="4GiB")
+    assert limited.micro_batch.value < large.micro_batch.value
+    assert limited.estimate.memory < 4 * 2**30 < large.estimate.memory
+    assert "limit of 4 GiB" in limited.micro_batch.reason
+
+
+def test_recomputation_is_chosen_where_nothing_else_fits_and_said() -> None:
+    tight = planned(machine_of(), backbone="random-r50x1", crop=1024, precision="float32", memory_limit="2.9GiB")
+    assert tight.remat.value
+    assert (
+        tight.estimate.memory
+        < planned(
+            machine_of(), backbone="random-r50x1", crop=1024, precision="float32", micro_batch=1, remat=False
+        ).estimate.memory
+    )
+    assert not planned(machine_of(), backbone="random-r50x1", crop=128).remat.value
+
+
+def test_workers_share_the_batch() -> None:
+    recipe = make_recipe({"dataset": "digits", "batch": 64})
+    backbone = describe_backbone(recipe.backbone)
+    plan = make_plan(recipe, open_source("digits"), backbone, machine_of(gpus=2), workers=4)
+    assert plan.micro_batch.value == 8
+
+
+def test_xla_and_devices_of_a_recipe() -> None:
+    assert planned(machine_of(), xla=True).xla.value  # YAML's on
+    assert not planned(machine_of()).xla.value
+    tpu = planned(machine_of(), devices="tpu")
+    assert (tpu.precision.value, tpu.micro_batch.value) == ("bfloat16", 64)
 
 
 R50X1 = describe_backbone("random-r50x1")

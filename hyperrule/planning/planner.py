@@ -138,6 +138,7 @@ class _Planner:
             precision.value,
             self.machine,
             passes=1 if train.value == "head" else 3,
+            remat=remat.value,
         )
         return Plan(
             recipe=self.recipe,
