@@ -13,6 +13,7 @@ from hyperrule.errors import RecipeError, RunFolderError, UserError
 from hyperrule.export.port import Ported, port_backbone
 from hyperrule.files import os_errors_as
 from hyperrule.input_range import InputRange
+from hyperrule.planning.cluster import this_cluster
 from hyperrule.planning.machine import Machine, this_machine
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import calibrated, make_plan, training_examples
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from hyperrule.prediction.predictions import Prediction
     from hyperrule.preflight.findings import Preflight
 
+PIECES = {"micro_batch", "remat", "xla", "memory_limit", "devices"}  # options that say how a batch is cut up
 DEFAULT_TOP = 5  # classes shown for an image
 
 
@@ -41,50 +43,75 @@ def plan(**options: Any) -> Plan:
     lists are not downloaded. Raises UserError.
     """
     with os_errors_as(UserError, "a path cannot be used"):
-        return _plan(make_recipe(options), this_machine(), Reporter(), fetch=False)[0]
+        return _plan(make_recipe(options), Reporter(), fetch=False)[0]
 
 
-def finetune(*, out: str | Path | None = None, quiet: bool = False, **options: Any) -> Result:
+def finetune(
+    *, out: str | Path | None = None, restartable: bool = False, quiet: bool = False, **options: Any
+) -> Result:
     """Fine-tune, evaluate, export; returns the finished run.
 
-    `out` is the run folder, by default a new one under `runs/`. `quiet` shows no progress. On a CPU,
+    `out` is the run folder, by default a new one under `runs/`. With `restartable`, a run that is there is gone on
+    with, if it is of the same request, or its result returned. `quiet` shows no progress. On a CPU,
     TensorFlow is set to deterministic operations, and Keras' global seed is set. Other
-    options are those of `hyperrule.recipe.Recipe`; `dataset` is required. Raises UserError, with
+    options are those of `hyperrule.recipe.Recipe`; `dataset` is required. Where TF_CONFIG or SLURM say that
+    this process is one of several workers, all of them must call this; the first alone writes. Raises UserError, with
     nothing written, if the request cannot be met; RunError if the work cannot be finished.
     """
     with os_errors_as(UserError, "a path cannot be used"):
-        folder = None if out is None else Path(os.path.expanduser(out))
-        if folder is not None:
-            check_free(folder)
-        planned, source = _plan(make_recipe(options), this_machine(), Reporter(quiet))
+        if restartable and out is None:
+            raise RecipeError("--restartable needs a run folder that every start can find: say --out FOLDER.")
+        folder = None if out is None else RunFolder(Path(os.path.expanduser(out)))
+        chief = this_cluster().chief
+        if folder is not None and restartable and folder.finished:
+            return finished_result(folder)
+        if folder is not None and chief:
+            if restartable and folder.plan_file.exists():
+                return resume(folder.path, quiet=quiet, **options)
+            check_free(folder.path)
+        reporter = Reporter(quiet or not chief)
+        planned, source = _plan(make_recipe(options), reporter)
     with silent_native_stderr():
         from hyperrule.job import run_plan
-    return run_plan(planned, source, folder, Reporter(quiet))
+    return run_plan(planned, source, folder, reporter)
 
 
 def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result:
-    """Go on with an unfinished run, under its own plan.
+    """Go on with an unfinished run, under its own plan, on whatever devices there are now.
 
     Data and backbone must be what they were, and `options`, if any, must not change the plan:
     raises RunFolderError with the differences otherwise, or if the run is finished.
     """
     folder = RunFolder(Path(run))
+    reporter = Reporter(quiet or not this_cluster().chief)
     with os_errors_as(UserError, "a path cannot be used"):
         stored = folder.read_plan()
         if folder.finished:
             raise RunFolderError(f"{folder.path} is finished; its result is in {folder.summary_file}.")
         recipe = make_recipe({**stored.recipe.model_dump(), **options})
-        asked, source = _plan(recipe, stored.machine, Reporter(quiet))
-    if stored.calibration is not None and recipe.budget is not None:
-        asked = calibrated(asked, stored.calibration)
-    if differences := stored.differences(asked):
+        decided = recipe.model_copy(update={} if "precision" in options else {"precision": stored.precision.value})
+        planned, source = _plan(decided, reporter, before=stored.machine)
+    asked = planned.model_copy(update={"recipe": planned.recipe.model_copy(update={"precision": recipe.precision})})
+    if "precision" not in options:
+        asked = asked.model_copy(update={"precision": stored.precision})
+    if asked.machine == stored.machine and not options.keys() & PIECES:
+        asked = asked.model_copy(update={"micro_batch": stored.micro_batch, "remat": stored.remat, "xla": stored.xla})
+    calibration = stored.calibration if recipe.budget is not None else None
+    if differences := stored.differences(asked if calibration is None else calibrated(asked, calibration)):
         raise RunFolderError(
             f"{folder.path} runs under another plan than asked for: {'; '.join(differences)}. "
             "Resume it without other options and with its own data, or start a new run with --out."
         )
     with silent_native_stderr():
         from hyperrule.job import resume_run
-    return resume_run(folder, asked, source, Reporter(quiet))
+    return resume_run(asked, source, folder, calibration, reporter)
+
+
+def finished_result(run: RunFolder) -> Result:
+    """The result of a finished run, from its files."""
+    with silent_native_stderr():
+        from hyperrule.job import folder_result
+    return folder_result(run)
 
 
 def port(
@@ -219,8 +246,14 @@ def _source(recipe: Recipe, reporter: Reporter, fetch: bool = True) -> Source:
     )
 
 
-def _plan(recipe: Recipe, machine: Machine, reporter: Reporter, *, fetch: bool = True) -> tuple[Plan, Source]:
+def _plan(
+    recipe: Recipe, reporter: Reporter, *, fetch: bool = True, before: Machine | None = None
+) -> tuple[Plan, Source]:
+    """`before` is the machine of a run that is resumed: if its devices are these, what was free then still counts."""
+    machine = this_machine("cpu" if recipe.devices == "tpu" else recipe.devices)
+    if before is not None and before.devices == machine.devices:
+        machine = before
     source = _source(recipe, reporter, fetch)
     training_examples(recipe, source)  # mistakes about the data come before a long download
     backbone = describe_backbone(recipe.backbone, reporter, input_range=recipe.input_range, fetch=fetch)
-    return make_plan(recipe, source, backbone, machine), source
+    return make_plan(recipe, source, backbone, machine, this_cluster().count), source

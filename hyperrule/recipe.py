@@ -50,6 +50,29 @@ def seconds(budget: Any) -> Any:
     return budget
 
 
+def parse_size(limit: Any) -> Any:
+    """ "8GiB", "500 MB" -> bytes; anything else is returned as it is, for pydantic to judge.
+
+    >>> parse_size("8GiB"), parse_size("0.5 GB"), parse_size(1024)
+    (8589934592, 500000000, 1024)
+    """
+    if isinstance(limit, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])(i?)B", limit.strip())
+        if match is None:
+            raise ValueError("must be a number with MiB, GiB, MB or GB, such as 8GiB or 500MB")
+        return int(float(match[1]) * (1024 if match[3] else 1000) ** ("KMGT".index(match[2]) + 1))
+    return limit
+
+
+def on_or_off(value: Any) -> Any:
+    """YAML takes on and off for true and false.
+
+    >>> on_or_off(True), on_or_off(False), on_or_off("auto")
+    ('on', 'off', 'auto')
+    """
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 class Recipe(BaseModel):
     """Options of one fine-tuning. What is left at None, the rule or the machine decides."""
 
@@ -113,10 +136,22 @@ class Recipe(BaseModel):
     random_crop: bool | None = Field(
         None, examples=["no-crop"], description="Crop training images at random; else resize straight to the crop."
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Type of convolutions and activations."
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Type of convolutions and activations; float16 comes with loss scaling."
     )
-    micro_batch: int | None = Field(None, gt=0, description="Examples in memory at once; changes nothing but rounding.")
+    xla: Annotated[Literal["auto", "on", "off"], BeforeValidator(on_or_off)] = Field(
+        "auto", description="Compile the gradient with XLA; auto: where 'hyperrule doctor --measure' found it faster."
+    )
+    devices: str = Field("all", examples=["all|cpu|0,1|tpu"], description="GPUs to use, by number; or none of them.")
+    micro_batch: int | None = Field(
+        None, gt=0, description="Examples that a device takes at once; changes nothing but rounding."
+    )
+    memory_limit: Annotated[int | None, BeforeValidator(parse_size)] = Field(
+        None, gt=0, examples=["SIZE"], description="Memory to use of each device, such as 8GiB, on a shared machine."
+    )
+    remat: bool | None = Field(
+        None, description="Compute activations once more in the backward pass: less memory, a third more work."
+    )
     eval_every: int | None = Field(None, gt=0, description="Evaluate every so many steps, besides the end.")
     checkpoint_every: int | None = Field(
         None, gt=0, description="Checkpoint every so many steps; by default every minute."
@@ -127,7 +162,11 @@ class Recipe(BaseModel):
     @classmethod
     def _no_truth_value_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:
         """Python takes True for 1; a recipe that says `batch: true` does not mean 1."""
-        if isinstance(value, bool) and "bool" not in str(cls.model_fields[field.field_name or ""].annotation):
+        if (
+            isinstance(value, bool)
+            and field.field_name != "xla"
+            and "bool" not in str(cls.model_fields[field.field_name or ""].annotation)
+        ):
             raise ValueError("must not be true or false")
         return value
 

@@ -407,7 +407,7 @@ def test_two_devices_export_the_mean_of_their_statistics(
     kinds: dict[str, str], image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each saw other images; the export is compared with the evaluation, or finetune would raise."""
-    monkeypatch.setattr("hyperrule.training.runtime.start", lambda machine, deterministic=True: strategy_of(2))
+    monkeypatch.setattr("hyperrule.training.runtime.start", lambda *_, **__: strategy_of(2))
     options = {**SHORT, "micro_batch": 2, "base_lr": 0.1}
     result = hyperrule.finetune(dataset=image_folder, backbone=kinds["as it is"], out=tmp_path / "run", **options)
     initial = loaded(describe_backbone(kinds["as it is"])).snapshot()

@@ -97,7 +97,7 @@ def test_run_that_fails_at_its_last_write_has_lost_nothing(
         patch.setattr("hyperrule.job.summary", lambda *_: (_ for _ in ()).throw(RunError("the disk is full")))
         with pytest.raises(RunError, match="disk is full"):
             hyperrule.finetune(dataset=uninterrupted["data"], out=out, quiet=True, **SMALL)
-    monkeypatch.setattr("hyperrule.job.train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("hyperrule.job.Loop.train", lambda *_: pytest.fail("trained again"))
     hyperrule.resume(out, quiet=True)
     assert same_weights(out, uninterrupted["out"])
 
@@ -118,7 +118,7 @@ def test_interrupted_evaluation_is_done_again_on_resuming(
 def test_two_devices_train_evaluate_and_resume_like_one_even_on_the_same_images_in_shards(
     uninterrupted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hyperrule.training.runtime.start", lambda machine, deterministic=True: strategy_of(2))
+    monkeypatch.setattr("hyperrule.training.runtime.start", lambda *_, **__: strategy_of(2))
     out = tmp_path / "run"
     options = {**SMALL, "dataset": str(uninterrupted["data"]), "micro_batch": 3}
     with monkeypatch.context() as patch:

@@ -49,14 +49,15 @@ class Backbone(keras.Model):
         """What evaluation and export run: float32, without anything that only training needs."""
         return self
 
-    @contextmanager
-    def using_kernels(self, kernels: Sequence[tf.Tensor]) -> Iterator[None]:
-        """Within the block, convolutions use `kernels` (already standardised, in the order of
-        `convolutions`) and do not standardise their own."""
-        for conv, kernel in zip(self.convolutions, kernels, strict=True):
+
+@contextmanager
+def using_kernels(convolutions: Sequence[StandardizedConv2D], kernels: Sequence[tf.Tensor]) -> Iterator[None]:
+    """Within the block, the convolutions use `kernels`, already standardised, and do not standardise their own."""
+    former = [conv.kernel_in_use for conv in convolutions]
+    for conv, kernel in zip(convolutions, kernels, strict=True):
+        conv.kernel_in_use = kernel
+    try:
+        yield
+    finally:
+        for conv, kernel in zip(convolutions, former, strict=True):
             conv.kernel_in_use = kernel
-        try:
-            yield
-        finally:
-            for conv in self.convolutions:
-                conv.kernel_in_use = None

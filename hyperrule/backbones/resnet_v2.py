@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from hyperrule.backbones.architecture import BLOCKS, Architecture, Unit
-from hyperrule.backbones.backbone import Backbone
+from hyperrule.backbones.backbone import Backbone, using_kernels
 from hyperrule.backbones.layers import GroupNormReLU, StandardizedConv2D
 
 # Layers' names, which end the names of their variables' scopes: `Architecture.array_shapes`.
@@ -50,19 +50,39 @@ class BottleneckUnit(keras.layers.Layer):
             x = conv(x)
         return x + shortcut
 
+    def recomputed(self, x: tf.Tensor) -> tf.Tensor:
+        """The same, but of all that the backward pass needs only `x` is kept; the rest is computed once more."""
+
+        def run(x: tf.Tensor, *kernels: tf.Tensor) -> tf.Tensor:
+            with using_kernels(self.convolutions, kernels):
+                return self(x)
+
+        return tf.recompute_grad(run)(x, *[conv.kernel_in_use for conv in self.convolutions])
+
+    @property
+    def convolutions(self) -> list[StandardizedConv2D]:
+        return self.convs + ([self.projection] if self.projection is not None else [])
+
 
 class ResNetV2(Backbone):
     """Images [N, H, W, 3] in [-1, 1], any H and W of 32 or more -> float32 features [N, 2048 x width].
 
-    `dtype` is a Keras policy, "float32" or "mixed_bfloat16". Kernels, normalisation parameters and
-    statistics, and the pooled sum are float32 under both. `initializer` is that of the kernels; "zeros"
+    `dtype` is a Keras policy, "float32", "mixed_bfloat16" or "mixed_float16". Kernels, normalisation parameters and
+    statistics, and the pooled sum are float32 under all. `initializer` is that of the kernels; "zeros"
     spares the drawing of numbers where weights are loaded anyway. The tf.Variables bear the checkpoint names.
+    `remat`: in training, under given kernels, units are computed once more in the backward pass instead of kept.
     """
 
     def __init__(
-        self, architecture: Architecture, dtype: str = "float32", initializer: str = "he_normal", **kwargs: Any
+        self,
+        architecture: Architecture,
+        dtype: str = "float32",
+        initializer: str = "he_normal",
+        remat: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(dtype=dtype, name="resnet", **kwargs)
+        self.remat = remat
         self.architecture = architecture
         self.features = architecture.features
         with tf.name_scope("resnet/root_block/"):
@@ -77,14 +97,14 @@ class ResNetV2(Backbone):
         # Zeros, not -inf: nothing before the pooling is rectified, so the padding is seen.
         x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")
         for unit in self.units:
-            x = unit(x)
+            x = unit.recomputed(x) if training and self.remat else unit(x)
         return tf.reduce_mean(tf.cast(self.norm(x), tf.float32), axis=[1, 2])
 
     @property
     def convolutions(self) -> list[StandardizedConv2D]:
         found = [self.root]
         for unit in self.units:
-            found += unit.convs + ([unit.projection] if unit.projection is not None else [])
+            found += unit.convolutions
         return found
 
     def train_part(self, part: str) -> None:

@@ -10,7 +10,19 @@ from hyperrule import __version__
 from hyperrule.errors import HyperruleError
 from hyperrule.wording import did_you_mean, printable
 
-COMMANDS = ("backbones", "check", "datasets", "evaluate", "finetune", "plan", "port", "predict", "recipes")
+COMMANDS = (
+    "backbones",
+    "check",
+    "datasets",
+    "doctor",
+    "evaluate",
+    "finetune",
+    "launch",
+    "plan",
+    "port",
+    "predict",
+    "recipes",
+)
 
 
 class Commands(click.Group):

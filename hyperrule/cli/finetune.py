@@ -9,6 +9,7 @@ import click
 from hyperrule.api import finetune, resume
 from hyperrule.cli.options import collect, recipe_options
 from hyperrule.errors import RecipeError
+from hyperrule.planning.cluster import this_cluster
 
 if TYPE_CHECKING:
     from hyperrule.job import Result
@@ -17,10 +18,17 @@ if TYPE_CHECKING:
 @click.command("finetune", short_help="Train, evaluate exactly, export.")
 @recipe_options
 @click.option("--out", metavar="FOLDER", help="Run folder to make [runs/NAME].")
+@click.option("--restartable", is_flag=True, help="Go on with the run in --out if it has begun: for schedulers.")
 @click.option("--resume", "run", metavar="RUN", help="Go on with an unfinished run folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    recipe: str | None, assignments: tuple[str, ...], out: str | None, run: str | None, as_json: bool, **flags: Any
+    recipe: str | None,
+    assignments: tuple[str, ...],
+    out: str | None,
+    restartable: bool,
+    run: str | None,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Fine-tune a backbone on labelled images, evaluate it exactly, and export a classifier.
 
@@ -34,12 +42,13 @@ def command(
     """
     options = collect(recipe, assignments, flags)
     if run is None:
-        result = finetune(out=out, **options)
-    elif out is not None:
-        raise RecipeError("--resume goes on in its own run folder: give --resume or --out, not both.")
+        result = finetune(out=out, restartable=restartable, **options)
+    elif out is not None or restartable:
+        raise RecipeError("--resume goes on in its own run folder: give --resume, or --out and --restartable.")
     else:
         result = resume(run, **options)
-    _render(result, as_json)
+    if this_cluster().chief:
+        _render(result, as_json)
 
 
 def _render(result: "Result", as_json: bool) -> None:

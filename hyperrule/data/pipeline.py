@@ -17,8 +17,10 @@ from hyperrule.data.decode import decode
 from hyperrule.data.examples import Examples
 from hyperrule.data.preprocess import for_evaluation, for_training
 from hyperrule.data.reading import load_images
+from hyperrule.data.shard import Shard
 from hyperrule.recipe import Balance
 
+WHOLE = Shard()
 CLASS_STREAM = 1 << 40  # added to the seed and a class, so that its passes differ from all others
 
 
@@ -51,11 +53,12 @@ def training_batches(
     steps: range,
     seed: int,
     balance: Balance = "none",
+    shard: Shard = WHOLE,
 ) -> tf.data.Dataset:
-    """Micro-batches of the given steps, ceil(batch / micro_batch) for each, in order.
+    """Micro-batches of the given steps, `shard.rounds(batch, micro_batch)` for each step and device, in order.
 
-    Step k draws positions k x batch to (k + 1) x batch; each pass over the data has an order of
-    its own. Mixup blends position i with i + 1 (the step's last with its first), one lambda a step.
+    Step k draws positions k x batch to (k + 1) x batch, of which the shard has its part; each pass over the data has
+    an order of its own. Mixup blends position i with i + 1 (the step's last with its first), one lambda a step.
 
     `balance` "sampler" draws every class equally often, "loss" gives every example the weight n / (classes x images
     of its class).
@@ -65,13 +68,13 @@ def training_batches(
     counts = np.maximum(np.bincount(examples.labels, minlength=classes), 1)
     class_weights = tf.constant(len(examples) / (classes * counts), tf.float32)
 
-    # Offsets past the batch fill the last micro-batch, with weight 0. With mixup, one example more is
-    # read: the step's first again, as the partner of its last.
-    padded = _round_up(batch, micro_batch)
-    rows = padded + 1 if augmentation.mixup else padded
+    # Rows past the shard's part fill the last micro-batch, with weight 0. With mixup, one example more is read, as the
+    # partner of the last.
+    part = shard.part(batch)
+    rows = shard.rows(batch, micro_batch) + (1 if augmentation.mixup else 0)
 
     def position_of(index: tf.Tensor) -> tf.Tensor:
-        return index // rows * batch + index % rows % batch
+        return index // rows * batch + (part.start + index % rows) % batch
 
     def load(encoded: tf.Tensor, example: tf.Tensor, index: tf.Tensor) -> MicroBatch:
         image = for_training(
@@ -82,7 +85,7 @@ def training_batches(
             augmentation.random_flip,
             tf.stack([np.int64(seed), position_of(index)]),
         )
-        return MicroBatch(image, tf.one_hot(labels[example], classes), tf.cast(index % rows < batch, tf.float32))
+        return MicroBatch(image, tf.one_hot(labels[example], classes), tf.cast(index % rows < len(part), tf.float32))
 
     def blend(
         previous: MicroBatch, current: tuple[tf.Tensor, MicroBatch]
@@ -111,15 +114,18 @@ def training_batches(
     return dataset.batch(micro_batch, drop_remainder=True).prefetch(2)
 
 
-def evaluation_batches(examples: Examples, classes: int, crop: int, micro_batch: int) -> tf.data.Dataset:
-    """Every example once, in order, as micro-batches; the last one is padded with weight 0."""
+def evaluation_batches(
+    examples: Examples, classes: int, crop: int, micro_batch: int, shard: Shard = WHOLE
+) -> tf.data.Dataset:
+    """Every example of the shard's part once, in order, as micro-batches; what pads them has weight 0."""
     labels = tf.constant(examples.labels)
+    part = shard.part(len(examples))
 
     def load(encoded: tf.Tensor, example: tf.Tensor, index: tf.Tensor) -> MicroBatch:
-        weight = tf.cast(index < len(examples), tf.float32)
+        weight = tf.cast(index < part.stop, tf.float32)
         return MicroBatch(for_evaluation(encoded, crop), tf.one_hot(labels[example], classes), weight)
 
-    indices = tf.data.Dataset.range(_round_up(len(examples), micro_batch))
+    indices = tf.data.Dataset.range(part.start, part.start + shard.rows(len(examples), micro_batch))
     dataset = load_images(examples.contents, indices, lambda index: tf.minimum(index, len(examples) - 1), load)
     return dataset.batch(micro_batch, drop_remainder=True).prefetch(2)
 
@@ -168,10 +174,6 @@ def _shuffled(index: tf.Tensor, count: tf.Tensor | int, seed: tf.Tensor) -> tf.T
     """
     largest = tf.cast(count, tf.int64) - 1
     return tf.random.experimental.index_shuffle(index, seed=seed, max_index=largest)
-
-
-def _round_up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
 
 
 def _beta(alpha: float, seed: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""Exact evaluation: a folded copy of the classifier over every example of a split, once."""
+"""Exact evaluation: a folded copy of the classifier over every example of a split, once, on all devices."""
 
 from collections.abc import Callable
 
@@ -10,6 +10,7 @@ from hyperrule.data import Examples
 from hyperrule.data.pipeline import evaluation_batches
 from hyperrule.progress import Report
 from hyperrule.training.classifier import Classifier, fold
+from hyperrule.training.workers import Workers
 
 Floats = npt.NDArray[np.float32]
 
@@ -17,38 +18,47 @@ Floats = npt.NDArray[np.float32]
 class Evaluator:
     """A float32 copy with folded kernels, compiled once and filled anew for each evaluation.
 
-    Images are resized to `crop` x `crop` pixels and go through in parts of `micro_batch`.
+    Images are resized to `crop` x `crop` pixels and go through in parts of `micro_batch` on each device; each worker
+    takes its part of them, and has the answers for all.
     """
 
-    def __init__(self, classifier: Classifier, crop: int, micro_batch: int) -> None:
+    def __init__(self, classifier: Classifier, crop: int, micro_batch: int, workers: Workers) -> None:
         self.source = classifier
-        self.copy = classifier.for_inference()
         self.crop = crop
         self.micro_batch = micro_batch
-        self._features = tf.function(self.copy.features, autograph=False)
+        self.workers = workers
+        with workers.strategy.scope():
+            self.copy = classifier.for_inference()
+        run = workers.strategy.run
+        self._features = tf.function(lambda images: run(self.copy.features, (images,)), autograph=False)
+        self._logits = tf.function(lambda images: run(self.copy, (images,)), autograph=False)
 
     def refresh(self) -> Classifier:
         """The copy, holding the classifier's weights of this moment."""
-        fold(self.source, self.copy)
+        with self.workers.strategy.scope():
+            fold(self.source, self.copy)
         return self.copy
 
     def logits(self, examples: Examples, report: Report | None = None) -> Floats:
         """Logits [N, classes] in the order of the examples; `report` hears how many are done."""
-        return self._over_all(self.copy.head, examples, report)
+        return self._over_all(self._logits, self.copy.head.units, examples, report)
 
     def features(self, examples: Examples, report: Report | None = None) -> Floats:
         """Pooled features [N, features] in the order of the examples."""
-        return self._over_all(lambda features: features, examples, report)
+        return self._over_all(self._features, self.copy.backbone.features, examples, report)
 
     def _over_all(
-        self, on_features: Callable[[tf.Tensor], tf.Tensor], examples: Examples, report: Report | None
+        self, function: Callable[[tf.Tensor], tf.Tensor], columns: int, examples: Examples, report: Report | None
     ) -> Floats:
         self.refresh()
-        outputs, done = [], 0
-        for batch in evaluation_batches(examples, self.copy.head.units, self.crop, self.micro_batch):
-            present = int(tf.reduce_sum(batch.weights))
-            outputs.append(on_features(self._features(batch.images)).numpy()[:present])
-            done += present
+        strategy, shard = self.workers.strategy, self.workers.shard
+        dataset = evaluation_batches(examples, self.copy.head.units, self.crop, self.micro_batch, shard)
+        outputs, part = [], shard.part(len(examples))
+        for batch in strategy.distribute_datasets_from_function(lambda _: dataset):
+            outputs += [output.numpy() for output in strategy.experimental_local_results(function(batch.images))]
             if report is not None:
-                report(done, "")
-        return np.concatenate(outputs)
+                done = len(outputs) * self.micro_batch
+                report(min(self.workers.count * done, len(examples)), "")
+        answers = np.zeros((len(examples), columns), np.float32)
+        answers[part.start : part.stop] = np.concatenate(outputs)[: len(part)]
+        return self.workers.sum(answers)

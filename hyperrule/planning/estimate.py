@@ -7,12 +7,12 @@ from pydantic import BaseModel, ConfigDict
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.planning.machine import Machine
 
-BYTES = {"float32": 4, "bfloat16": 2}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 # Measured with R26x0.5 (batch 64) and R50x1 (batch 16) at 128 px on 2 cores with AVX512-BF16, as
 # fractions of the float32 matrix product: a training step ran at 0.52 and 0.53 in float32, 0.83 in
 # bfloat16 for both; a float32 forward pass at 0.53 and 0.72.
-TRAINING_EFFICIENCY = {"float32": 0.52, "bfloat16": 0.83}
+TRAINING_EFFICIENCY = {"float32": 0.52, "bfloat16": 0.83, "float16": 0.02}
 INFERENCE_EFFICIENCY = 0.55
 
 PROCESS_BYTES = 900 * 2**20  # Python with TensorFlow and its thread pools
@@ -45,18 +45,22 @@ def memory_bytes(backbone: BackboneInfo, crop: int, micro_batch: int, precision:
     return int(PROCESS_BYTES + weights + activations + pixels)
 
 
-def largest_micro_batch(backbone: BackboneInfo, crop: int, batch: int, precision: str, machine: Machine) -> int:
-    """Examples that one device takes at once: the batch in as few equal parts as fit into 60 % of its memory."""
-    available = min(gpu.memory for gpu in machine.gpus) if machine.gpus else machine.available_memory
-    share = math.ceil(batch / max(1, len(machine.gpus)))
+def fit(
+    backbone: BackboneInfo,
+    crop: int,
+    share: int,
+    precision: str,
+    machine: Machine,
+    limit: int | None = None,
+    remat: bool | None = None,
+) -> tuple[int, bool]:
+    """Of a device's `share` of the batch, the examples it takes at once, and whether activations are recomputed."""
+    available = min(gpu.usable_memory for gpu in machine.gpus) if machine.gpus else machine.available_memory
+    room = SHARE_OF_MEMORY * available if limit is None else min(limit, available)
     most = share if machine.gpus else min(share, CPU_MICRO_BATCH)
-    fitting = (
-        size
-        for size in range(most, 0, -1)
-        if memory_bytes(backbone, crop, size, precision) <= SHARE_OF_MEMORY * available
-    )
+    fitting = (size for size in range(most, 0, -1) if memory_bytes(backbone, crop, size, precision) <= room)
     parts = math.ceil(share / next(fitting, 1))
-    return math.ceil(share / parts)
+    return math.ceil(share / parts), bool(remat)
 
 
 def estimate_cost(

@@ -1,29 +1,25 @@
 """Facts about this machine that the plan needs, found without TensorFlow."""
 
 import os
-import shutil
-import subprocess
 import time
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-
-class Gpu(BaseModel):
-    """One NVIDIA GPU as nvidia-smi describes it; memory in bytes."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    memory: int
-    compute_capability: float
+from hyperrule.planning.container import core_limit, memory_limit
+from hyperrule.planning.cpu import FAST_BFLOAT16, cpu_name, instruction_sets
+from hyperrule.planning.gpus import Gpu, chosen_gpus
+from hyperrule.planning.speed import Speed, stored_speed
 
 
 class Machine(BaseModel):
-    """Cores this process may use, memory in bytes, GPUs, and what the CPU's matrix product reaches."""
+    """What this process may use: cores, memory in bytes, GPUs; and what the CPU's matrix product reaches.
+
+    `available_memory` is what neither other processes nor a container's limit take away. `cpu_bfloat16` says that
+    the CPU is known to be faster in bfloat16. `speed` is what was measured on its device, if anything.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,46 +27,55 @@ class Machine(BaseModel):
     memory: int
     available_memory: int
     gpus: tuple[Gpu, ...]
+    cpu: str = "unknown"
+    instruction_sets: tuple[str, ...] = ()
     cpu_bfloat16: bool
     gigaflops: float
+    speed: Speed | None = None
+
+    @property
+    def weakest_gpu(self) -> Gpu:
+        """The one that decides what all can do, if there are GPUs: the oldest, of these the smallest."""
+        return min(self.gpus, key=lambda gpu: (gpu.compute_capability, gpu.memory))
+
+    @property
+    def device(self) -> str:
+        """What a measured speed belongs to: the kind of GPU, or the CPU."""
+        if self.gpus:
+            return f"{self.weakest_gpu.name}, compute capability {self.weakest_gpu.compute_capability}"
+        return f"{self.cpu}, {self.cores} cores, {' '.join(self.instruction_sets)}"
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """All of them: a run that is resumed on the same ones is cut up in the same pieces."""
+        return tuple(f"{gpu.name} {gpu.memory}" for gpu in self.gpus) or (self.device,)
 
 
 @cache
-def this_machine() -> Machine:
-    return Machine(
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        memory=psutil.virtual_memory().total,
-        available_memory=psutil.virtual_memory().available,
-        gpus=_gpus(),
-        cpu_bfloat16=_cpu_has_bfloat16(),
+def this_machine(devices: str = "all") -> Machine:
+    """The machine with the GPUs that `devices` means: "all" that CUDA_VISIBLE_DEVICES shows, "cpu" or "tpu" for
+    none, "0,1" for those two, numbered as CUDA_VISIBLE_DEVICES orders them.
+
+    Raises RecipeError if it is none of these, or names a GPU that there is not.
+    """
+    memory, limit = psutil.virtual_memory(), memory_limit()
+    cores, found = allowed_cores(), instruction_sets()
+    machine = Machine(
+        cores=min(cores, core_limit() or cores),
+        memory=memory.total,
+        available_memory=memory.available if limit is None else min(memory.available, limit.available),
+        gpus=chosen_gpus(devices, os.environ),
+        cpu=cpu_name(),
+        instruction_sets=found,
+        cpu_bfloat16=bool(set(found) & set(FAST_BFLOAT16)),
         gigaflops=_matrix_product_gigaflops(),
     )
+    return machine.model_copy(update={"speed": stored_speed(machine.device)})
 
 
-def _gpus() -> tuple[Gpu, ...]:
-    """GPUs that nvidia-smi lists; none where it is missing, fails or takes over 10 seconds."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if shutil.which("nvidia-smi") is None or visible in ("", "-1"):
-        return ()
-    chosen = [] if visible is None else [f"--id={visible}"]
-    query = ["nvidia-smi", *chosen, "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
-        rows = [[field.strip() for field in line.split(",")] for line in answer.splitlines()]
-        return tuple(
-            Gpu(name=name, memory=int(mebibytes) * 2**20, compute_capability=float(capability))
-            for name, mebibytes, capability in rows
-        )
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return ()
-
-
-def _cpu_has_bfloat16() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+def allowed_cores() -> int:
+    """Cores that this process may run on; TensorFlow starts as many threads."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _matrix_product_gigaflops(size: int = 1024) -> float:

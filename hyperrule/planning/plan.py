@@ -15,10 +15,10 @@ from hyperrule.planning.machine import Machine
 from hyperrule.recipe import Balance, Recipe, Train
 from hyperrule.rule import Schedule
 
-FORMAT = 3
-HOW = ("micro_batch", "checkpoint_every")  # decisions that a resumed run may change: rounding at most
+FORMAT = 4
+HOW = ("micro_batch", "remat", "xla", "checkpoint_every")  # decisions that a resumed run may change: rounding at most
 HeadInit = Literal["zeros", "probe"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 T = TypeVar("T")
 
@@ -54,6 +54,7 @@ class Plan(BaseModel):
     dataset: DatasetInfo
     backbone: BackboneInfo
     machine: Machine
+    workers: int
     versions: dict[str, str]
     examples: Decided[int]
     resize: Decided[int]
@@ -70,7 +71,9 @@ class Plan(BaseModel):
     head_init: Decided[HeadInit]
     seed: Decided[int]
     precision: Decided[Precision]
+    xla: Decided[bool]
     micro_batch: Decided[int]
+    remat: Decided[bool]
     test_split: Decided[Split]
     eval_every: Decided[int | None]
     eval_split: Decided[Split]

@@ -11,9 +11,10 @@ from hyperrule.data import DatasetInfo, Examples, Source, Split
 from hyperrule.data.sources.kinds import located
 from hyperrule.data.subset import few_shot
 from hyperrule.errors import RecipeError
-from hyperrule.planning.estimate import Estimate, estimate_cost, largest_micro_batch
+from hyperrule.planning.estimate import Estimate, estimate_cost, fit
 from hyperrule.planning.machine import Machine
 from hyperrule.planning.plan import Calibration, Decided, HeadInit, Plan, Precision
+from hyperrule.planning.precision import precision_of, xla_of
 from hyperrule.recipe import Balance, Recipe, Train
 from hyperrule.version import __version__
 from hyperrule.wording import duration
@@ -24,7 +25,7 @@ ASKED = "recipe"
 HYPERRULE = "hyperrule"
 LIBRARIES = ("tensorflow", "keras", "numpy")  # those whose version can change a result
 FAST_CROP = 128  # the rule's own for small images
-BFLOAT16_COMPUTE_CAPABILITY = 8.0  # NVIDIA Ampere, the first with bfloat16 tensor cores
+TPU_CORES = 8  # of one host: v2 and v3 boards, docs.cloud.google.com/tpu/docs/system-architecture-tpu-vm
 
 
 def training_examples(recipe: Recipe, source: Source) -> Examples:
@@ -35,8 +36,11 @@ def training_examples(recipe: Recipe, source: Source) -> Examples:
     return examples.take(few_shot(examples.labels, source.info.class_names, recipe.examples_per_class, recipe.seed))
 
 
-def make_plan(recipe: Recipe, source: Source, backbone: BackboneInfo, machine: Machine) -> Plan:
-    """Decide everything that the recipe leaves open. Raises UserError if the request cannot be met."""
+def make_plan(recipe: Recipe, source: Source, backbone: BackboneInfo, machine: Machine, workers: int = 1) -> Plan:
+    """Decide everything that the recipe leaves open, for as many `workers` with such a machine each.
+
+    Raises UserError if the request cannot be met.
+    """
     # Absolute paths, so that the plan can be resumed from any working directory.
     recipe = recipe.model_copy(
         update={
@@ -46,7 +50,7 @@ def make_plan(recipe: Recipe, source: Source, backbone: BackboneInfo, machine: M
             "exclude": _absolute(recipe.exclude),
         }
     )
-    planner = _Planner(recipe, source.info, backbone, machine, len(training_examples(recipe, source)))
+    planner = _Planner(recipe, source.info, backbone, machine, workers, len(training_examples(recipe, source)))
     return planner.plan()
 
 
@@ -113,6 +117,7 @@ class _Planner:
     dataset: DatasetInfo
     backbone: BackboneInfo
     machine: Machine
+    workers: int
     examples: int
 
     def plan(self) -> Plan:
@@ -121,7 +126,7 @@ class _Planner:
         resize, crop = self._resolution()
         train = self._train()
         precision = self._precision()
-        micro_batch = self._micro_batch(crop.value, batch.value, precision.value)
+        micro_batch, remat = self._pieces(crop.value, batch.value, precision.value)
         test_split = self._test_split()
         estimate = estimate_cost(
             self.backbone,
@@ -139,6 +144,7 @@ class _Planner:
             dataset=self.dataset,
             backbone=self.backbone,
             machine=self.machine,
+            workers=self.workers,
             versions={"hyperrule": __version__, **{library: _installed(library) for library in LIBRARIES}},
             examples=self._examples(),
             resize=resize,
@@ -157,7 +163,9 @@ class _Planner:
             head_init=self._head_init(),
             seed=Decided(value=self.recipe.seed, reason="decides subset, order, augmentation and mixup", source=ASKED),
             precision=precision,
+            xla=self._xla(precision.value),
             micro_batch=micro_batch,
+            remat=remat,
             test_split=test_split,
             eval_every=self._eval_every(),
             eval_split=self._eval_split(test_split.value),
@@ -283,38 +291,50 @@ class _Planner:
         return Decided(value="zeros", reason="the rule's new head", source=self._rule_source())
 
     def _precision(self) -> Decided[Precision]:
-        gpus = self.machine.gpus
+        asked = self.recipe.precision
         if self.backbone.as_it_is is not None:
-            asked = (
-                "" if self.recipe.precision in ("auto", "float32") else f", whatever is asked ({self.recipe.precision})"
-            )
-            reason = f"a SavedModel's types are those it was saved with{asked}"
+            whatever = "" if asked in ("auto", "float32") else f", whatever is asked ({asked})"
+            reason = f"a SavedModel's types are those it was saved with{whatever}"
             return Decided(value="float32", reason=reason, source="backbone")
-        if self.recipe.precision != "auto":
-            return Decided(value=self.recipe.precision, reason="asked for", source=ASKED)
-        if gpus:
-            weakest = min(gpus, key=lambda gpu: gpu.compute_capability)
-            fits = weakest.compute_capability >= BFLOAT16_COMPUTE_CAPABILITY
-            reason = f"{weakest.name} has compute capability {weakest.compute_capability}; bfloat16 wants 8.0"
-            return Decided(value="bfloat16" if fits else "float32", reason=reason, source="machine")
-        if self.machine.cpu_bfloat16:
-            return Decided(
-                value="bfloat16",
-                reason="this CPU multiplies bfloat16 natively",
-                source="machine",
-            )
-        return Decided(value="float32", reason="this CPU has no bfloat16 instructions", source="machine")
+        if asked != "auto":
+            return Decided(value=asked, reason="asked for", source=ASKED)
+        if self.recipe.devices == "tpu":
+            return Decided(value="bfloat16", reason="TPUs multiply bfloat16", source="machine")
+        return precision_of(self.machine)
 
-    def _micro_batch(self, crop: int, batch: int, precision: Precision) -> Decided[int]:
-        if (asked := self.recipe.micro_batch) is not None:
-            reason = "asked for" if asked <= batch else f"{asked} asked for, more than a batch"
-            return Decided(value=min(asked, batch), reason=reason, source=ASKED)
-        value = largest_micro_batch(self.backbone, crop, batch, precision, self.machine)
-        return Decided(
-            value=value,
-            reason="as much of the batch at once as memory and speed want, on each device",
-            source="machine",
-        )
+    def _xla(self, precision: Precision) -> Decided[bool]:
+        if self.recipe.devices == "tpu":
+            return Decided(value=False, reason="a TPU compiles everything anyway", source="machine")
+        if self.recipe.xla != "auto":
+            return Decided(value=self.recipe.xla == "on", reason="asked for", source=ASKED)
+        if self.backbone.as_it_is is not None:
+            return Decided(value=False, reason="not every SavedModel can be compiled", source=HYPERRULE)
+        return xla_of(self.machine, precision)
+
+    def _pieces(self, crop: int, batch: int, precision: Precision) -> tuple[Decided[int], Decided[bool]]:
+        """The micro-batch, and whether activations are kept or computed again."""
+        asked = self.recipe.remat
+        if asked and self.backbone.as_it_is is not None:
+            raise RecipeError(f"--remat needs the units of a BiT; {self.backbone.name} runs as it is. Leave it out.")
+        share = math.ceil(batch / (self.workers * self._devices))
+        limit = self.recipe.memory_limit
+        size, recomputed = fit(self.backbone, crop, share, precision, self.machine, limit, asked)
+        memory = "memory" if limit is None else f"a limit of {limit / 2**30:.3g} GiB"
+        reason = f"of each device's share of the batch ({share}), as much at once as {memory} and speed want"
+        micro_batch = Decided(value=size, reason=reason, source="machine")
+        if (given := self.recipe.micro_batch) is not None:
+            reason = "asked for" if given <= share else f"{given} asked for, more than a device's share"
+            micro_batch = Decided(value=min(given, share), reason=reason, source=ASKED)
+        if asked is not None:
+            return micro_batch, Decided(value=asked, reason="asked for", source=ASKED)
+        if recomputed:
+            return micro_batch, Decided(value=True, reason=f"{memory} does not do for less work", source="machine")
+        return micro_batch, Decided(value=False, reason="activations fit into memory", source="machine")
+
+    @property
+    def _devices(self) -> int:
+        """Of one worker."""
+        return TPU_CORES if self.recipe.devices == "tpu" else max(1, len(self.machine.gpus))
 
     def _test_split(self) -> Decided[Split]:
         if "test" in self.dataset.splits:

@@ -12,7 +12,7 @@ from hyperrule.data.contents import Contents
 from hyperrule.data.preprocess import for_evaluation
 from hyperrule.data.reading import load_images
 from hyperrule.errors import RunError
-from hyperrule.planning.estimate import largest_micro_batch
+from hyperrule.planning.estimate import fit
 from hyperrule.planning.machine import this_machine
 from hyperrule.prediction.released import ReleasedClassifier
 from hyperrule.progress import Reporter
@@ -55,9 +55,8 @@ def streamed(
     """
     with _told(classifier), reporter.stage(stage, len(contents)) as report:
         logits = logits_function(classifier)
-        batch = largest_micro_batch(
-            classifier.backbone, classifier.size, min(BATCH, len(contents)), "float32", this_machine()
-        )
+        at_once = min(BATCH, len(contents))
+        batch, _ = fit(classifier.backbone, classifier.size, at_once, "float32", this_machine())
         done = 0
         for indices, images in _decoded(contents, classifier.size, batch):
             yield indices.numpy(), logits(images)

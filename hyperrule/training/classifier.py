@@ -15,7 +15,7 @@ from hyperrule.backbones.layers import standardize
 from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.input_range import BIT_RANGE, InputRange
 
-POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
 class Classifier(keras.Model):
@@ -62,14 +62,16 @@ class Classifier(keras.Model):
         return Classifier(self.backbone.for_inference(), self.head.units, self.input_range)
 
 
-def make_classifier(info: BackboneInfo, classes: int, precision: str = "float32") -> Classifier:
+def make_classifier(info: BackboneInfo, classes: int, precision: str = "float32", *, remat: bool = False) -> Classifier:
     """The backbone as described, its weights still to be loaded if it is a BiT, with a zero head.
+
+    `precision` and `remat` are for the training of a BiT, see `ResNetV2`; any other runs as it is.
 
     Raises BackboneError for a SavedModel that cannot be run.
     """
     if (network := info.network) is not None:
         initializer = "he_normal" if info.kind == "random" else "zeros"
-        return Classifier(ResNetV2(network, POLICIES[precision], initializer), classes, info.input_range)
+        return Classifier(ResNetV2(network, POLICIES[precision], initializer, remat=remat), classes, info.input_range)
     return Classifier(GraphModule(Path(info.path or "")), classes, info.input_range)
 
 

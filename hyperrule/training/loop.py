@@ -1,90 +1,196 @@
-"""The training loop: steps, metrics, checkpoints, and a clean stop."""
+"""The training loop: steps, metrics, checkpoints, a clean stop, and smaller pieces when memory ends."""
 
 import math
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+
+import tensorflow as tf
 
 from hyperrule import rule
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import RunError
-from hyperrule.planning.plan import Plan
+from hyperrule.planning.plan import Decided, Plan
 from hyperrule.progress import Reporter
 from hyperrule.run_folder import RunFolder
 from hyperrule.training.checkpoint import save_checkpoint
+from hyperrule.training.feed import Feed
 from hyperrule.training.step import StepResult, TrainingStep
-from hyperrule.training.stop import interrupted, noting_signals
+from hyperrule.training.stop import StopRequest, interrupted, noting_signals
+from hyperrule.training.workers import Workers
 
 CHECKPOINT_SECONDS = 60.0
+SLOW_STEP = 5.0  # seconds; where steps take longer, workers agree after every micro-batch whether to stop
+OVERFLOWS = 50  # steps in a row: the loss scale is then 2^50 times smaller, and something else is wrong
 
-Evaluate = Callable[[], dict[str, float]]
+Evaluate = Callable[[Callable[[], None]], dict[str, float]]
 
 
-def train(
-    step: TrainingStep,
-    plan: Plan,
-    run: RunFolder,
-    micro_batches: Iterator[MicroBatch],
-    micro_batches_per_step: int,
-    first: int,
-    evaluate: Evaluate,
-    reporter: Reporter,
-) -> None:
-    """Run steps `first` to the last of the plan's schedule; `micro_batches` begins with step `first`.
+class _OutOfMemory(Exception):
+    """On a device of some worker, before anything of the step was applied."""
 
-    Raises Interrupted, after a checkpoint, when SIGINT or SIGTERM asks to stop; RunError, with the
-    last checkpoint kept, when loss or gradient is not finite.
+
+class Loop:
+    """The steps of a plan's schedule, all workers in step; the chief writes to the run folder.
+
+    `evaluate(check)` gives the figures of an evaluation on the way, and calls `check` now and then, which may raise.
     """
-    schedule, batch = plan.schedule.value, plan.batch.value
-    last_checkpoint = time.monotonic()
 
-    def checkpoint(done: int) -> None:
-        nonlocal last_checkpoint
-        save_checkpoint(run.checkpoints, done, step.snapshot())
-        last_checkpoint = time.monotonic()
+    def __init__(
+        self,
+        step: TrainingStep,
+        plan: Plan,
+        run: RunFolder,
+        feed: Feed,
+        evaluate: Evaluate,
+        workers: Workers,
+        reporter: Reporter,
+    ) -> None:
+        self.step = step
+        self.plan = plan
+        self.run = run
+        self.feed = feed
+        self.evaluate = evaluate
+        self.workers = workers
+        self.reporter = reporter
+        self.schedule = plan.schedule.value
+        self.stop = StopRequest()
+        self.last_checkpoint = time.monotonic()
+        self.step_seconds = math.inf
+        self.overflows = self.overflows_in_a_row = 0
 
-    def due(done: int) -> bool:
-        if (every := plan.checkpoint_every.value) is not None:
-            return done % every == 0
-        return time.monotonic() - last_checkpoint >= CHECKPOINT_SECONDS
+    def train(self, first: int) -> None:
+        """Run steps `first` to the last.
 
-    with noting_signals() as stop, reporter.stage("Training", schedule.steps, first) as report:
-        for index in range(first, schedule.steps):
-            start = time.perf_counter()
-            rate = rule.learning_rate(index, schedule, plan.base_learning_rate.value)
-            step.begin()
-            for _ in range(micro_batches_per_step):
-                if stop.received is not None:
-                    checkpoint(index)
-                    where = f"after {index} of {schedule.steps} steps; checkpoint written"
-                    raise interrupted(run, stop.received, where)
-                step.accumulate(next(micro_batches))
-            result = step.update(rate)
-            done = index + 1
-            _check_finite(result, done, run)
-            images_per_second = batch / (time.perf_counter() - start)
-            run.append_metrics(
-                {
-                    "kind": "step",
-                    "step": done,
-                    "loss": result.loss,
-                    "gradient_norm": result.gradient_norm,
-                    "learning_rate": rate,
-                    "images_per_second": round(images_per_second, 2),
-                }
-            )
-            report(done, f"loss {result.loss:.4f}  lr {rate:.2g}  {images_per_second:.3g} images/s")
-            if plan.eval_every.value is not None and done % plan.eval_every.value == 0:
-                run.append_metrics({"kind": "evaluation", "step": done, **evaluate()})
-            if due(done) or done == schedule.steps:
-                checkpoint(done)
-        if stop.received is not None:
-            raise interrupted(run, stop.received, f"after all {schedule.steps} steps; checkpoint written")
+        Raises Interrupted, after a checkpoint, when SIGINT or SIGTERM asks a worker to stop; RunError, with the
+        last checkpoint kept, when loss or gradient is not finite or memory does not do for a single example.
+        """
+        steps = self.schedule.steps
+        with noting_signals(self.stop), self.reporter.stage("Training", steps, first) as report:
+            if not self._evaluated(first):
+                self._evaluate_if_due(first)
+            for index in range(first, steps):
+                start = time.perf_counter()
+                rate = rule.learning_rate(index, self.schedule, self.plan.base_learning_rate.value)
+                result = self._step(index, rate)
+                done = index + 1
+                self._check_finite(result, done)
+                self.step_seconds = time.perf_counter() - start
+                images_per_second = self.plan.batch.value / self.step_seconds
+                self._record({"kind": "step", "step": done, **_figures(result, rate, images_per_second)})
+                overflows = f"  {self.overflows} overflows" if self.overflows else ""
+                report(done, f"loss {result.loss:.4f}  lr {rate:.2g}  {images_per_second:.3g} images/s{overflows}")
+                self._evaluate_if_due(done)
+                if self._checkpoint_due(done):
+                    self._checkpoint(done)
+            if self.stop.received is not None:
+                raise interrupted(self.run, self.stop.received, f"after all {steps} steps; checkpoint written")
 
+    def _step(self, index: int, rate: float) -> StepResult:
+        """One step, from its start again in smaller pieces as often as memory ends."""
+        while True:
+            try:
+                for number, micro_batch in enumerate(self.feed.step(), 1):
+                    self._take(index, micro_batch, last=number == self.feed.per_step)
+                return self.step.update(rate)
+            except (_OutOfMemory, tf.errors.ResourceExhaustedError) as error:
+                self.step.discard()
+                if self.workers.count > 1 and not isinstance(error, _OutOfMemory):
+                    raise  # in the update, of which the other workers know nothing
+                self._halve(index, error)
 
-def _check_finite(result: StepResult, done: int, run: RunFolder) -> None:
-    if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
-        kept = f"; the last checkpoint in {run.checkpoints} is kept" if run.checkpoints.exists() else ""
-        raise RunError(
-            f"the loss ({result.loss}) or the gradient ({result.gradient_norm}) of step {done} is not finite{kept}. "
-            "Start a new run with a smaller --base-lr, or with --precision float32."
+    def _take(self, index: int, micro_batch: MicroBatch, last: bool) -> None:
+        """Take in a micro-batch; raises what all workers have agreed upon: to stop, or that memory has ended."""
+        alone = self.workers.count == 1
+        exhausted = None
+        try:
+            self.step.accumulate(micro_batch)
+            if last and not alone:
+                self.step.flush()
+        except tf.errors.ResourceExhaustedError as error:
+            exhausted = error
+        if alone or last or exhausted is not None or self.step_seconds > SLOW_STEP:
+            stopped, out_of_memory = self.workers.sum([self.stop.received is not None, exhausted is not None])
+            if stopped:
+                self._stop(index)
+            if out_of_memory:
+                raise _OutOfMemory from exhausted
+
+    def _halve(self, index: int, error: Exception) -> None:
+        micro_batch = self.feed.micro_batch
+        if micro_batch == 1 or "micro_batch" not in self.plan.how:
+            raise error
+        self.feed.begin(index, math.ceil(micro_batch / 2))
+        halved = Decided(value=self.feed.micro_batch, reason=f"{micro_batch} did not fit into memory", source="machine")
+        self.plan = self.plan.model_copy(update={"micro_batch": halved})
+        if self.workers.chief:
+            self.run.write(self.run.plan_file, self.plan.model_dump_json(indent=2) + "\n")
+        self.reporter.say(
+            f"Memory does not do for {micro_batch} examples at once: step {index + 1} begins again with "
+            f"micro-batches of {self.feed.micro_batch}."
         )
+
+    def _stop(self, done: int) -> None:
+        self._checkpoint(done)
+        number = self.stop.received or signal.SIGTERM  # another worker's
+        raise interrupted(self.run, number, f"after {done} of {self.schedule.steps} steps; checkpoint written")
+
+    def _evaluate_if_due(self, done: int) -> None:
+        """A signal ends an evaluation on the way, where no other worker counts on it."""
+        if self.plan.eval_every.value is None or done % self.plan.eval_every.value != 0:
+            return
+
+        def check() -> None:
+            if self.stop.received is not None and self.workers.count == 1:
+                self._stop(done)
+
+        self._record({"kind": "evaluation", "step": done, **self.evaluate(check)})
+
+    def _evaluated(self, done: int) -> bool:
+        """Whether a run that is resumed after so many steps was stopped before or after its evaluation."""
+        lines = self.run.read_metrics() if self.workers.chief else []
+        known = done == 0 or any(line["kind"] == "evaluation" and line["step"] == done for line in lines)
+        return bool(self.workers.broadcast(known))
+
+    def _record(self, line: dict[str, object]) -> None:
+        if self.workers.chief:
+            self.run.append_metrics(line)
+
+    def _checkpoint_due(self, done: int) -> bool:
+        if done == self.schedule.steps:
+            return True
+        if (every := self.plan.checkpoint_every.value) is not None:
+            return done % every == 0
+        return time.monotonic() - self.last_checkpoint >= CHECKPOINT_SECONDS
+
+    def _checkpoint(self, done: int) -> None:
+        if self.workers.chief:
+            save_checkpoint(self.run.checkpoints, done, self.step.snapshot())
+        self.last_checkpoint = time.monotonic()
+
+    def _check_finite(self, result: StepResult, done: int) -> None:
+        self.overflows += result.overflowed
+        self.overflows_in_a_row = self.overflows_in_a_row + 1 if result.overflowed else 0
+        finite = math.isfinite(result.loss) and math.isfinite(result.gradient_norm)
+        if finite or (result.overflowed and self.overflows_in_a_row < OVERFLOWS):
+            return
+        kept = f"; the last checkpoint in {self.run.checkpoints} is kept" if self.run.checkpoints.exists() else ""
+        again = f" for the {OVERFLOWS}th time in a row" if result.overflowed else ""
+        raise RunError(
+            f"the loss ({result.loss}) or the gradient ({result.gradient_norm}) of step {done} is not finite{again}"
+            f"{kept}. Start a new run with a smaller --base-lr, or with --precision float32."
+        )
+
+
+def _figures(result: StepResult, rate: float, images_per_second: float) -> dict[str, object]:
+    scaling = {} if result.loss_scale is None else {"loss_scale": result.loss_scale, "overflow": result.overflowed}
+    # JSON has no infinity; a step that overflowed has no gradient to speak of.
+    norm = result.gradient_norm if math.isfinite(result.gradient_norm) else None
+    loss = result.loss if math.isfinite(result.loss) else None
+    return {
+        "loss": loss,
+        "gradient_norm": norm,
+        "learning_rate": rate,
+        "images_per_second": round(images_per_second, 2),
+        **scaling,
+    }

@@ -1,33 +1,114 @@
 """Devices and determinism: what TensorFlow is told before the first tensor."""
 
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import tensorflow as tf
 
-from hyperrule.errors import UserError
+from hyperrule.errors import RunError, UserError
+from hyperrule.planning.cluster import Cluster
 from hyperrule.planning.machine import Machine
+from hyperrule.wording import MIB, listed
+
+PATIENCE = 600.0  # seconds that the first worker waits for the last
+PATIENCE_VARIABLE = "HYPERRULE_WORKERS_TIMEOUT"
 
 
-def start(machine: Machine, deterministic: bool = True) -> tf.distribute.Strategy:
-    """The strategy for this machine's devices: all GPUs mirrored, or the default for one device.
+def start(
+    machine: Machine,
+    cluster: Cluster,
+    *,
+    deterministic: bool = True,
+    memory_limit: int | None = None,
+    tpu: bool = False,
+) -> tf.distribute.Strategy:
+    """The strategy for these devices: all workers of the cluster, all GPUs of the machine, or the one device.
 
     On a CPU every operation is made `deterministic`, so that a resumed run is bit-identical; not so for a network
-    that draws random numbers of its own, which TensorFlow would then refuse to run. Raises UserError if
-    TensorFlow does not see the GPUs that the plan counts on.
+    that draws random numbers of its own, which TensorFlow would then refuse to run. `memory_limit` bounds what
+    TensorFlow takes of each GPU, in bytes. Raises UserError if TensorFlow does not see the GPUs that the plan counts
+    on, RunError if the other workers do not come.
     """
+    if tpu:
+        return _tpu()
+    gpus = _chosen(machine)
+    tf.config.set_visible_devices(gpus, "GPU")
+    for gpu in gpus:
+        if memory_limit is not None:
+            limit = tf.config.LogicalDeviceConfiguration(memory_limit=memory_limit // MIB)
+            tf.config.set_logical_device_configuration(gpu, [limit])
+        else:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    if not gpus and deterministic:
+        tf.config.experimental.enable_op_determinism()
+    if cluster.count > 1:
+        return _many_workers(cluster)
+    match len(gpus):
+        case 0:
+            return tf.distribute.get_strategy()
+        case 1:
+            return tf.distribute.OneDeviceStrategy("/gpu:0")  # unlike the default, it prefetches to the device
+        case _:
+            return _mirrored()
+
+
+def _chosen(machine: Machine) -> list[tf.config.PhysicalDevice]:
     gpus = tf.config.list_physical_devices("GPU")
     if len(gpus) < len(machine.gpus):
         raise UserError(
             f"the plan counts on {len(machine.gpus)} GPUs ({machine.gpus[0].name}), but TensorFlow sees {len(gpus)}. "
-            "Install its CUDA libraries with: pip install 'tensorflow[and-cuda]'; "
-            "or set CUDA_VISIBLE_DEVICES=-1 for the CPU."
+            "'hyperrule doctor' says what is missing; often it is: pip install 'tensorflow[and-cuda]'. "
+            "For the CPU say --devices cpu."
         )
-    if not gpus and deterministic:
-        tf.config.experimental.enable_op_determinism()
-    return _mirrored() if len(gpus) > 1 else tf.distribute.get_strategy()
+    return [gpus[gpu.index] for gpu in machine.gpus]
 
 
 @cache
 def _mirrored() -> tf.distribute.Strategy:
     """All GPUs; one for the whole process, as two would mix up their collective operations."""
     return tf.distribute.MirroredStrategy()
+
+
+@cache
+def _many_workers(cluster: Cluster) -> tf.distribute.Strategy:
+    """Every GPU of every worker, or their CPUs."""
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.addresses)}), task_type="worker", task_id=cluster.index
+    )
+    with _patience(cluster):
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+
+
+@cache
+def _tpu() -> tf.distribute.Strategy:
+    """All cores of the TPU that TPU_NAME says, by default the one of this machine."""
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(os.environ.get("TPU_NAME", "local"))
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--devices tpu finds no TPU: {reason}. Set TPU_NAME, or say --devices all.") from None
+    return tf.distribute.TPUStrategy(resolver)
+
+
+@contextmanager
+def _patience(cluster: Cluster) -> Iterator[None]:
+    """TensorFlow waits for its peers without end, and cannot be interrupted: the process ends instead."""
+    seconds = float(os.environ.get(PATIENCE_VARIABLE, PATIENCE))
+    hosts = listed(cluster.addresses)
+
+    def give_up() -> None:
+        os.write(2, f"hyperrule: not all workers came within {seconds:.0f} s ({hosts}). Start one on each.\n".encode())
+        os._exit(RunError.exit_code)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

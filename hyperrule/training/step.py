@@ -1,145 +1,202 @@
-"""One training step: micro-batches accumulated under tf.distribute, then one SGD update."""
+"""One training step: gradients of its micro-batches under tf.distribute, then one SGD update."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from hyperrule.backbones.backbone import using_kernels
 from hyperrule.backbones.checkpoints import Arrays
 from hyperrule.backbones.layers import standardize
 from hyperrule.data.pipeline import MicroBatch
-from hyperrule.rule import MOMENTUM
 from hyperrule.training.classifier import Classifier
+from hyperrule.training.optimizer import make_optimizer, momentums, scaling_state
 
 VELOCITY = "momentum/"
 
+Gradients = tuple[tf.Tensor, list[tf.Tensor]]  # a loss, and its gradient for standardised kernels and all else
+
 
 class StepResult(NamedTuple):
-    """Mean softmax cross-entropy of the step's batch and L2 norm of its gradient."""
+    """Mean softmax cross-entropy of the step's batch and L2 norm of its gradient; in float16 also the loss scale.
+
+    Where the gradient overflowed, its norm is not finite and the step has changed no weight.
+    """
 
     loss: float
     gradient_norm: float
+    loss_scale: float | None = None
+
+    @property
+    def overflowed(self) -> bool:
+        return self.loss_scale is not None and not math.isfinite(self.gradient_norm)
 
 
 class TrainingStep:
     """The classifier, its optimizer, and the functions that move them by one step.
 
-    Kernels are standardised once a step; micro-batches accumulate gradients with respect to the
-    standardised kernels, which are pulled back through the standardisation once, at the update.
-    Velocity holds the rate inside (v = 0.9 v - lr g; p += v), as Keras and TensorFlow do.
+    A step of one micro-batch is one graph. In a step of several, kernels are standardised once; micro-batches
+    accumulate gradients with respect to the standardised kernels, which are pulled back through the
+    standardisation once, at the update. Velocity holds the rate inside (v = 0.9 v - lr g; p += v), as Keras and
+    TensorFlow do. A network that computes in float16 has its loss scaled.
 
     Variables that do not train are left alone, but for statistics that a backbone keeps itself (batch norm).
 
-    Make it within `strategy.scope()`, with the classifier made there too.
+    Make it within `strategy.scope()`, with the classifier made there too. `xla` compiles the gradient's graph.
     """
 
-    def __init__(self, classifier: Classifier, strategy: tf.distribute.Strategy, batch: int) -> None:
+    def __init__(
+        self, classifier: Classifier, strategy: tf.distribute.Strategy, batch: int, *, xla: bool = False
+    ) -> None:
         self.classifier = classifier
         self.strategy = strategy
         self.batch = batch
         self.training = bool(classifier.backbone.trainable)  # a frozen backbone is run as for inference
-        self.optimizer = keras.optimizers.SGD(learning_rate=0.0, momentum=MOMENTUM)
+        self.scaled = classifier.backbone.compute_dtype == "float16"
+        self.optimizer = make_optimizer(self.scaled)
         self.optimizer.build(classifier.trainable_variables)
-        # What an update needs: kernels of convolutions first, everything else after.
+        # What trains: kernels of convolutions first, everything else after.
         self._convolutions = [conv.kernel for conv in classifier.backbone.convolutions]
-        self._standardized = {id(kernel): _per_replica(kernel) for kernel in self._convolutions}
+        convolutions = set(map(id, self._convolutions))
         self._kernels = [kernel for kernel in self._convolutions if kernel.trainable]
-        self._others = [v for v in classifier.trainable_variables if id(v) not in self._standardized]
-        self._gradients = [_per_replica(variable) for variable in self._kernels + self._others]
-        self._loss = _per_replica(tf.zeros([]))
-        self._begin = tf.function(lambda: strategy.run(self._replica_begin), autograph=False)
-        self._accumulate = tf.function(lambda micro: strategy.run(self._replica_accumulate, (micro,)), autograph=False)
-        self._update = tf.function(self._reduced_update, autograph=False)
-
-    def begin(self) -> None:
-        """Standardise the kernels and clear the accumulators."""
-        self._begin()
+        self._others = [v for v in classifier.trainable_variables if id(v) not in convolutions]
+        self._gradients: Callable[..., Gradients] = (
+            tf.function(self._gradients_of, autograph=False, jit_compile=True) if xla else self._gradients_of
+        )
+        self._whole = self._on_all_replicas(self._replica_whole)
+        self._begin = self._on_all_replicas(self._replica_begin)
+        self._accumulate = self._on_all_replicas(self._replica_accumulate)
+        self._update = self._on_all_replicas(self._replica_update)
+        self._waiting: MicroBatch | None = None
+        self._begun = False
 
     def accumulate(self, micro_batch: MicroBatch) -> None:
-        """Add the gradient of one micro-batch (per replica under a multi-device strategy)."""
-        self._accumulate(micro_batch)
+        """Take in one micro-batch (per replica under a multi-device strategy) of the step."""
+        if self._waiting is not None:  # only now is it known that the step has more than one
+            self.flush()
+        self._waiting = micro_batch
 
     def update(self, learning_rate: float) -> StepResult:
-        """Apply the accumulated gradient."""
+        """Apply the gradient of all that was taken in, and begin the next step."""
         self.optimizer.learning_rate.assign(learning_rate)
-        loss, norm = self._update()
-        return StepResult(float(loss), float(norm))
+        scale = float(self.optimizer.dynamic_scale.numpy()) if self.scaled else None
+        if self._waiting is not None and not self._begun:
+            results = self._whole(self._waiting)
+        else:
+            self.flush()
+            results = self._update()
+        self.discard()
+        loss, norm = (self.strategy.experimental_local_results(result)[0] for result in results)
+        return StepResult(float(loss), float(norm), scale)
+
+    def flush(self) -> None:
+        """Compute all that was taken in, so that only the update is left to do."""
+        if not self._begun:
+            _ = self._sums  # variables are made outside of graphs
+            self._begin()
+            self._begun = True
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            self._accumulate(waiting)
+
+    def discard(self) -> None:
+        """Forget what was taken in."""
+        self._waiting, self._begun = None, False
 
     def run(self, micro_batches: Iterable[MicroBatch], learning_rate: float) -> StepResult:
         """One whole step."""
-        self.begin()
         for micro_batch in micro_batches:
             self.accumulate(micro_batch)
         return self.update(learning_rate)
 
     def snapshot(self) -> Arrays:
-        """All state that the next step depends on: weights, and velocities under "momentum/"."""
-        velocities = {f"{VELOCITY}{name}": velocity.numpy() for name, velocity in self._velocities.items()}
-        return {**self.classifier.snapshot(), **velocities}
+        """All state that the next step depends on: weights, velocities under "momentum/", the loss scale."""
+        return {**self.classifier.snapshot(), **{name: variable.numpy() for name, variable in self._state.items()}}
 
     def restore(self, arrays: Arrays) -> None:
         """Assign what `snapshot` returned."""
         with self.strategy.scope():
             self.classifier.load(arrays)
-            for name, velocity in self._velocities.items():
-                velocity.assign(arrays[f"{VELOCITY}{name}"])
+            for name, variable in self._state.items():
+                variable.assign(arrays[name])
 
     @property
-    def _velocities(self) -> dict[str, keras.Variable]:
-        by_variable = {
-            id(v): m for v, m in zip(self.classifier.trainable_variables, self.optimizer.momentums, strict=True)
-        }
+    def _state(self) -> dict[str, keras.Variable]:
+        """What the optimizer keeps."""
+        trained = self.classifier.trainable_variables
+        by_variable = {id(v): m for v, m in zip(trained, momentums(self.optimizer), strict=True)}
         arrays = self.classifier.arrays.items()
-        return {name: by_variable[id(variable)] for name, variable in arrays if id(variable) in by_variable}
+        velocities = {f"{VELOCITY}{name}": by_variable[id(v)] for name, v in arrays if id(v) in by_variable}
+        return velocities | scaling_state(self.optimizer)
+
+    def _on_all_replicas(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        compiled: Callable[..., Any] = tf.function(lambda *args: self.strategy.run(function, args), autograph=False)
+        return compiled
+
+    def _replica_whole(self, micro: MicroBatch) -> tuple[tf.Tensor, tf.Tensor]:
+        loss, gradients = self._gradients(micro, [standardize(kernel.value) for kernel in self._convolutions])
+        return self._apply(loss, gradients)
 
     def _replica_begin(self) -> None:
-        for kernel in self._convolutions:
-            self._standardized[id(kernel)].assign(standardize(tf.convert_to_tensor(kernel)))
-        for accumulator in [*self._gradients, self._loss]:
-            accumulator.assign(tf.zeros_like(accumulator))
+        for standardized, kernel in zip(self._sums.standardized, self._convolutions, strict=True):
+            standardized.assign(standardize(kernel.value))
+        for total in (*self._sums.gradients, self._sums.loss):
+            total.assign(tf.zeros_like(total))
 
     def _replica_accumulate(self, micro: MicroBatch) -> None:
-        standardized = {key: tf.convert_to_tensor(kernel) for key, kernel in self._standardized.items()}
-        kernels = [standardized[id(kernel)] for kernel in self._kernels]
-        others = [variable.value for variable in self._others]
+        loss, gradients = self._gradients(micro, [tf.convert_to_tensor(kernel) for kernel in self._sums.standardized])
+        for total, gradient in zip(self._sums.gradients, gradients, strict=True):
+            total.assign_add(gradient)
+        self._sums.loss.assign_add(loss)
+
+    def _replica_update(self) -> tuple[tf.Tensor, tf.Tensor]:
+        # A variable's tensor has no device of its own, which collectives between workers ask for.
+        loss, *gradients = (tf.identity(total) for total in (self._sums.loss, *self._sums.gradients))
+        return self._apply(loss, gradients)
+
+    def _gradients_of(self, micro: MicroBatch, standardized: list[tf.Tensor]) -> Gradients:
+        """The micro-batch's share of the loss and of its gradient, both still scaled."""
+        by_kernel = dict(zip(map(id, self._convolutions), standardized, strict=True))
+        sources = [by_kernel[id(kernel)] for kernel in self._kernels] + [variable.value for variable in self._others]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(kernels)
-            for variable in others:
-                tape.watch(variable)
-            with self.classifier.backbone.using_kernels(list(standardized.values())):
+            for source in sources:
+                tape.watch(source)
+            with using_kernels(self.classifier.backbone.convolutions, standardized):
                 logits = self.classifier(micro.images, training=self.training)
             losses = tf.nn.softmax_cross_entropy_with_logits(micro.targets, logits)
             loss = tf.reduce_sum(losses * micro.weights) / self.batch
-        gradients = tape.gradient(loss, kernels + others, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        for accumulator, gradient in zip(self._gradients, gradients, strict=True):
-            accumulator.assign_add(gradient)
-        self._loss.assign_add(loss)
+            if self.scaled:
+                loss = self.optimizer.scale_loss(loss)
+        return loss, tape.gradient(loss, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
-    def _reduced_update(self) -> tuple[tf.Tensor, tf.Tensor]:
-        loss, norm = self.strategy.run(self._replica_update)
-        return self.strategy.experimental_local_results(loss)[0], self.strategy.experimental_local_results(norm)[0]
-
-    def _replica_update(self) -> tuple[tf.Tensor, tf.Tensor]:
+    def _apply(self, loss: tf.Tensor, gradients: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Sum over the replicas, pull back through the standardisation, update; the batch's loss and gradient norm."""
         replica = tf.distribute.get_replica_context()
-        sums = [tf.convert_to_tensor(accumulator) for accumulator in [*self._gradients, self._loss]]
-        *gradients, loss = replica.all_reduce(tf.distribute.ReduceOp.SUM, sums)
-        with tf.GradientTape() as tape:
-            standardized = [standardize(kernel.value) for kernel in self._kernels]
-        pulled_back = tape.gradient(
-            standardized, [kernel.value for kernel in self._kernels], output_gradients=gradients[: len(self._kernels)]
-        )
-        gradients = [*pulled_back, *gradients[len(self._kernels) :]]
+        *gradients, loss = replica.all_reduce(tf.distribute.ReduceOp.SUM, [*gradients, loss])
+        kernels = [kernel.value for kernel in self._kernels]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            for kernel in kernels:
+                tape.watch(kernel)
+            standardized = [standardize(kernel) for kernel in kernels]
+        pulled_back = tape.gradient(standardized, kernels, output_gradients=gradients[: len(kernels)])
+        gradients = [*pulled_back, *gradients[len(kernels) :]]
         if self.training and self.classifier.backbone.regularizers:
             penalty, penalties = self._regularization()
             loss += penalty
             gradients = [gradient + added for gradient, added in zip(gradients, penalties, strict=True)]
-        # Keras sums gradients over the replicas; these are summed already.
-        replicas = tf.cast(replica.num_replicas_in_sync, tf.float32)
         by_variable = dict(zip(map(id, self._kernels + self._others), gradients, strict=True))
-        ordered = [by_variable[id(v)] / replicas for v in self.classifier.trainable_variables]
-        self.optimizer.apply(ordered, self.classifier.trainable_variables)
-        return loss, tf.linalg.global_norm(gradients)
+        trained = self.classifier.trainable_variables
+        norm = tf.linalg.global_norm(gradients)
+        if self.scaled:
+            loss, norm = loss / self.optimizer.dynamic_scale, norm / self.optimizer.dynamic_scale
+        # Everything is known before anything changes: if memory ends on the way, no variable has moved.
+        with tf.control_dependencies([loss, norm]):
+            ordered = [tf.identity(by_variable[id(variable)]) for variable in trained]
+        self.optimizer.apply(ordered, trained)
+        return loss, norm
 
     def _regularization(self) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """The backbone's own penalty, which counts once a step, and its gradients."""
@@ -147,6 +204,24 @@ class TrainingStep:
         with tf.GradientTape() as tape:
             penalty = tf.add_n([penalty() for penalty in self.classifier.backbone.regularizers])
         return penalty, tape.gradient(penalty, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+    @cached_property
+    def _sums(self) -> "_Sums":
+        """What a step of several micro-batches keeps between them; one of a single micro-batch never has it."""
+        with self.strategy.scope():
+            return _Sums(
+                standardized=[_per_replica(kernel) for kernel in self._convolutions],
+                gradients=[_per_replica(variable) for variable in self._kernels + self._others],
+                loss=_per_replica(tf.zeros([])),
+            )
+
+
+class _Sums(NamedTuple):
+    """Standardised kernels, sums of gradients, sum of losses; every replica has values of its own."""
+
+    standardized: list[tf.Variable]
+    gradients: list[tf.Variable]
+    loss: tf.Variable
 
 
 def _per_replica(like: tf.Tensor | keras.Variable) -> tf.Variable:

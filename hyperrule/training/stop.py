@@ -19,16 +19,15 @@ class StopRequest:
 
 
 @contextmanager
-def noting_signals() -> Iterator[StopRequest]:
+def noting_signals(request: StopRequest) -> Iterator[None]:
     """Within the block the first signal is only noted, for the work to look at; a second ends the process at once."""
-    request = StopRequest()
 
     def note(number: int, frame: FrameType | None) -> None:
         request.received = number
         signal.signal(number, signal.SIG_DFL)
 
     with _handling(note):
-        yield request
+        yield
 
 
 @contextmanager

@@ -1,0 +1,74 @@
+"""What a budget pays for, measured on this device before step 0."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hyperrule.planning.plan import Calibration
+
+if TYPE_CHECKING:
+    from hyperrule.job import Job
+
+CALIBRATION_SECONDS = 5.0
+PROBE_SHARE = 0.25  # of a budget
+SAFETY = 1.1  # a shared machine's next minutes are not its last ones
+
+
+def calibrate(job: "Job") -> Calibration:
+    """Time a step and the evaluation, and leave everything as it was. Workers agree on the mean of their times."""
+    before = job.step.snapshot()
+    per_step, micro_batches = job.cut(0, job.plan.micro_batch.value)
+
+    def train(share: int) -> None:
+        """Steps of one micro-batch each, or one of several, as the run will have them, at rate 0."""
+        for group in [1] * share if per_step == 1 else [share]:
+            job.step.run(islice(micro_batches, group), 0.0)  # reading its loss waits for the device
+
+    train(1 if per_step == 1 else 2)  # compiles
+    update = 0.0 if per_step == 1 else _seconds(job, partial(train, 0))
+    done, seconds, micro_seconds = 0, 0.0, 0.0
+    while done < 3 or (seconds < CALIBRATION_SECONDS and done < 64):
+        # The first share of a pipeline's output was made while the step compiled: only the last counts.
+        share = max(1, done)
+        latest = _seconds(job, partial(train, share)) - update
+        done += share
+        seconds += latest
+        micro_seconds = latest / share
+    evaluation = _evaluation_seconds(job)
+    job.step.restore(before)
+    return Calibration(
+        elapsed=round(float(job.workers.broadcast(time.monotonic() - job.started)), 2),
+        step=round(SAFETY * (max(micro_seconds, 1e-4) * per_step + update), 4),
+        evaluation=round(SAFETY * evaluation, 2),
+    )
+
+
+def affordable_features(job: "Job") -> int:
+    """Training images whose features a quarter of the budget pays for; at least two micro-batches."""
+    budget, micro_batch = job.plan.recipe.budget, job.plan.micro_batch.value
+    assert budget is not None
+    sample = job.training.take(np.arange(min(len(job.training), micro_batch)))
+    job.evaluator.features(sample)  # compiles
+    rate = len(sample) / _seconds(job, partial(job.evaluator.features, sample))
+    return max(2 * micro_batch, int(PROBE_SHARE * budget * rate))
+
+
+def _evaluation_seconds(job: "Job") -> float:
+    """Time of the final evaluation, from one micro-batch (which compiles) and three."""
+    micro_batch = job.plan.micro_batch.value
+    seconds = 0.0
+    for micro_batches in (1, 3):
+        sample = job.testing.take(np.arange(min(len(job.testing), micro_batches * micro_batch)))
+        seconds = _seconds(job, partial(job.evaluator.logits, sample)) / len(sample)
+    return seconds * len(job.testing)
+
+
+def _seconds(job: "Job", work: Callable[[], object]) -> float:
+    """Duration of the work, the mean of all workers."""
+    start = time.perf_counter()
+    work()
+    return float(job.workers.sum(time.perf_counter() - start)) / job.workers.count

@@ -1,0 +1,1 @@
+"""What this machine is, what `auto` would choose on it, and what is missing for its GPUs: `hyperrule doctor`."""

@@ -1,0 +1,143 @@
+"""All that `hyperrule doctor` tells, gathered."""
+
+import os
+import platform
+import resource
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from hyperrule.diagnosis.findings import (
+    Finding,
+    core_findings,
+    driver_finding,
+    gpu_findings,
+    memory_findings,
+    tensorflow_findings,
+    visibility_findings,
+)
+from hyperrule.diagnosis.installation import TensorFlow, ask_tensorflow
+from hyperrule.diagnosis.surroundings import look_around
+from hyperrule.errors import HyperruleError, RecipeError
+from hyperrule.planning.container import memory_limit
+from hyperrule.planning.gpus import GpusUnknown, Installed, installed_gpus, visible_gpus
+from hyperrule.planning.machine import Machine, allowed_cores, this_machine
+from hyperrule.planning.plan import Decided
+from hyperrule.planning.precision import MACHINE, precision_of, xla_of
+from hyperrule.planning.speed import Speed, installed_version, store_speed
+from hyperrule.progress import Reporter
+from hyperrule.silence import silent_native_stderr
+from hyperrule.version import __version__
+
+PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-hub", "tensorflow-datasets")
+
+
+class Limit(BaseModel):
+    """Bytes that a control group leaves to its processes, and its folder."""
+
+    model_config = ConfigDict(frozen=True)
+
+    bytes: int
+    folder: str
+
+
+class Diagnosis(BaseModel):
+    """The machine, its installed GPUs (visible to this process or not), limits in bytes, what TensorFlow sees,
+    versions (None: not installed), what `auto` chooses and why, and what there is to mend."""
+
+    model_config = ConfigDict(frozen=True)
+
+    machine: Machine
+    installed_gpus: tuple[Installed, ...]
+    memory_limit: Limit | None
+    address_space: int | None
+    versions: dict[str, str | None]
+    tensorflow: TensorFlow
+    auto: dict[str, Decided[Any]]
+    findings: tuple[Finding, ...]
+
+
+def diagnose(devices: str = "all", measure: bool = False, reporter: Reporter | None = None) -> Diagnosis:
+    """Look at everything. With `measure`, time training steps on the machine's device, for some minutes, and keep
+    what was found where plans look for it.
+
+    Raises RecipeError for `devices` that there are not, and for TPUs, of which nothing is known here.
+    """
+    if devices == "tpu":
+        raise RecipeError("doctor knows nothing of TPUs; devices must be all, cpu, or numbers of GPUs. Received: 'tpu'")
+    reporter = reporter or Reporter()
+    machine = this_machine(devices)
+    reporter.say("Asking TensorFlow what it sees ...")
+    tensorflow = ask_tensorflow()
+    findings: list[Finding] = []
+    if measure and tensorflow.error is None:
+        try:
+            machine = machine.model_copy(update={"speed": _measured(machine, reporter)})
+        except HyperruleError as error:
+            findings.append(Finding(what=f"not measured: {error}"))
+    installed, of_driver = _installed_gpus(os.environ)
+    driver = installed[0].driver if installed else ""
+    visible = visible_gpus(installed, os.environ)
+    limit, address_space = memory_limit(), _address_space()
+    precision = precision_of(machine)
+    return Diagnosis(
+        machine=machine,
+        installed_gpus=installed,
+        memory_limit=None if limit is None else Limit(bytes=limit.limit, folder=str(limit.folder)),
+        address_space=address_space,
+        versions={
+            "python": platform.python_version(),
+            "hyperrule": __version__,
+            **{package: installed_version(package) for package in PACKAGES},
+        },
+        tensorflow=tensorflow,
+        auto={
+            "devices": _devices(devices, machine, installed),
+            "precision": precision,
+            "xla": xla_of(machine, precision.value),
+        },
+        findings=(
+            *of_driver,
+            *tensorflow_findings(tensorflow, visible, driver, os.environ),
+            *gpu_findings(machine.gpus),
+            *core_findings(machine.cores, allowed_cores()),
+            *memory_findings(machine.available_memory, address_space),
+            *findings,
+        ),
+    )
+
+
+def _measured(machine: Machine, reporter: Reporter) -> Speed:
+    with silent_native_stderr():
+        from hyperrule.diagnosis.measure import measure_speed
+    speed = measure_speed(machine, reporter)
+    reporter.say(f"Kept in {store_speed(speed)}")
+    return speed
+
+
+def _installed_gpus(environment: Mapping[str, str]) -> tuple[tuple[Installed, ...], list[Finding]]:
+    """The GPUs that nvidia-smi lists, and why it lists none, or the process does not see them."""
+    try:
+        installed = installed_gpus()
+    except GpusUnknown as problem:
+        return (), [driver_finding(problem, look_around())]
+    return installed, list(visibility_findings(installed, visible_gpus(installed, environment), environment))
+
+
+def _address_space() -> int | None:
+    """The limit in bytes that ulimit -v sets."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def _devices(asked: str, machine: Machine, installed: tuple[Installed, ...]) -> Decided[str]:
+    """What `--devices` means here."""
+    value = ",".join(str(gpu.index) for gpu in machine.gpus) or "cpu"
+    if asked != "all":
+        return Decided(value=value, reason="asked for", source="recipe")
+    if machine.gpus:
+        those = "all that nvidia-smi lists" if len(machine.gpus) == len(installed) else "those that are visible"
+        return Decided(value=value, reason=f"the GPUs of this machine, {those}", source=MACHINE)
+    reason = "no GPU is visible" if installed else "nvidia-smi lists no GPU"
+    return Decided(value=value, reason=reason, source=MACHINE)

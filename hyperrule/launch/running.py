@@ -1,0 +1,110 @@
+"""One worker as this machine sees it: the process that leads to it, what it says, and its end."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from signal import Signals
+
+from hyperrule.errors import UserError
+from hyperrule.launch import tether
+from hyperrule.launch.workers import Worker
+from hyperrule.wording import printable
+
+LAST_WORDS = 1.0  # seconds for what a process has written to be read after its end
+CLOSING = "hyperrule: "  # how the one line begins with which a command says why it failed
+CLEAR_ROW = "\r\x1b[K"  # of worker 0's live display, which is drawn again below
+
+
+class Running:
+    """A worker's process, or the ssh that leads to it, and threads that read its stderr and wait.
+
+    stdout and, on this machine, stderr of worker 0 are ours: its live display sees the terminal. When the process is
+    over, `ended` is called, from a thread, with the worker's index and its exit code, 128 + signal if it was killed.
+    Raises UserError if the program is none.
+    """
+
+    def __init__(self, worker: Worker, command: Sequence[str], ended: Callable[[int, int], None]) -> None:
+        self.worker = worker
+        self.started = not worker.connect  # a process of this machine cannot fail to
+        self.closing: list[str] = []  # why it failed, by itself; or by ssh, as long as it has not started
+        self._prefix = f"[worker {worker.index}] " if worker.index else ""
+        try:
+            self._process = subprocess.Popen(
+                [*worker.connect, *_tether(bool(worker.connect))],
+                stdin=subprocess.PIPE,
+                stdout=None if worker.index == 0 else subprocess.DEVNULL,
+                stderr=None if worker.index == 0 and not worker.connect else subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
+            )
+        except OSError as error:
+            raise UserError(f"{worker.name} could not be started: {error.strerror}: {error.filename}") from None
+        order = {
+            "argv": list(command),
+            "cwd": os.getcwd(),
+            "environment": dict(worker.environment),
+            "announce": bool(worker.connect),
+        }
+        self._write(json.dumps(order))
+        threading.Thread(target=self._follow, args=(ended,), daemon=True).start()
+
+    def send(self, number: Signals) -> None:
+        self._write(number.name)
+
+    def cut(self) -> None:
+        self._process.kill()
+
+    def wait(self) -> None:
+        self._process.wait()
+
+    def tell_reason(self) -> None:
+        for line in self.closing:
+            self._tell(line)
+
+    def _write(self, line: str) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{line}\n".encode())
+            self._process.stdin.flush()
+        except OSError:  # it has ended already
+            pass
+
+    def _follow(self, ended: Callable[[int, int], None]) -> None:
+        reader = threading.Thread(target=self._read, daemon=True)
+        reader.start()
+        code = self._process.wait()
+        reader.join(LAST_WORDS)  # not for ever: what ssh leaves behind to share its connection keeps stderr open
+        ended(self.worker.index, 128 - code if code < 0 else code)
+
+    def _read(self) -> None:
+        for line in self._process.stderr or ():
+            self._hear(line.decode(errors="surrogateescape").rstrip("\r\n"))
+
+    def _hear(self, line: str) -> None:
+        if not self.started:
+            if line == tether.STARTED:
+                self.started, self.closing = True, []
+            else:
+                self.closing.append(line)
+        elif self._prefix and line.startswith(CLOSING):
+            self.closing.append(line)
+        else:
+            self._tell(line)
+
+    def _tell(self, line: str) -> None:
+        say(f"{self._prefix}{printable(line.expandtabs())}")
+
+
+def say(line: str) -> None:
+    sys.stderr.write(f"{CLEAR_ROW if sys.stderr.isatty() else ''}{line}\n")
+    sys.stderr.flush()
+
+
+def _tether(through_a_shell: bool) -> list[str]:
+    """The command line of a tether: arguments, or one argument that a shell on another host takes apart."""
+    arguments = [sys.executable, "-P", str(Path(tether.__file__).absolute())]
+    return [f"exec {shlex.join(arguments)}"] if through_a_shell else arguments

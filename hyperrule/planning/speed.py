@@ -1,0 +1,84 @@
+"""Speeds of a training step that `hyperrule doctor --measure` found on this device, kept in the cache folder.
+
+What was measured with other software, or on another device, is passed over.
+"""
+
+import hashlib
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hyperrule.cache import cache_folder
+from hyperrule.files import whole_file
+from hyperrule.version import __version__
+
+FORMAT = 1
+LIBRARIES = ("tensorflow", "keras")  # those that make a step fast or slow
+
+
+class Rate(BaseModel):
+    """Median images a second in one setting; None, with the reason in `failure`, where it does not run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    precision: Literal["float32", "bfloat16", "float16"]
+    xla: bool
+    images_per_second: float | None
+    failure: str | None = None
+
+
+class Speed(BaseModel):
+    """Rates of the step of one network (`what`) on one device, all measured in turns."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = FORMAT
+    day: date
+    device: str
+    versions: dict[str, str]
+    what: str
+    rates: tuple[Rate, ...]
+
+    def rate(self, precision: str, xla: bool | None = None) -> float | None:
+        """Images a second; of the faster of the two ways where `xla` is None. None if it was not measured."""
+        found = [
+            rate.images_per_second for rate in self.rates if rate.precision == precision and xla in (None, rate.xla)
+        ]
+        return max((rate for rate in found if rate is not None), default=None)
+
+
+def software() -> dict[str, str]:
+    return {"hyperrule": __version__, **{name: installed_version(name) or "none" for name in LIBRARIES}}
+
+
+def installed_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def stored_speed(device: str) -> Speed | None:
+    """What was measured on `device` with the software that is installed."""
+    try:
+        speed = Speed.model_validate_json(speed_file(device).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    valid = (speed.format, speed.device, speed.versions) == (FORMAT, device, software())
+    return speed if valid and speed.rate("float32") else None
+
+
+def store_speed(speed: Speed) -> Path:
+    """Write it where `stored_speed` looks. Raises RunError."""
+    file = speed_file(speed.device)
+    with whole_file(file) as partial:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(speed.model_dump_json(indent=2) + "\n")
+    return file
+
+
+def speed_file(device: str) -> Path:
+    return cache_folder() / "speed" / f"{hashlib.sha256(device.encode()).hexdigest()[:16]}.json"

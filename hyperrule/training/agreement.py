@@ -1,0 +1,28 @@
+"""One plan for all workers: the chief's, which must be everybody's but for how much a device takes at once."""
+
+from hyperrule.errors import UserError
+from hyperrule.planning.plan import Plan
+from hyperrule.training.workers import Workers
+
+
+def agreed(plan: Plan, workers: Workers) -> Plan:
+    """This worker's plan, with the smallest micro-batch, and remat if any needs it; xla is the chief's.
+
+    Raises UserError, on all workers, if they would not do the same: other images, weights or options.
+    """
+    if workers.count == 1:
+        return plan
+    plans = [Plan.model_validate_json(text) for text in workers.texts(plan.model_dump_json())]
+    for index, other in enumerate(plans):
+        if differences := plans[0].differences(other):
+            raise UserError(
+                f"worker {index} plans otherwise than worker 0: {'; '.join(differences)}. "
+                "All need the same images, weights and options."
+            )
+    return plan.model_copy(
+        update={
+            "micro_batch": min((other.micro_batch for other in plans), key=lambda decided: decided.value),
+            "remat": max((other.remat for other in plans), key=lambda decided: decided.value),
+            "xla": plans[0].xla,
+        }
+    )

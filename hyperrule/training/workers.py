@@ -1,0 +1,109 @@
+"""What the processes of one training say to each other, through the collectives of their strategy."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from hyperrule.backbones.checkpoints import Arrays
+from hyperrule.data.shard import Shard
+from hyperrule.errors import HyperruleError, RunError, UserError
+from hyperrule.planning.cluster import Cluster
+
+Floats = npt.NDArray[np.float32]
+AT_ONCE = 2**22  # numbers of one collective: 16 MiB
+LOST = (  # what TensorFlow raises when a peer is gone
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+)
+
+
+class Workers:
+    """The workers of a strategy; a single process is a worker alone, and all of this costs it nothing.
+
+    Every method must be called by all workers, in the same order.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, cluster: Cluster) -> None:
+        self.strategy = strategy
+        self.index, self.count, self.chief = cluster.index, cluster.count, cluster.chief
+
+    @property
+    def shard(self) -> Shard:
+        """This worker's part of every batch."""
+        return Shard(self.index, self.count, int(self.strategy.num_replicas_in_sync) // self.count)
+
+    def sum(self, values: npt.ArrayLike) -> Floats:
+        """Sums over the workers, element by element, as float32 (whole numbers up to 2^24 are exact)."""
+        numbers = np.asarray(values, np.float32)
+        if self.count == 1:
+            return numbers
+        flat = numbers.ravel()
+        parts = [self._summed(flat[start : start + AT_ONCE]) for start in range(0, max(1, flat.size), AT_ONCE)]
+        return np.concatenate(parts).reshape(numbers.shape)
+
+    def broadcast(self, values: npt.ArrayLike, source: int = 0) -> Floats:
+        """The values of one worker, the same shape on all."""
+        numbers = np.asarray(values, np.float32)
+        return self.sum(numbers if self.index == source else np.zeros_like(numbers))
+
+    def broadcast_arrays(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> Arrays:
+        """The chief's arrays; those of the others give names and shapes."""
+        return {name: self.broadcast(arrays[name]) for name in sorted(arrays)} if self.count > 1 else dict(arrays)
+
+    def texts(self, text: str) -> list[str]:
+        """The text of every worker."""
+        if self.count == 1:
+            return [text]
+        content = np.frombuffer(text.encode(), np.uint8).astype(np.float32)
+        lengths = self.sum(np.eye(self.count)[self.index] * content.size).astype(int)
+        received = [
+            self.broadcast(content if index == self.index else np.zeros(length), index)
+            for index, length in enumerate(lengths)
+        ]
+        return [one.astype(np.uint8).tobytes().decode() for one in received]
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self.sum(0)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What stops one worker within the block stops all at its end, with the same exit code and reason."""
+        error: HyperruleError | None = None
+        try:
+            yield
+        except HyperruleError as raised:
+            error = raised
+        kinds = self.sum(np.eye(self.count)[self.index] * (0 if error is None else error.exit_code))
+        texts = self.texts("" if error is None else str(error)) if kinds.any() else []
+        if error is not None:
+            raise error
+        for index, kind in enumerate(kinds):
+            if kind:
+                raise (UserError if kind == UserError.exit_code else RunError)(f"worker {index}: {texts[index]}")
+
+    def _summed(self, part: Floats) -> Floats:
+        room = 1 << max(0, int(part.size - 1)).bit_length()  # few shapes, few graphs
+        padded = np.zeros(room, np.float32)
+        padded[: part.size] = part
+        total = self._all_reduce(tf.constant(padded))
+        return np.array(self.strategy.experimental_local_results(total)[0])[: part.size]
+
+    @cached_property
+    def _all_reduce(self) -> tf.types.experimental.PolymorphicFunction:
+        devices = self.shard.devices
+
+        def reduce(values: tf.Tensor) -> tf.Tensor:
+            replica = tf.distribute.get_replica_context()
+            first = tf.equal(replica.replica_id_in_sync_group % devices, 0)  # the others of this worker add nothing
+            return replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(first, values, 0.0))
+
+        return tf.function(lambda values: self.strategy.run(reduce, (values,)), autograph=False)
