@@ -56,7 +56,8 @@ class Timm:
         request = json.dumps({**case._asdict(), "precision": precision, "training": training})
 
         def seconds() -> float:
-            assert self.process.stdin is not None and self.process.stdout is not None
+            assert self.process.stdin is not None
+            assert self.process.stdout is not None
             print(request, file=self.process.stdin, flush=True)
             answer = json.loads(self.process.stdout.readline())
             self.versions = answer["versions"]
@@ -174,7 +175,8 @@ def compared(what: str, case: Case, own: Timed, peers: dict[str, Timed], pairs: 
         }
         print(
             f"{what:<22} {line['case']:<26} {line['images_per_second']:8.2f} images/s   "
-            f"{name:<14} {line['peer_images_per_second']:8.2f}   {line['ratio']:5.2f} x  ({ratios[0]:.2f}-{ratios[-1]:.2f})",
+            f"{name:<14} {line['peer_images_per_second']:8.2f}   {line['ratio']:5.2f} x  "
+            f"({ratios[0]:.2f}-{ratios[-1]:.2f})",
             flush=True,
         )
         lines.append(line)
