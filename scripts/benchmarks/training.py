@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-PEERS = ("torch==2.14.1", "timm==1.0.31")  # the versions of the project's targets
+PEERS = ("torch==2.14.1", "timm==1.0.31", "matplotlib")  # the versions of the project's targets
 CLASSES = 10
 Timed = Callable[[], float]
 
@@ -192,28 +192,6 @@ def machine() -> dict[str, Any]:
     return {"processor": model, "cores": os.cpu_count(), "instructions": sets, "tensorflow": tf.__version__}
 
 
-def plot(history: Path, picture: Path) -> None:
-    """A line for every figure over the runs in the history."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    runs = [json.loads(line) for line in history.read_text().splitlines()]
-    series: dict[str, list[tuple[int, float]]] = {}
-    for number, run in enumerate(runs):
-        for line in run["figures"]:
-            series.setdefault(f"{line['what']}, {line['case']} / {line['peer']}", []).append((number, line["ratio"]))
-    figure, axes = pyplot.subplots(figsize=(11, 7), layout="constrained")
-    for name, points in series.items():
-        axes.plot(*zip(*points, strict=True), marker="o", label=name)
-    axes.set_xticks(range(len(runs)), [f"{run['date'][:10]}\n{run['commit']}" for run in runs])
-    axes.set_ylabel("times as fast as the peer")
-    axes.axhline(1, color="gray", linewidth=0.8)
-    axes.legend(fontsize=7)
-    figure.savefig(picture)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
@@ -242,7 +220,8 @@ def main() -> None:
         with asked.json.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**run, "machine": facts, "peers": timm.versions, "figures": figures}) + "\n")
     if asked.plot:
-        plot(asked.json, asked.plot)
+        script = HERE / "peers" / "plot_history.py"
+        subprocess.run([peers_python(), str(script), str(asked.json), str(asked.plot)], check=True)
 
 
 SHORT = {"f32": "float32", "bf16": "bfloat16"}
