@@ -1,6 +1,7 @@
 """The network and its step against the golden figures, autodiff and itself."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from devices import strategy_of
 
 from hyperrule.backbones.architecture import GROUPS, Architecture
 from hyperrule.backbones.checkpoints import HEAD, read_arrays
+from hyperrule.backbones.convolution import convolve
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.backbones.layers import GROUP_NORM_EPSILON, group_norm_relu, standardize
 from hyperrule.backbones.resnet_v2 import ResNetV2
@@ -129,6 +131,38 @@ def test_group_norm_gradient_is_autodiffs_in_float64() -> None:
         np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("height", "width"), [(8, 6), (5, 7), (12, 11)])
+def test_convolution_and_its_gradients_are_tensorflows(size: int, stride: int, height: int, width: int) -> None:
+    """Against conv2d with explicit paddings and its own gradients; the shape of the images known or not."""
+    margin = (size - 1) // 2
+    paddings = [[0, 0], [margin, margin], [margin, margin], [0, 0]]
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.normal(size=(3, height, width, 8)), tf.float32)
+    kernel = tf.constant(rng.normal(size=(size, size, 8, 16)), tf.float32)
+    rows, columns = -(-height // stride), -(-width // stride)
+    upstream = tf.constant(rng.normal(size=(3, rows, columns, 16)), tf.float32)
+
+    def all_of(function: Callable[..., tf.Tensor]) -> Callable[..., list[tf.Tensor]]:
+        def outputs(x: tf.Tensor, kernel: tf.Tensor) -> list[tf.Tensor]:
+            with tf.GradientTape() as tape:
+                tape.watch([x, kernel])
+                y = function(x, kernel)
+            return [y, *tape.gradient(y, [x, kernel], output_gradients=upstream)]
+
+        return outputs
+
+    ours = all_of(lambda x, kernel: convolve(x, kernel, stride))
+    unknown = tf.function(
+        ours, autograph=False, input_signature=[tf.TensorSpec([None, None, None, 8]), tf.TensorSpec(kernel.shape)]
+    )
+    expected = all_of(lambda x, kernel: tf.nn.conv2d(x, kernel, stride, paddings))(x, kernel)
+    for results in (ours(x, kernel), unknown(x, kernel)):
+        for received, wanted in zip(results, expected, strict=True):
+            np.testing.assert_allclose(received, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_standardized_kernels_have_no_mean_and_unit_variance() -> None:
     kernel = standardize(tf.random.stateless_normal([3, 3, 16, 8], [0, 1], mean=2.0, stddev=0.1)).numpy()
     assert kernel.mean(axis=(0, 1, 2)) == pytest.approx(np.zeros(8), abs=1e-5)
@@ -150,7 +184,9 @@ def test_multiply_adds_agree_with_the_traced_graph() -> None:
     options["output"] = "none"
     profile = tf.compat.v1.profiler.profile(graph, options=options)
     convolutions = sum(
-        node.total_float_ops for node in _leaves(profile) if node.name.split("/")[-1].startswith("Conv2D")
+        node.total_float_ops
+        for node in _leaves(profile)
+        if node.name.split("/")[-1].startswith(("Conv2D", "MatMul"))  # 1x1 convolutions are matrix products
     )
     assert convolutions == pytest.approx(2 * architecture.multiply_adds(128), rel=0.02)
 
