@@ -102,7 +102,9 @@ def group_norm_relu(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
         dz = tf.raw_ops.ReluGrad(gradients=upstream, features=y)
         wide_dz = tf.cast(dz, dtype)
         sum_dz = channel_sums(wide_dz)
-        sum_dz_xhat = rstd * (channel_sums(wide_dz * tf.cast(x, dtype)) - mean * sum_dz)
+        with tf.control_dependencies([upstream]):  # or TensorFlow would keep the forward pass's float32 copy of x
+            wide_x = tf.cast(x, dtype)
+        sum_dz_xhat = rstd * (channel_sums(wide_dz * wide_x) - mean * sum_dz)
         # d/dx of the normalisation, written as slope * x + offset on top of dz * scale.
         slope = -tf.square(rstd) * group_mean(grouped_gamma * sum_dz_xhat)
         offset = -slope * mean - rstd * group_mean(grouped_gamma * sum_dz)

@@ -4,6 +4,8 @@ The constants were fitted to the resident sets that `scripts/bench memory` measu
 had given out at each moment; fit them again when the step, the normalisation or TensorFlow changes what it keeps.
 """
 
+from bisect import bisect_right
+
 from hyperrule.backbones.architecture import Convolution, Normalization, Unit
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.planning.cost import BYTES, MASTER
@@ -39,8 +41,8 @@ def largest_fitting(
     backbone: BackboneInfo, crop: int, most: int, precision: str, memory: float, remat: bool = False
 ) -> int:
     """The largest micro-batch, of `most` images at most, that `memory` bytes hold; 0 if none."""
-    sizes = range(most, 0, -1)
-    return next((size for size in sizes if memory_bytes(backbone, crop, size, precision, remat) <= memory), 0)
+    sizes = range(1, most + 1)
+    return bisect_right(sizes, memory, key=lambda size: memory_bytes(backbone, crop, size, precision, remat))
 
 
 def _graph_bytes(backbone: BackboneInfo) -> int:
@@ -71,9 +73,8 @@ def _unit_bytes(unit: Unit, side: int, precision: str) -> int:
 
 
 def _normalization_bytes(elements: int, precision: str) -> int:
-    """Input and output; of a narrow input also the float32 copy, which TensorFlow shares between both passes."""
-    wide = MASTER if BYTES[precision] < MASTER else 0
-    return (2 * BYTES[precision] + wide) * elements
+    """Input and output."""
+    return 2 * BYTES[precision] * elements
 
 
 def _in_flight_bytes(unit: Unit, side: int) -> int:
