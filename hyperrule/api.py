@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -15,6 +16,7 @@ from hyperrule.files import os_errors_as
 from hyperrule.input_range import InputRange
 from hyperrule.planning.cluster import this_cluster
 from hyperrule.planning.machine import Machine, this_machine
+from hyperrule.planning.memory import tensor_bytes
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import calibrated, make_plan, training_examples
 from hyperrule.prediction.images import find_images, labelled_images
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from hyperrule.preflight.findings import Preflight
 
 PIECES = {"micro_batch", "remat", "xla", "memory_limit", "devices"}  # options that say how a batch is cut up
+CPU_LIMIT = (
+    "TF_MKL_ALLOC_MAX_BYTES"  # read when TensorFlow is imported: tensorflow/core/common_runtime/mkl_cpu_allocator.h
+)
 DEFAULT_TOP = 5  # classes shown for an image
 
 
@@ -64,14 +69,16 @@ def finetune(
         folder = None if out is None else RunFolder(Path(os.path.expanduser(out)))
         chief = this_cluster().chief
         if folder is not None and restartable and folder.finished:
-            return finished_result(folder)
+            with silent_native_stderr():
+                from hyperrule.job import folder_result
+            return folder_result(folder)
         if folder is not None and chief:
             if restartable and folder.plan_file.exists():
                 return resume(folder.path, quiet=quiet, **options)
             check_free(folder.path)
         reporter = Reporter(quiet or not chief)
         planned, source = _plan(make_recipe(options), reporter)
-    with silent_native_stderr():
+    with _importing_tensorflow(planned):
         from hyperrule.job import run_plan
     return run_plan(planned, source, folder, reporter)
 
@@ -102,16 +109,9 @@ def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result:
             f"{folder.path} runs under another plan than asked for: {'; '.join(differences)}. "
             "Resume it without other options and with its own data, or start a new run with --out."
         )
-    with silent_native_stderr():
+    with _importing_tensorflow(asked):
         from hyperrule.job import resume_run
     return resume_run(asked, source, folder, calibration, reporter)
-
-
-def finished_result(run: RunFolder) -> Result:
-    """The result of a finished run, from its files."""
-    with silent_native_stderr():
-        from hyperrule.job import folder_result
-    return folder_result(run)
 
 
 def port(
@@ -218,6 +218,16 @@ def check(dataset: str | Path, *, quiet: bool = False, **options: Any) -> Prefli
         from hyperrule.preflight.check_source import check_source
 
         return check_source(source, reporter)
+
+
+@contextmanager
+def _importing_tensorflow(plan: Plan) -> Iterator[None]:
+    """Within the block it is imported, and told before how much memory a CPU may take for tensors: more is then an
+    error of TensorFlow's, and the step is cut smaller. GPUs are bounded when they are started."""
+    if plan.recipe.memory_limit is not None and not plan.machine.gpus:
+        os.environ[CPU_LIMIT] = str(tensor_bytes(plan.backbone, plan.recipe.memory_limit))
+    with silent_native_stderr():
+        yield
 
 
 def _shown_classes(top: int | None, classifier: ReleasedClassifier) -> int:

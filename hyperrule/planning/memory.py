@@ -37,6 +37,11 @@ def memory_bytes(backbone: BackboneInfo, crop: int, micro_batch: int, precision:
     return int(PROCESS + _graph_bytes(backbone) + FRAGMENTATION * (HELD * weights + passing + pixels))
 
 
+def tensor_bytes(backbone: BackboneInfo, memory: int) -> int:
+    """What `memory` bytes leave for tensors, beside the process and its graphs."""
+    return max(MIB, memory - PROCESS - _graph_bytes(backbone))
+
+
 def largest_fitting(
     backbone: BackboneInfo, crop: int, most: int, precision: str, memory: float, remat: bool = False
 ) -> int:
