@@ -34,9 +34,8 @@ if TYPE_CHECKING:
     from hyperrule.preflight.findings import Preflight
 
 PIECES = {"micro_batch", "remat", "xla", "memory_limit", "devices"}  # options that say how a batch is cut up
-CPU_LIMIT = (
-    "TF_MKL_ALLOC_MAX_BYTES"  # read when TensorFlow is imported: tensorflow/core/common_runtime/mkl_cpu_allocator.h
-)
+# Read when TensorFlow is imported: tensorflow/core/common_runtime/mkl_cpu_allocator.h
+CPU_LIMIT = "TF_MKL_ALLOC_MAX_BYTES"
 DEFAULT_TOP = 5  # classes shown for an image
 
 
@@ -59,7 +58,8 @@ def finetune(
     `out` is the run folder, by default a new one under `runs/`. With `restartable`, a run that is there is gone on
     with, if it is of the same request, or its result returned. `quiet` shows no progress. On a CPU,
     TensorFlow is set to deterministic operations, and Keras' global seed is set. Other
-    options are those of `hyperrule.recipe.Recipe`; `dataset` is required. Where TF_CONFIG or SLURM say that
+    options are those of `hyperrule.recipe.Recipe`; `dataset` is required; `memory_limit` bounds a CPU only if
+    TensorFlow has not been imported yet. Where TF_CONFIG or SLURM say that
     this process is one of several workers, all of them must call this; the first alone writes. Raises UserError, with
     nothing written, if the request cannot be met; RunError if the work cannot be finished.
     """
@@ -72,9 +72,9 @@ def finetune(
             with silent_native_stderr():
                 from hyperrule.job import folder_result
             return folder_result(folder)
+        if folder is not None and restartable and folder.plan_file.exists():
+            return resume(folder.path, quiet=quiet, **options)
         if folder is not None and chief:
-            if restartable and folder.plan_file.exists():
-                return resume(folder.path, quiet=quiet, **options)
             check_free(folder.path)
         reporter = Reporter(quiet or not chief)
         planned, source = _plan(make_recipe(options), reporter)
@@ -96,10 +96,11 @@ def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result:
         if folder.finished:
             raise RunFolderError(f"{folder.path} is finished; its result is in {folder.summary_file}.")
         recipe = make_recipe({**stored.recipe.model_dump(), **options})
-        decided = recipe.model_copy(update={} if "precision" in options else {"precision": stored.precision.value})
+        auto = recipe.precision == "auto"  # decided once, for all machines
+        decided = recipe.model_copy(update={"precision": stored.precision.value} if auto else {})
         planned, source = _plan(decided, reporter, before=stored.machine)
     asked = planned.model_copy(update={"recipe": planned.recipe.model_copy(update={"precision": recipe.precision})})
-    if "precision" not in options:
+    if auto:
         asked = asked.model_copy(update={"precision": stored.precision})
     if asked.machine == stored.machine and not options.keys() & PIECES:
         asked = asked.model_copy(update={"micro_batch": stored.micro_batch, "remat": stored.remat, "xla": stored.xla})
@@ -261,9 +262,12 @@ def _plan(
 ) -> tuple[Plan, Source]:
     """`before` is the machine of a run that is resumed: if its devices are these, what was free then still counts."""
     machine = this_machine("cpu" if recipe.devices == "tpu" else recipe.devices)
+    cluster = this_cluster()
     if before is not None and before.devices == machine.devices:
         machine = before
+    elif not machine.gpus:  # workers of one host share its memory
+        machine = machine.model_copy(update={"available_memory": machine.available_memory // cluster.on_this_host})
     source = _source(recipe, reporter, fetch)
     training_examples(recipe, source)  # mistakes about the data come before a long download
     backbone = describe_backbone(recipe.backbone, reporter, input_range=recipe.input_range, fetch=fetch)
-    return make_plan(recipe, source, backbone, machine, this_cluster().count), source
+    return make_plan(recipe, source, backbone, machine, cluster.count), source

@@ -22,14 +22,15 @@ def calibrate(job: "Job") -> Calibration:
     """Time a step and the evaluation, and leave everything as it was. Workers agree on the mean of their times."""
     before = job.step.snapshot()
     per_step, micro_batches = job.cut(0, job.plan.micro_batch.value)
+    whole = per_step == 1 and job.workers.count == 1
 
     def train(share: int) -> None:
         """Steps of one micro-batch each, or one of several, as the run will have them, at rate 0."""
-        for group in [1] * share if per_step == 1 else [share]:
+        for group in [1] * share if whole else [share]:
             job.step.run(islice(micro_batches, group), 0.0)  # reading its loss waits for the device
 
-    train(1 if per_step == 1 else 2)  # compiles
-    update = 0.0 if per_step == 1 else _seconds(job, partial(train, 0))
+    train(1 if whole else 2)  # compiles
+    update = 0.0 if whole else _seconds(job, partial(train, 0))
     done, seconds, micro_seconds = 0, 0.0, 0.0
     while done < 3 or (seconds < CALIBRATION_SECONDS and done < 64):
         # The first share of a pipeline's output was made while the step compiled: only the last counts.

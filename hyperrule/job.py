@@ -87,30 +87,38 @@ def folder_result(run: RunFolder) -> Result:
 class Job:
     """One fine-tuning in memory: the plan, its data, and the network under training."""
 
+    strategy: tf.distribute.Strategy
+    workers: Workers
+    classifier: Classifier
+    step: TrainingStep
+
     def __init__(self, plan: Plan, source: Source, run: RunFolder, reporter: Reporter) -> None:
+        self.plan = plan
         self.source = source
         self.run = run
         self.reporter = reporter
+        self.cluster = this_cluster()
         self.started = time.monotonic()
-        own, cluster = plan.backbone.as_it_is, this_cluster()
-        if cluster.count > 1:
-            reporter.say(f"Waiting for all {cluster.count} workers ...")
+
+    def _start(self) -> None:
+        """Devices, the other workers, and the network on all of them."""
+        plan, own = self.plan, self.plan.backbone.as_it_is
+        if self.cluster.count > 1:
+            self.reporter.say(f"Waiting for all {self.cluster.count} workers ...")
         self.strategy = runtime.start(
             plan.machine,
-            cluster,
+            self.cluster,
             deterministic=(own is None or not own.draws_random_numbers) and not plan.xla.value,
             memory_limit=plan.recipe.memory_limit,
             tpu=plan.recipe.devices == "tpu",
         )
-        self.workers = Workers(self.strategy, cluster)
-        self.plan = agreed(plan, self.workers)
+        self.workers = Workers(self.strategy, self.cluster)
+        self.plan = plan = agreed(plan, self.workers)
         keras.utils.set_random_seed(plan.seed.value)  # random backbones; everything else is stateless
         with self.strategy.scope():
-            self.classifier = make_classifier(
-                plan.backbone, plan.classes, plan.precision.value, remat=self.plan.remat.value
-            )
+            self.classifier = make_classifier(plan.backbone, plan.classes, plan.precision.value, remat=plan.remat.value)
             self.classifier.backbone.train_part(plan.train.value)
-            self.step = TrainingStep(self.classifier, self.strategy, plan.batch.value, xla=self.plan.xla.value)
+            self.step = TrainingStep(self.classifier, self.strategy, plan.batch.value, xla=plan.xla.value)
 
     @cached_property
     def training(self) -> Examples:
@@ -127,6 +135,7 @@ class Job:
     def execute(self, resuming: bool, calibration: Calibration | None = None) -> Result:
         """From here to the result; the chief knows whether the run is new."""
         with self._told_of_failures():
+            self._start()
             if self.workers.broadcast(resuming):
                 return self._go_on(calibration)
             return self._begin()
@@ -168,18 +177,24 @@ class Job:
             yield
         except tf.errors.OpError as error:
             reason = str(error.message).strip().splitlines()[0]
-            again = f"Continue with: {resume_command(self.run.path)}" if self.run.plan_file.exists() else "Start again."
-            if self.workers.count > 1 and isinstance(error, LOST):
+            again = (
+                f"Continue with: {resume_command(self.run.path)}"
+                if self.run.plan_file.exists()
+                else "Start again with:"
+            )
+            if self.cluster.count > 1 and isinstance(error, LOST):
                 again = again.replace("Continue with:", "Continue, on all workers, with:")
                 raise RunError(f"another worker is gone or cannot be reached ({reason}). {again}") from error
-            raise RunError(f"TensorFlow failed: {reason}. {again}{self._smaller(error)}") from error
+            if smaller := self._smaller(error):
+                again = f"{again} {smaller}" if begun else f"Start again with {smaller}."
+            raise RunError(f"TensorFlow failed: {reason}. {again}") from error
 
     def _smaller(self, error: tf.errors.OpError) -> str:
         if not isinstance(error, tf.errors.ResourceExhaustedError) or "micro_batch" not in self.plan.how:
             return ""
         if self.plan.micro_batch.value > 1:
-            return f" --micro-batch {self.plan.micro_batch.value // 2}"
-        return "" if self.plan.remat.value else " --remat"
+            return f"--micro-batch {self.plan.micro_batch.value // 2}"
+        return "" if self.plan.remat.value else "--remat"
 
     @contextmanager
     def _holding_the_run(self) -> Iterator[None]:
@@ -276,7 +291,9 @@ class Job:
             plan.balance.value,
             shard,
         )
-        micro_batches = iter(self.strategy.distribute_datasets_from_function(lambda _: dataset))
+        # Endless as far as TensorFlow knows: workers would ask each other before every micro-batch whether it is there.
+        endless = dataset.repeat()
+        micro_batches = iter(self.strategy.distribute_datasets_from_function(lambda _: endless))
         return shard.rounds(plan.batch.value, micro_batch), micro_batches
 
     def _initialise_head(self) -> None:

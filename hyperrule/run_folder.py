@@ -17,7 +17,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.plan_file = path / "plan.json"
+        self.lock_file = path / ".lock"
         self.metrics_file = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.weights_file = path / "weights.npz"
@@ -68,11 +69,14 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder within the block. Raises RunFolderError if another process has it."""
-        with self.plan_file.open() as plan:
-            try:
-                fcntl.flock(plan, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunFolderError(f"{self.path} is in use: another process is working on this run.") from None
+        # A file of its own, never replaced, and open for writing: network file systems ask for that.
+        with ExitStack() as held:
+            with os_errors_as(RunFolderError, f"{self.path} cannot be locked"):
+                lock = held.enter_context(self.lock_file.open("a"))
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise RunFolderError(f"{self.path} is in use: another process is working on this run.") from None
             yield
 
     def read_plan(self) -> Plan:

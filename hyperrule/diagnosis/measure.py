@@ -51,7 +51,7 @@ def measure_speed(machine: Machine, reporter: Reporter) -> Speed:
     """
     if machine.gpus:
         machine = machine.model_copy(update={"gpus": (machine.weakest_gpu,)})
-    strategy = runtime.start(machine, Cluster())
+    strategy = runtime.start(machine, Cluster(), deterministic=False)
     batch = GPU_BATCH if machine.gpus else CPU_BATCH
     images = _random_images(batch)
     settings = [Setting(*both) for both in product(worthwhile_precisions(machine), (False, True))]

@@ -74,9 +74,12 @@ def _die_with_parent() -> Callable[[], object] | None:
 
 def _obey(line: BinaryIO, process: "subprocess.Popen[bytes]") -> None:
     """Pass on signals until the line is cut; then end the command, gently first."""
+    told = False
     for name in line:
         process.send_signal(signal.Signals[name.decode().strip()])
-    process.terminate()
+        told = True
+    if not told:  # a second signal would end it without a checkpoint
+        process.terminate()
     try:
         process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:

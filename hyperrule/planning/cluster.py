@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 
 from hyperrule.errors import RecipeError
 
@@ -29,6 +30,12 @@ class Cluster:
     @property
     def chief(self) -> bool:
         return self.index == 0
+
+    @property
+    def on_this_host(self) -> int:
+        """How many workers share this machine."""
+        hosts = [address.rpartition(":")[0] for address in self.addresses]
+        return hosts.count(hosts[self.index]) if hosts else 1
 
 
 def this_cluster() -> Cluster:
@@ -62,21 +69,27 @@ def _of_config(text: str) -> Cluster:
 def _of_slurm() -> Cluster:
     """Tasks in SLURM's order. Not TensorFlow's SlurmClusterResolver: it orders nodes by name as text (n10 before n9),
     where SLURM's first task is on the first by number, wants nvidia-smi, and has one port for all jobs of a node."""
-    nodes = os.environ["SLURM_STEP_NODELIST"]
+    nodes = os.environ.get("SLURM_STEP_NODELIST", "")
     try:
-        shown = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+        hosts = _hosts(nodes)
+        tasks_per_node = list(zip(hosts, _tasks_per_node(), strict=True))
+    except (OSError, subprocess.CalledProcessError, KeyError, ValueError):
         raise RecipeError(
             f"scontrol cannot tell the hosts of {nodes!r}. Run where SLURM's commands are, or set {CONFIG}, "
             f"as in '{EXAMPLE}'."
         ) from None
     job = int(os.environ.get("SLURM_JOB_ID", "0")) * 16
     addresses = [
-        f"{host}:{SLURM_PORT + (job + task) % SLURM_PORTS}"
-        for host, tasks in zip(shown.stdout.split(), _tasks_per_node(), strict=True)
-        for task in range(tasks)
+        f"{host}:{SLURM_PORT + (job + task) % SLURM_PORTS}" for host, tasks in tasks_per_node for task in range(tasks)
     ]
     return Cluster(int(os.environ["SLURM_PROCID"]), tuple(addresses))
+
+
+@cache
+def _hosts(nodes: str) -> list[str]:
+    """What SLURM abbreviates as n[9-10]."""
+    shown = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+    return shown.stdout.split()
 
 
 def _tasks_per_node() -> list[int]:

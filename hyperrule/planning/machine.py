@@ -48,7 +48,7 @@ class Machine(BaseModel):
     @property
     def devices(self) -> tuple[str, ...]:
         """All of them: a run that is resumed on the same ones is cut up in the same pieces."""
-        return tuple(f"{gpu.name} {gpu.memory}" for gpu in self.gpus) or (self.device,)
+        return tuple(f"{gpu.index} {gpu.name} {gpu.memory}" for gpu in self.gpus) or (self.device,)
 
 
 @cache

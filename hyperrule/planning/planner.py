@@ -3,7 +3,6 @@
 import math
 import os
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 from hyperrule import rule
 from hyperrule.backbones.info import BackboneInfo
@@ -13,8 +12,10 @@ from hyperrule.data.subset import few_shot
 from hyperrule.errors import RecipeError
 from hyperrule.planning.estimate import Estimate, estimate_cost, fit
 from hyperrule.planning.machine import Machine
+from hyperrule.planning.memory import memory_bytes
 from hyperrule.planning.plan import Calibration, Decided, HeadInit, Plan, Precision
 from hyperrule.planning.precision import precision_of, xla_of
+from hyperrule.planning.speed import installed_version
 from hyperrule.recipe import Balance, Recipe, Train
 from hyperrule.version import __version__
 from hyperrule.wording import duration
@@ -104,13 +105,6 @@ def _absolute(path: str | None) -> str | None:
     return None if path is None else os.path.abspath(os.path.expanduser(path))
 
 
-def _installed(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:  # such as tensorflow-cpu, which goes by another name
-        return "unknown"
-
-
 @dataclass(frozen=True)
 class _Planner:
     recipe: Recipe
@@ -145,8 +139,11 @@ class _Planner:
             dataset=self.dataset,
             backbone=self.backbone,
             machine=self.machine,
-            workers=self.workers,
-            versions={"hyperrule": __version__, **{library: _installed(library) for library in LIBRARIES}},
+            workers=self._workers(),
+            versions={
+                "hyperrule": __version__,
+                **{library: installed_version(library) or "unknown" for library in LIBRARIES},
+            },
             examples=self._examples(),
             resize=resize,
             crop=crop,
@@ -312,6 +309,15 @@ class _Planner:
             return Decided(value=False, reason="not every SavedModel can be compiled", source=HYPERRULE)
         return xla_of(self.machine, precision)
 
+    def _workers(self) -> int:
+        own = self.backbone.as_it_is
+        if self.workers > 1 and own is not None and own.keeps_statistics:
+            raise RecipeError(
+                f"{self.backbone.name} keeps statistics of its own (batch norm), which {self.workers} workers would "
+                "not share. Use one process, with all GPUs of one machine, or a BiT."
+            )
+        return self.workers
+
     def _pieces(self, crop: int, batch: int, precision: Precision) -> tuple[Decided[int], Decided[bool]]:
         """The micro-batch, and whether activations are kept or computed again."""
         asked = self.recipe.remat
@@ -319,6 +325,12 @@ class _Planner:
             raise RecipeError(f"--remat needs the units of a BiT; {self.backbone.name} runs as it is. Leave it out.")
         share = math.ceil(batch / (self.workers * self._devices))
         limit = self.recipe.memory_limit
+        least = memory_bytes(self.backbone, crop, 1, precision, remat=self.backbone.as_it_is is None and asked is None)
+        if limit is not None and limit < least:
+            raise RecipeError(
+                f"memory_limit must be at least {least / 2**30:.2f} GiB, what {self.backbone.name} takes for one image "
+                f"of {crop} px at a time. Received: {limit / 2**30:.3g} GiB. Take a smaller --crop or --backbone."
+            )
         size, recomputed = fit(self.backbone, crop, share, precision, self.machine, limit, asked)
         memory = "memory" if limit is None else f"a limit of {limit / 2**30:.3g} GiB"
         reason = f"of each device's share of the batch ({share}), as much at once as {memory} and speed want"

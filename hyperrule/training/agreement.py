@@ -6,7 +6,7 @@ from hyperrule.training.workers import Workers
 
 
 def agreed(plan: Plan, workers: Workers) -> Plan:
-    """This worker's plan, with the smallest micro-batch, and remat if any needs it; xla is the chief's.
+    """This worker's plan, with the smallest micro-batch, and remat if any needs it.
 
     Raises UserError, on all workers, if they would not do the same: other images, weights or options.
     """
@@ -14,7 +14,10 @@ def agreed(plan: Plan, workers: Workers) -> Plan:
         return plan
     plans = [Plan.model_validate_json(text) for text in workers.texts(plan.model_dump_json())]
     for index, other in enumerate(plans):
-        if differences := plans[0].differences(other):
+        differences = plans[0].differences(other)
+        if plans[0].xla.value != other.xla.value:  # with it, operations are not deterministic
+            differences.append(f"xla: {plans[0].xla.value}, not {other.xla.value}")
+        if differences:
             raise UserError(
                 f"worker {index} plans otherwise than worker 0: {'; '.join(differences)}. "
                 "All need the same images, weights and options."
@@ -23,6 +26,5 @@ def agreed(plan: Plan, workers: Workers) -> Plan:
         update={
             "micro_batch": min((other.micro_batch for other in plans), key=lambda decided: decided.value),
             "remat": max((other.remat for other in plans), key=lambda decided: decided.value),
-            "xla": plans[0].xla,
         }
     )

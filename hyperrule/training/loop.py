@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from hyperrule import rule
 from hyperrule.data.pipeline import MicroBatch
-from hyperrule.errors import RunError
+from hyperrule.errors import Interrupted, RunError
 from hyperrule.planning.plan import Decided, Plan
 from hyperrule.progress import Reporter
 from hyperrule.run_folder import RunFolder
@@ -24,10 +24,6 @@ SLOW_STEP = 5.0  # seconds; where steps take longer, workers agree after every m
 OVERFLOWS = 50  # steps in a row: the loss scale is then 2^50 times smaller, and something else is wrong
 
 Evaluate = Callable[[Callable[[], None]], dict[str, float]]
-
-
-class _OutOfMemory(Exception):
-    """On a device of some worker, before anything of the step was applied."""
 
 
 class Loop:
@@ -57,6 +53,7 @@ class Loop:
         self.stop = StopRequest()
         self.last_checkpoint = time.monotonic()
         self.step_seconds = math.inf
+        self.slow = True  # what all workers have agreed upon
         self.overflows = self.overflows_in_a_row = 0
 
     def train(self, first: int) -> Plan:
@@ -83,8 +80,8 @@ class Loop:
                 self._evaluate_if_due(done)
                 if self._checkpoint_due(done):
                     self._checkpoint(done)
-            if self.stop.received is not None:
-                raise interrupted(self.run, self.stop.received, f"after all {steps} steps; checkpoint written")
+            if self.workers.sum(self.stop.received is not None):
+                raise self._interrupted(steps)
         return self.plan
 
     def _step(self, index: int, rate: float) -> StepResult:
@@ -93,12 +90,13 @@ class Loop:
             try:
                 for number, micro_batch in enumerate(self.feed.step(), 1):
                     self._take(index, micro_batch, last=number == self.feed.per_step)
-                return self.step.update(rate)
-            except (_OutOfMemory, tf.errors.ResourceExhaustedError) as error:
+                if self.workers.count == 1:
+                    return self.step.update(rate)
+                break
+            except tf.errors.ResourceExhaustedError as error:
                 self.step.discard()
-                if self.workers.count > 1 and not isinstance(error, _OutOfMemory):
-                    raise  # in the update, of which the other workers know nothing
                 self._halve(index, error)
+        return self.step.update(rate)  # if this fails for want of memory, the other workers cannot know
 
     def _take(self, index: int, micro_batch: MicroBatch, last: bool) -> None:
         """Take in a micro-batch; raises what all workers have agreed upon: to stop, or that memory has ended."""
@@ -110,12 +108,16 @@ class Loop:
                 self.step.flush()
         except tf.errors.ResourceExhaustedError as error:
             exhausted = error
-        if alone or last or exhausted is not None or self.step_seconds > SLOW_STEP:
-            stopped, out_of_memory = self.workers.sum([self.stop.received is not None, exhausted is not None])
+        if alone or last or exhausted is not None or self.slow:
+            stopped, out_of_memory, slow = self.workers.sum(
+                [self.stop.received is not None, exhausted is not None, self.step_seconds > SLOW_STEP]
+            )
             if stopped:
                 self._stop(index)
             if out_of_memory:
-                raise _OutOfMemory from exhausted
+                raise exhausted or tf.errors.ResourceExhaustedError(None, None, "another worker has no memory left")
+            if last:
+                self.slow = bool(slow)
 
     def _halve(self, index: int, error: Exception) -> None:
         micro_batch = self.feed.micro_batch
@@ -133,16 +135,20 @@ class Loop:
 
     def _stop(self, done: int) -> None:
         self._checkpoint(done)
+        self.workers.wait()  # or the chief, still writing, would lose the others
+        raise self._interrupted(done)
+
+    def _interrupted(self, done: int) -> Interrupted:
         number = self.stop.received or signal.SIGTERM  # another worker's
-        raise interrupted(self.run, number, f"after {done} of {self.schedule.steps} steps; checkpoint written")
+        return interrupted(self.run, number, f"after {done} of {self.schedule.steps} steps; checkpoint written")
 
     def _evaluate_if_due(self, done: int) -> None:
-        """A signal ends an evaluation on the way, where no other worker counts on it."""
+        """A signal to any worker ends an evaluation on the way."""
         if self.plan.eval_every.value is None or done % self.plan.eval_every.value != 0:
             return
 
         def check() -> None:
-            if self.stop.received is not None and self.workers.count == 1:
+            if self.workers.sum(self.stop.received is not None):
                 self._stop(done)
 
         self._record({"kind": "evaluation", "step": done, **self.evaluate(check)})

@@ -29,23 +29,24 @@ def start(
 
     On a CPU every operation is made `deterministic`, so that a resumed run is bit-identical; not so for a network
     that draws random numbers of its own, which TensorFlow would then refuse to run. `memory_limit` bounds what
-    TensorFlow takes of each GPU, in bytes. Raises UserError if TensorFlow does not see the GPUs that the plan counts
-    on, RunError if the other workers do not come.
+    TensorFlow takes of each GPU, in bytes (of a CPU, only before it is imported: see `api`). Raises UserError if
+    TensorFlow does not see the GPUs that the plan counts on, or has started with other settings; ends the process if
+    the other workers do not come.
     """
     if tpu:
         return _tpu()
     gpus = _chosen(machine)
-    tf.config.set_visible_devices(gpus, "GPU")
-    for gpu in gpus:
-        if memory_limit is not None:
-            limit = tf.config.LogicalDeviceConfiguration(memory_limit=memory_limit // MIB)
-            tf.config.set_logical_device_configuration(gpu, [limit])
-        else:
-            tf.config.experimental.set_memory_growth(gpu, True)
     if not gpus and deterministic:
         tf.config.experimental.enable_op_determinism()
-    if cluster.count > 1:
-        return _many_workers(cluster)
+    try:
+        _configure(gpus, memory_limit)
+        if cluster.count > 1:
+            return _many_workers(cluster)
+    except RuntimeError:
+        raise UserError(
+            "devices, their memory and workers are settled once TensorFlow has started in a process, as it does to "
+            "look into a module for the first time. Start again: what it found is kept."
+        ) from None
     match len(gpus):
         case 0:
             return tf.distribute.get_strategy()
@@ -55,9 +56,19 @@ def start(
             return _mirrored()
 
 
+def _configure(gpus: list[tf.config.PhysicalDevice], memory_limit: int | None) -> None:
+    """Raises RuntimeError if TensorFlow has started with other settings."""
+    if tf.config.get_visible_devices("GPU") != gpus:
+        tf.config.set_visible_devices(gpus, "GPU")
+    for gpu in gpus:
+        if memory_limit is not None:
+            limit = tf.config.LogicalDeviceConfiguration(memory_limit=memory_limit // MIB)
+            tf.config.set_logical_device_configuration(gpu, [limit])
+
+
 def _chosen(machine: Machine) -> list[tf.config.PhysicalDevice]:
     gpus = tf.config.list_physical_devices("GPU")
-    if len(gpus) < len(machine.gpus):
+    if any(gpu.index >= len(gpus) for gpu in machine.gpus):
         raise UserError(
             f"the plan counts on {len(machine.gpus)} GPUs ({machine.gpus[0].name}), but TensorFlow sees {len(gpus)}. "
             "'hyperrule doctor' says what is missing; often it is: pip install 'tensorflow[and-cuda]'. "
