@@ -177,11 +177,8 @@ class Job:
             yield
         except tf.errors.OpError as error:
             reason = str(error.message).strip().splitlines()[0]
-            again = (
-                f"Continue with: {resume_command(self.run.path)}"
-                if self.run.plan_file.exists()
-                else "Start again with:"
-            )
+            begun = self.run.plan_file.exists()
+            again = f"Continue with: {resume_command(self.run.path)}" if begun else "Start again."
             if self.cluster.count > 1 and isinstance(error, LOST):
                 again = again.replace("Continue with:", "Continue, on all workers, with:")
                 raise RunError(f"another worker is gone or cannot be reached ({reason}). {again}") from error
