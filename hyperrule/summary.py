@@ -7,7 +7,7 @@ from hyperrule.evaluation.metrics import Metrics
 from hyperrule.export.parity import Parity
 from hyperrule.planning.plan import Plan
 from hyperrule.run_folder import RunFolder
-from hyperrule.wording import printable
+from hyperrule.wording import number, printable
 
 MARKUP = re.compile(r"[\\`*_\[\]<>|~&#$]")
 
@@ -36,7 +36,7 @@ def summary(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str
             "",
             f"Trained on {plan.examples.value} images of {plan.classes} classes: {schedule.steps} steps of "
             f"{plan.batch.value} at {plan.crop.value} px, base rate {plan.base_learning_rate.value:g}, "
-            f"seed {plan.seed.value}, {plan.precision.value}; "
+            f"seed {plan.seed.value}, {plan.precision.value}{_overflows(run)}; "
             f"{', '.join(f'{name} {version}' for name, version in plan.versions.items())}.",
             f"Exported SavedModel agrees with the evaluation on {parity.examples} test images "
             f"(largest difference of a probability: {parity.largest_difference:.1e}).",
@@ -68,6 +68,12 @@ def summary(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str
             "",
         ]
     )
+
+
+def _overflows(run: RunFolder) -> str:
+    """Steps whose float16 gradient overflowed, where there were any."""
+    count = sum(bool(line.get("overflow")) for line in run.read_metrics())
+    return f" ({number(count, 'step')} skipped, whose gradient overflowed)" if count else ""
 
 
 def _plain(text: str) -> str:
