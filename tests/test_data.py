@@ -13,6 +13,7 @@ from hyperrule.data import Examples, open_source
 from hyperrule.data.contents import TableColumn
 from hyperrule.data.pipeline import Augmentation, evaluation_batches, training_batches, undecodable
 from hyperrule.data.preprocess import decode, for_evaluation
+from hyperrule.data.shard import Shard
 from hyperrule.data.subset import few_shot, hold_out
 from hyperrule.errors import DataError
 
@@ -133,6 +134,23 @@ def test_training_stream_depends_on_nothing_but_seed_and_position(mixup: float) 
     assert not np.array_equal(stream(examples, mixup, 12, range(6), seed=4)[0], images)
 
 
+@pytest.mark.parametrize("mixup", [0.0, 0.4])
+@pytest.mark.parametrize(("workers", "devices", "micro_batch"), [(2, 1, 2), (3, 2, 1), (5, 1, 4)])
+def test_workers_share_every_step_without_overlap(mixup: float, workers: int, devices: int, micro_batch: int) -> None:
+    examples = open_source("digits").examples("train").take(np.arange(30))
+    augmentation = Augmentation(20, 16, random_crop=True, random_flip=True, mixup=mixup)
+
+    def rows(shard: Shard, micro_batch: int, step: int) -> list[np.ndarray]:
+        options = (augmentation, 12, micro_batch, range(step, step + 1), 3, "none", shard)
+        batches = list(training_batches(examples, 10, *options))
+        assert len(batches) == shard.rounds(12, micro_batch) * shard.devices
+        return [image for batch in batches for image in batch.images.numpy()[batch.weights.numpy() > 0]]
+
+    for step in (0, 7):
+        parts = [rows(Shard(index, workers, devices), micro_batch, step) for index in range(workers)]
+        assert np.array_equal(np.concatenate(parts), np.stack(rows(Shard(), 12, step)))
+
+
 def test_every_pass_sees_every_example_once_in_another_order() -> None:
     examples = open_source("digits").examples("train").take(np.arange(24))
     plain = Augmentation(resize=16, crop=16, random_crop=False, random_flip=False, mixup=0.0)
@@ -204,6 +222,15 @@ def test_evaluation_sees_every_example_once_and_pads_with_weight_zero() -> None:
     assert weights.tolist() == [1.0] * 10 + [0.0] * 2
     images = np.concatenate([batch.images.numpy() for batch in batches])[weights > 0]
     assert np.array_equal(images, np.stack([for_evaluation(content, 16).numpy() for content in examples.encoded()]))
+
+
+def test_evaluation_is_shared_without_overlap() -> None:
+    examples = open_source("digits").examples("test").take(np.arange(10))
+    shards = [Shard(index, 3, 2) for index in range(3)]
+    parts = [list(evaluation_batches(examples, 10, 16, 1, shard)) for shard in shards]
+    assert {len(part) for part in parts} == {4}
+    shown = np.concatenate([batch.images.numpy()[batch.weights.numpy() > 0] for part in parts for batch in part])
+    assert np.array_equal(shown, np.stack([for_evaluation(content, 16).numpy() for content in examples.encoded()]))
 
 
 def test_undecodable_names_the_bad_ones() -> None:

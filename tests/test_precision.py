@@ -56,6 +56,11 @@ def test_low_precision_stays_near_float32(float32: list[float]) -> None:
     assert losses(step_of(precision="float16")) == pytest.approx(float32, rel=0.02)
 
 
+def test_four_devices_are_as_one_in_bfloat16_too() -> None:
+    expected = losses(step_of(precision="bfloat16"), 2, 3)
+    assert losses(step_of(4, "bfloat16"), 2, 3) == pytest.approx(expected, rel=1e-4)
+
+
 def test_what_must_be_float32_is() -> None:
     step = step_of(precision="bfloat16")
     assert {variable.dtype for variable in step.classifier.arrays.values()} == {"float32"}
