@@ -247,7 +247,10 @@ class Job:
         if first < self.plan.schedule.value.steps:
             feed = Feed(self.cut, self.plan.micro_batch.value, first)
             loop = Loop(self.step, self.plan, self.run, feed, self._evaluate_on_the_way, self.workers, self.reporter)
-            self.plan = loop.train(first)
+            try:
+                loop.train(first)
+            finally:
+                self.plan = loop.plan  # with the micro-batch that fitted
         with raising_interrupted(self.run, "after training"):
             return self._conclude()
 

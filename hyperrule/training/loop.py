@@ -56,8 +56,8 @@ class Loop:
         self.slow = True  # what all workers have agreed upon
         self.overflows = self.overflows_in_a_row = 0
 
-    def train(self, first: int) -> Plan:
-        """Run steps `first` to the last; the plan, with the micro-batch that fitted in the end.
+    def train(self, first: int) -> None:
+        """Run steps `first` to the last. Where memory ends, `plan` gets the micro-batch that fits.
 
         Raises Interrupted, after a checkpoint, when SIGINT or SIGTERM asks a worker to stop; RunError, with the
         last checkpoint kept, when loss or gradient is not finite or memory does not do for a single example.
@@ -82,7 +82,6 @@ class Loop:
                     self._checkpoint(done)
             if self.workers.sum(self.stop.received is not None):
                 raise self._interrupted(steps)
-        return self.plan
 
     def _step(self, index: int, rate: float) -> StepResult:
         """One step, from its start again in smaller pieces as often as memory ends."""
