@@ -139,7 +139,7 @@ def test_two_devices_train_evaluate_and_resume_on_one_like_one_even_on_the_same_
     result = hyperrule.resume(out, quiet=True, **tar_shards.write(tmp_path / "shards", images))
     expected = [line["loss"] for line in RunFolder(uninterrupted["out"]).read_metrics()]
     assert [line["loss"] for line in result.run.read_metrics()] == pytest.approx(expected, rel=1e-4)
-    assert result.metrics.confusion == confusion
+    assert [list(row) for row in result.metrics.confusion] == confusion
 
 
 def test_step_that_does_not_fit_into_memory_begins_again_in_halves(
