@@ -44,7 +44,9 @@ def command(
     if run is None:
         result = finetune(out=out, restartable=restartable, **options)
     elif out is not None or restartable:
-        raise RecipeError("--resume goes on in its own run folder: give --resume, or --out and --restartable.")
+        raise RecipeError(
+            "--resume goes on in its own run folder: give --resume, or --out with --restartable, not both."
+        )
     else:
         result = resume(run, **options)
     if this_cluster().chief:
