@@ -12,6 +12,7 @@ from hyperrule.planning.memory import largest_fitting, memory_bytes
 # Measured with R26x0.5 (batch 64) and R50x1 (batch 16) at 128 px on 2 cores with AVX512-BF16, as
 # fractions of the float32 matrix product: a training step ran at 0.52 and 0.53 in float32, 0.83 in
 # bfloat16 for both; a float32 forward pass at 0.53 and 0.72.
+# float16, for which CPUs have no instructions, is a guess.
 TRAINING_EFFICIENCY = {"float32": 0.52, "bfloat16": 0.83, "float16": 0.02}
 INFERENCE_EFFICIENCY = 0.55
 
@@ -91,7 +92,6 @@ def estimate_cost(
 ) -> Estimate:
     """`passes` over the network a step, in forward passes: 3 with a backward pass, 1 for a head alone; `remat` as
     for `fit`."""
-    passes += remat and passes > 1
     images = steps * batch
     forward = 2 * backbone.multiply_adds(crop)
     training = _training_operations(backbone, crop, remat) if passes > 1 else forward

@@ -9,8 +9,7 @@ from bisect import bisect_right
 from hyperrule.backbones.architecture import Convolution, Normalization, Unit
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.planning.cost import BYTES, MASTER
-
-MIB = 2**20
+from hyperrule.wording import MIB
 
 PROCESS = 730 * MIB  # Python, TensorFlow, and the code pages that a first step touches
 GRAPH = 2 * MIB  # a convolution's share of traced and optimised graphs and of compiled kernels
