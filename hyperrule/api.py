@@ -1,38 +1,47 @@
-"""The Python API: check, plan, finetune and resume; predict and evaluate; port."""
+"""The Python API: check, plan, finetune, distill and resume; predict and evaluate; port."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data import Source, Split, open_source
+from hyperrule.data.pool import Pool, open_pool
+from hyperrule.distill_recipe import DistillRecipe
+from hyperrule.distillation.who import describe_student, describe_teacher
 from hyperrule.errors import RecipeError, RunFolderError, UserError
 from hyperrule.export.port import Ported, port_backbone
 from hyperrule.files import os_errors_as
 from hyperrule.input_range import InputRange
 from hyperrule.planning.cluster import this_cluster
+from hyperrule.planning.distill_plan import DistillPlan
+from hyperrule.planning.distill_planner import make_distill_plan
 from hyperrule.planning.machine import Machine, this_machine
 from hyperrule.planning.memory import tensor_bytes
 from hyperrule.planning.plan import Plan
-from hyperrule.planning.planner import calibrated, make_plan, training_examples
+from hyperrule.planning.planner import make_plan, training_examples
+from hyperrule.planning.training_plan import Calibration, TrainingPlan
 from hyperrule.prediction.images import find_images, labelled_images
 from hyperrule.prediction.labels import match_folders
 from hyperrule.prediction.released import ReleasedClassifier, describe_classifier, make_asked
 from hyperrule.progress import Reporter
-from hyperrule.recipe import Recipe, make_recipe
+from hyperrule.recipe import Recipe, TrainingRecipe, make_recipe
 from hyperrule.run_folder import RunFolder, check_free
 from hyperrule.silence import silent_native_stderr
 
 if TYPE_CHECKING:
-    from hyperrule.job import Result
+    from hyperrule.distillation.distillation import Distilled
+    from hyperrule.finetuning import Result
     from hyperrule.prediction.accuracy import Accuracy
     from hyperrule.prediction.predictions import Prediction
     from hyperrule.preflight.findings import Preflight
 
+P = TypeVar("P", bound=TrainingPlan)
+R = TypeVar("R", bound=TrainingRecipe)
 PIECES = {"micro_batch", "remat", "xla", "memory_limit", "devices"}  # options that say how a batch is cut up
 # Read when TensorFlow is imported: tensorflow/core/common_runtime/mkl_cpu_allocator.h
 CPU_LIMIT = "TF_MKL_ALLOC_MAX_BYTES"
@@ -47,7 +56,7 @@ def plan(**options: Any) -> Plan:
     lists are not downloaded. Raises UserError.
     """
     with os_errors_as(UserError, "a path cannot be used"):
-        return _plan(make_recipe(options), Reporter(), fetch=False)[0]
+        return _plan(make_recipe(options, Recipe), Reporter(), fetch=False)[0]
 
 
 def finetune(
@@ -64,29 +73,54 @@ def finetune(
     nothing written, if the request cannot be met; RunError if the work cannot be finished.
     """
     with os_errors_as(UserError, "a path cannot be used"):
-        if restartable and out is None:
-            raise RecipeError("--restartable needs a run folder that every start can find: say --out FOLDER.")
-        folder = None if out is None else RunFolder(Path(os.path.expanduser(out)))
-        chief = this_cluster().chief
-        if folder is not None and restartable and folder.finished:
-            with silent_native_stderr():
-                from hyperrule.job import folder_result
-            return folder_result(folder)
-        if folder is not None and restartable and folder.plan_file.exists():
-            return resume(folder.path, quiet=quiet, **options)
-        if folder is not None and chief:
-            check_free(folder.path)
-        reporter = Reporter(quiet or not chief)
-        planned, source = _plan(make_recipe(options), reporter)
+        folder, begun = _run_folder(out, restartable)
+        if folder is not None and begun:
+            if folder.finished:
+                with silent_native_stderr():
+                    from hyperrule.finetuning import folder_result
+                return folder_result(folder)
+            return cast("Result", resume(folder.path, quiet=quiet, **options))
+        reporter = Reporter(quiet or not this_cluster().chief)
+        planned, source = _plan(make_recipe(options, Recipe), reporter)
     with _importing_tensorflow(planned):
-        from hyperrule.job import run_plan
+        from hyperrule.finetuning import run_plan
     return run_plan(planned, source, folder, reporter)
 
 
-def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result:
-    """Go on with an unfinished run, under its own plan, on whatever devices there are now.
+def plan_distillation(**options: Any) -> DistillPlan:
+    """What `distill(**options)` would do, each value with its reason. Raises UserError."""
+    with os_errors_as(UserError, "a path cannot be used"):
+        return _plan_distillation(make_recipe(options, DistillRecipe), Reporter(), fetch=False)[0]
 
-    Data and backbone must be what they were, and `options`, if any, must not change the plan:
+
+def distill(
+    *, out: str | Path | None = None, restartable: bool = False, quiet: bool = False, **options: Any
+) -> Distilled:
+    """Train a BiT to be like a teacher, by function matching on images without labels; returns the finished run.
+
+    `options` are those of `hyperrule.distill_recipe.DistillRecipe`; `teacher` and `dataset` (one or several) are
+    required. All else is as for `finetune`. The student is in the run's weights.npz, and the run folder is a `backbone`
+    for `finetune`.
+    """
+    with os_errors_as(UserError, "a path cannot be used"):
+        folder, begun = _run_folder(out, restartable)
+        if folder is not None and begun:
+            if folder.finished:
+                with silent_native_stderr():
+                    from hyperrule.distillation.distillation import folder_distilled
+                return folder_distilled(folder)
+            return cast("Distilled", resume(folder.path, quiet=quiet, **options))
+        reporter = Reporter(quiet or not this_cluster().chief)
+        planned, pool = _plan_distillation(make_recipe(options, DistillRecipe), reporter)
+    with _importing_tensorflow(planned):
+        from hyperrule.distillation.distillation import run_distillation
+    return run_distillation(planned, pool, folder, reporter)
+
+
+def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result | Distilled:
+    """Go on with an unfinished run, of `finetune` or `distill`, under its own plan, on whatever devices there are now.
+
+    Data and networks must be what they were, and `options`, if any, must not change the plan:
     raises RunFolderError with the differences otherwise, or if the run is finished.
     """
     folder = RunFolder(Path(run))
@@ -95,24 +129,19 @@ def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result:
         stored = folder.read_plan()
         if folder.finished:
             raise RunFolderError(f"{folder.path} is finished; its result is in {folder.summary_file}.")
-        recipe = make_recipe({**stored.recipe.model_dump(), **options})
-        auto = recipe.precision == "auto"  # decided once, for all machines
-        decided = recipe.model_copy(update={"precision": stored.precision.value} if auto else {})
-        planned, source = _plan(decided, reporter, before=stored.machine)
-    asked = planned.model_copy(update={"recipe": planned.recipe.model_copy(update={"precision": recipe.precision})})
-    if auto:
-        asked = asked.model_copy(update={"precision": stored.precision})
-    if asked.machine == stored.machine and not options.keys() & PIECES:
-        asked = asked.model_copy(update={"micro_batch": stored.micro_batch, "remat": stored.remat, "xla": stored.xla})
-    calibration = stored.calibration if recipe.budget is not None else None
-    if differences := stored.differences(asked if calibration is None else calibrated(asked, calibration)):
-        raise RunFolderError(
-            f"{folder.path} runs under another plan than asked for: {'; '.join(differences)}. "
-            "Resume it without other options and with its own data, or start a new run with --out."
-        )
-    with _importing_tensorflow(asked):
-        from hyperrule.job import resume_run
-    return resume_run(asked, source, folder, calibration, reporter)
+        recipe = make_recipe({**stored.recipe.model_dump(), **options}, type(stored.recipe))
+        if isinstance(recipe, DistillRecipe):
+            distilling, pool = _plan_distillation(_as_decided(recipe, stored), reporter, before=stored.machine)
+            asked = _resumable(folder, stored, distilling, recipe, options)
+            with _importing_tensorflow(asked):
+                from hyperrule.distillation.distillation import resume_distillation
+            return resume_distillation(asked, pool, folder, _measured(stored, recipe), reporter)
+        assert isinstance(recipe, Recipe)
+        finetuning, source = _plan(_as_decided(recipe, stored), reporter, before=stored.machine)
+        planned = _resumable(folder, stored, finetuning, recipe, options)
+    with _importing_tensorflow(planned):
+        from hyperrule.finetuning import resume_run
+    return resume_run(planned, source, folder, _measured(stored, recipe), reporter)
 
 
 def port(
@@ -193,7 +222,7 @@ def evaluate(
     reporter = Reporter(quiet)
     with os_errors_as(UserError, "a path cannot be used"):
         asked = make_asked(size, activation, class_names, input_range)
-        source = _source(make_recipe({"dataset": dataset, **data}), reporter)
+        source = _source(make_recipe({"dataset": dataset, **data}, Recipe), reporter)
         images = labelled_images(os.fspath(dataset), source.listing, split)
         classifier = describe_classifier(os.fspath(model), asked, reporter)
         labels = match_folders(images.class_names, classifier.class_names, classifier.name)
@@ -214,15 +243,57 @@ def check(dataset: str | Path, *, quiet: bool = False, **options: Any) -> Prefli
     """
     reporter = Reporter(quiet)
     with os_errors_as(UserError, "a path cannot be used"):
-        recipe = make_recipe({"dataset": dataset, **options, "skip_corrupt": True})
+        recipe = make_recipe({"dataset": dataset, **options, "skip_corrupt": True}, Recipe)
         source = _source(recipe, reporter)
         from hyperrule.preflight.check_source import check_source
 
         return check_source(source, reporter)
 
 
+def _run_folder(out: str | Path | None, restartable: bool) -> tuple[RunFolder | None, bool]:
+    """The folder that is asked for, and whether its run has begun and is to be gone on with."""
+    if restartable and out is None:
+        raise RecipeError("--restartable needs a run folder that every start can find: say --out FOLDER.")
+    if out is None:
+        return None, False
+    folder = RunFolder(Path(os.path.expanduser(out)))
+    if restartable and (folder.finished or folder.plan_file.exists()):
+        return folder, True
+    if this_cluster().chief:
+        check_free(folder.path)
+    return folder, False
+
+
+def _as_decided(recipe: R, stored: TrainingPlan) -> R:
+    """The precision is decided once, for all machines."""
+    return recipe.model_copy(update={"precision": stored.precision.value} if recipe.precision == "auto" else {})
+
+
+def _measured(stored: TrainingPlan, recipe: TrainingRecipe) -> Calibration | None:
+    return stored.calibration if recipe.budget is not None else None
+
+
+def _resumable(
+    folder: RunFolder, stored: TrainingPlan, planned: P, recipe: TrainingRecipe, options: Mapping[str, Any]
+) -> P:
+    """What is planned anew, where it is the stored plan but for how it is cut up. Raises RunFolderError."""
+    own = planned.recipe.model_copy(update={"precision": recipe.precision})
+    asked = planned.model_copy(update={"recipe": own})
+    if recipe.precision == "auto":
+        asked = asked.model_copy(update={"precision": stored.precision})
+    if asked.machine == stored.machine and not options.keys() & PIECES:
+        asked = asked.model_copy(update={"micro_batch": stored.micro_batch, "remat": stored.remat, "xla": stored.xla})
+    calibration = _measured(stored, recipe)
+    if differences := stored.differences(asked if calibration is None else asked.calibrated(calibration)):
+        raise RunFolderError(
+            f"{folder.path} runs under another plan than asked for: {'; '.join(differences)}. "
+            "Resume it without other options and with its own data, or start a new run with --out."
+        )
+    return asked
+
+
 @contextmanager
-def _importing_tensorflow(plan: Plan) -> Iterator[None]:
+def _importing_tensorflow(plan: TrainingPlan) -> Iterator[None]:
     """Within the block it is imported, and told before how much memory a CPU may take for tensors: more is then an
     error of TensorFlow's, and the step is cut smaller. GPUs are bounded when they are started."""
     if plan.recipe.memory_limit is not None and not plan.machine.gpus:
@@ -260,14 +331,29 @@ def _source(recipe: Recipe, reporter: Reporter, fetch: bool = True) -> Source:
 def _plan(
     recipe: Recipe, reporter: Reporter, *, fetch: bool = True, before: Machine | None = None
 ) -> tuple[Plan, Source]:
-    """`before` is the machine of a run that is resumed: if its devices are these, what was free then still counts."""
-    machine = this_machine("cpu" if recipe.devices == "tpu" else recipe.devices)
-    cluster = this_cluster()
-    if before is not None and before.devices == machine.devices:
-        machine = before
-    elif not machine.gpus:  # workers of one host share its memory
-        machine = machine.model_copy(update={"available_memory": machine.available_memory // cluster.on_this_host})
+    machine = _machine(recipe, before)
     source = _source(recipe, reporter, fetch)
     training_examples(recipe, source)  # mistakes about the data come before a long download
     backbone = describe_backbone(recipe.backbone, reporter, input_range=recipe.input_range, fetch=fetch)
-    return make_plan(recipe, source, backbone, machine, cluster.count), source
+    return make_plan(recipe, source, backbone, machine, this_cluster().count), source
+
+
+def _plan_distillation(
+    recipe: DistillRecipe, reporter: Reporter, *, fetch: bool = True, before: Machine | None = None
+) -> tuple[DistillPlan, Pool]:
+    data_dir = None if recipe.data_dir is None else Path(os.path.expanduser(recipe.data_dir))
+    pool = open_pool(recipe.dataset, data_dir, recipe.skip_corrupt, reporter, fetch)
+    teacher, student = describe_teacher(recipe, reporter), describe_student(recipe.student, reporter)
+    machine = _machine(recipe, before)
+    return make_distill_plan(recipe, pool.info, teacher, student, machine, this_cluster().count), pool
+
+
+def _machine(recipe: TrainingRecipe, before: Machine | None) -> Machine:
+    """`before` is the machine of a run that is resumed: if its devices are these, what was free then still counts."""
+    machine = this_machine("cpu" if recipe.devices == "tpu" else recipe.devices)
+    if before is not None and before.devices == machine.devices:
+        return before
+    if machine.gpus:
+        return machine
+    # Workers of one host share its memory.
+    return machine.model_copy(update={"available_memory": machine.available_memory // this_cluster().on_this_host})

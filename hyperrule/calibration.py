@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hyperrule.planning.plan import Calibration
+from hyperrule.planning.training_plan import Calibration
 
 if TYPE_CHECKING:
+    from hyperrule.finetuning import Finetuning
     from hyperrule.job import Job
 
 CALIBRATION_SECONDS = 5.0
@@ -18,7 +19,7 @@ PROBE_SHARE = 0.25  # of a budget
 SAFETY = 1.1  # a shared machine's next minutes are not its last ones
 
 
-def calibrate(job: "Job") -> Calibration:
+def calibrate(job: "Job[Any, Any]") -> Calibration:
     """Time a step and the evaluation, and leave everything as it was. Workers agree on the mean of their times."""
     before = job.step.snapshot()
     per_step, micro_batches = job.cut(0, job.plan.micro_batch.value)
@@ -48,27 +49,27 @@ def calibrate(job: "Job") -> Calibration:
     )
 
 
-def affordable_features(job: "Job") -> int:
+def affordable_features(job: "Finetuning") -> int:
     """Training images whose features a quarter of the budget pays for; at least two micro-batches."""
     budget, micro_batch = job.plan.recipe.budget, job.plan.micro_batch.value
     assert budget is not None
     sample = job.training.take(np.arange(min(len(job.training), micro_batch)))
     job.evaluator.features(sample)  # compiles
-    rate = len(sample) / _seconds(job, partial(job.evaluator.features, sample))
+    rate: float = len(sample) / _seconds(job, partial(job.evaluator.features, sample))
     return max(2 * micro_batch, int(PROBE_SHARE * budget * rate))
 
 
-def _evaluation_seconds(job: "Job") -> float:
+def _evaluation_seconds(job: "Job[Any, Any]") -> float:
     """Time of the final evaluation, from one micro-batch (which compiles) and three."""
     micro_batch = job.plan.micro_batch.value
     seconds = 0.0
     for micro_batches in (1, 3):
         sample = job.testing.take(np.arange(min(len(job.testing), micro_batches * micro_batch)))
-        seconds = _seconds(job, partial(job.evaluator.logits, sample)) / len(sample)
+        seconds = _seconds(job, partial(job.outputs, sample)) / len(sample)
     return seconds * len(job.testing)
 
 
-def _seconds(job: "Job", work: Callable[[], object]) -> float:
+def _seconds(job: "Job[Any, Any]", work: Callable[[], object]) -> float:
     """Duration of the work, the mean of all workers."""
     start = time.perf_counter()
     work()

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -22,6 +22,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from hyperrule.errors import RecipeError
 from hyperrule.input_range import parse_input_range
@@ -33,6 +34,7 @@ Balance = Literal["none", "sampler", "loss"]
 LENGTHS = ("steps", "epochs", "budget")  # at most one of these may be given
 SPLITS = ("train_split", "validation_split", "test_split")
 LISTED = ("dataset", *SPLITS, "data_dir", "image_key", "label_key")  # they say which images, and which split is which
+R = TypeVar("R", bound="TrainingRecipe")
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -73,48 +75,15 @@ def on_or_off(value: Any) -> Any:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
-class Recipe(BaseModel):
-    """Options of one fine-tuning. What is left at None, the rule or the machine decides."""
+class TrainingRecipe(BaseModel):
+    """Options of every training. What is left at None, the rule, the paper or the machine decides."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dataset: str = Field(
-        description="Folder CLASS/*.jpg or {train,val,test}/CLASS/*.jpg, table, archive, shards, tfds:NAME, hf:NAME or "
-        "'digits': 'hyperrule datasets' explains them."
-    )
-    train_split: str | None = Field(
-        None,
-        examples=["NAME"],
-        description="What is trained on: a split's name; of TFDS and Hugging Face also 'train[:98%]'.",
-    )
-    validation_split: str | None = Field(None, examples=["NAME"], description="What evaluations on the way see.")
-    test_split: str | None = Field(None, examples=["NAME"], description="What the result is measured on.")
-    data_dir: str | None = Field(None, examples=["FOLDER"], description="Where TFDS or Hugging Face data sets lie.")
-    image_key: str | None = Field(None, examples=["NAME"], description="Column, feature or field of the images.")
-    label_key: str | None = Field(None, examples=["NAME"], description="Column, feature or field of the labels.")
-    exclude: str | None = Field(
-        None, examples=["FILE"], description="Images to leave out, as 'hyperrule check --write-exclusions' writes them."
-    )
-    strict_data: bool = Field(False, description="Refuse images that are in two classes, or in training and test.")
-    backbone: str = Field(
-        "bit-r26x0.5",
-        description="A name that 'hyperrule backbones' lists, a hub handle or URL, a SavedModel folder or .tar.gz, "
-        "a BiT .npz, or a run folder.",
-    )
-    input_range: Annotated[tuple[float, float] | None, BeforeValidator(parse_input_range)] = Field(
-        None, examples=["LOW,HIGH"], description="What pixels a foreign backbone takes: 0,1 or -1,1 or 0,255."
-    )
-    train: Train = Field("full", description="Train everything, a BiT's last blocks and the head, or the head alone.")
-    rule: Rule = Field("code", description="BiT-HyperRule as in the released code, or as in the paper.")
-    preset: Literal["rule", "light"] = Field(
-        "rule", description="light: batch 128 at rate 0.001, for one small device."
-    )
-    examples_per_class: int | None = Field(None, gt=0, description="Train on a balanced few-shot subset.")
-    balance: Balance = Field(
-        "none", description="Rare classes: drawn as often as others, or weighted in the loss. The rule does neither."
-    )
+    command: ClassVar[str]
+
+    random_flip: bool | None = Field(None, examples=["no-flip"], description="Mirror training images at random.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of subset, order, augmentation and mixup.")
-    split_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the held-out split, where the data has none.")
     batch: int | None = Field(None, gt=0, le=2**20, description="Examples a step; rate and schedule scale with it.")
     base_lr: float | None = Field(None, gt=0, allow_inf_nan=False, description="Learning rate before decay.")
     steps: int | None = Field(None, gt=0, le=10**8, description="Number of steps; the whole schedule stretches.")
@@ -125,16 +94,6 @@ class Recipe(BaseModel):
         allow_inf_nan=False,
         examples=["TIME"],
         description="Time for head, training and evaluation, such as 90s, 5m or 1.5h: the schedule shrinks to fit.",
-    )
-    head_init: Literal["zeros", "probe"] | None = Field(
-        None, description="Start the head from zeros (the rule) or from a closed-form probe of the features."
-    )
-    mixup: float | None = Field(None, ge=0, le=10, description="Alpha of mixup, 0 for none.")
-    resize: int | None = Field(None, ge=32, le=4096, description="Side in pixels to which images are resized.")
-    crop: int | None = Field(None, ge=32, le=4096, description="Side in pixels of the crop that the network sees.")
-    random_flip: bool | None = Field(None, examples=["no-flip"], description="Mirror training images at random.")
-    random_crop: bool | None = Field(
-        None, examples=["no-crop"], description="Crop training images at random; else resize straight to the crop."
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type of convolutions and activations; float16 comes with loss scaling."
@@ -171,23 +130,85 @@ class Recipe(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _one_length(self) -> Self:
         lengths = [name for name in LENGTHS if getattr(self, name) is not None]
         if len(lengths) > 1:
             raise ValueError(f"give one of steps, epochs and budget. Received: {' and '.join(lengths)}")
+        return self
+
+    @classmethod
+    def fields(cls) -> dict[str, FieldInfo]:
+        """By name: what is particular first, then what every training has."""
+        own = {name: field for name, field in cls.model_fields.items() if name not in TrainingRecipe.model_fields}
+        return {**own, **cls.model_fields}
+
+
+class Recipe(TrainingRecipe):
+    """Options of one fine-tuning. What is left at None, the rule or the machine decides."""
+
+    command: ClassVar = "finetune"
+
+    dataset: str = Field(
+        description="Folder CLASS/*.jpg or {train,val,test}/CLASS/*.jpg, table, archive, shards, tfds:NAME, hf:NAME or "
+        "'digits': 'hyperrule datasets' explains them."
+    )
+    train_split: str | None = Field(
+        None,
+        examples=["NAME"],
+        description="What is trained on: a split's name; of TFDS and Hugging Face also 'train[:98%]'.",
+    )
+    validation_split: str | None = Field(None, examples=["NAME"], description="What evaluations on the way see.")
+    test_split: str | None = Field(None, examples=["NAME"], description="What the result is measured on.")
+    data_dir: str | None = Field(None, examples=["FOLDER"], description="Where TFDS or Hugging Face data sets lie.")
+    image_key: str | None = Field(None, examples=["NAME"], description="Column, feature or field of the images.")
+    label_key: str | None = Field(None, examples=["NAME"], description="Column, feature or field of the labels.")
+    exclude: str | None = Field(
+        None, examples=["FILE"], description="Images to leave out, as 'hyperrule check --write-exclusions' writes them."
+    )
+    strict_data: bool = Field(False, description="Refuse images that are in two classes, or in training and test.")
+    backbone: str = Field(
+        "bit-r26x0.5",
+        description="A name that 'hyperrule backbones' lists, a hub handle or URL, a SavedModel folder or .tar.gz, "
+        "a BiT .npz, or a run folder.",
+    )
+    input_range: Annotated[tuple[float, float] | None, BeforeValidator(parse_input_range)] = Field(
+        None, examples=["LOW,HIGH"], description="What pixels a foreign backbone takes: 0,1 or -1,1 or 0,255."
+    )
+    train: Train = Field("full", description="Train everything, a BiT's last blocks and the head, or the head alone.")
+    rule: Rule = Field("code", description="BiT-HyperRule as in the released code, or as in the paper.")
+    preset: Literal["rule", "light"] = Field(
+        "rule", description="light: batch 128 at rate 0.001, for one small device."
+    )
+    examples_per_class: int | None = Field(None, gt=0, description="Train on a balanced few-shot subset.")
+    balance: Balance = Field(
+        "none", description="Rare classes: drawn as often as others, or weighted in the loss. The rule does neither."
+    )
+    split_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the held-out split, where the data has none.")
+    head_init: Literal["zeros", "probe"] | None = Field(
+        None, description="Start the head from zeros (the rule) or from a closed-form probe of the features."
+    )
+    mixup: float | None = Field(None, ge=0, le=10, description="Alpha of mixup, 0 for none.")
+    resize: int | None = Field(None, ge=32, le=4096, description="Side in pixels to which images are resized.")
+    crop: int | None = Field(None, ge=32, le=4096, description="Side in pixels of the crop that the network sees.")
+    random_crop: bool | None = Field(
+        None, examples=["no-crop"], description="Crop training images at random; else resize straight to the crop."
+    )
+
+    @model_validator(mode="after")
+    def _sides_consistent(self) -> Self:
         if self.resize is not None and self.crop is not None and self.resize < self.crop:
             raise ValueError(f"resize must be at least crop. Received: resize {self.resize}, crop {self.crop}")
         return self
 
 
-def make_recipe(options: Mapping[str, Any]) -> Recipe:
+def make_recipe(options: Mapping[str, Any], kind: type[R]) -> R:
     """A checked recipe. Raises RecipeError with every mistake, in one line."""
     try:
-        return Recipe(
+        return kind(
             **{key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in options.items()}
         )
     except ValidationError as error:
-        raise RecipeError("; ".join(_explained(mistake) for mistake in error.errors())) from None
+        raise RecipeError("; ".join(_explained(mistake, kind) for mistake in error.errors())) from None
 
 
 def load_recipe(name: str) -> dict[str, Any]:
@@ -197,7 +218,7 @@ def load_recipe(name: str) -> dict[str, Any]:
     """
     path = Path(name)
     if not os.path.isfile(path):  # unlike Path.is_file, never an error
-        shipped = {path.stem: path for path in shipped_recipes()}
+        shipped = shipped_recipes()
         if name not in shipped:
             raise RecipeError(
                 f"recipe {name!r} is neither a file nor a shipped recipe. "
@@ -228,22 +249,24 @@ def parse_assignment(assignment: str) -> tuple[str, Any]:
         return key.strip().replace("-", "_"), value
 
 
-def shipped_recipes() -> list[Path]:
-    """The recipe files that come with the package, in order of name."""
+def shipped_recipes() -> dict[str, Path]:
+    """The recipe files that come with the package by name, those of `distill` as distill/NAME."""
     package = Path(str(resources.files("hyperrule")))
     installed = package / "recipes"
     folder = (
         installed if installed.is_dir() else package.parent / "recipes"
     )  # a source tree keeps them beside the package
-    return sorted(folder.glob("*.yaml"))
+    files = [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("*/*.yaml"))]
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
 
 
-def _explained(mistake: Any) -> str:
+def _explained(mistake: Any, kind: type[TrainingRecipe]) -> str:
     key = ".".join(str(part) for part in mistake["loc"])
     match mistake["type"]:
         case "extra_forbidden":
             return (
-                f"unknown option {key!r}.{did_you_mean(key, Recipe.model_fields)} 'hyperrule finetune --help' lists all"
+                f"unknown option {key!r}.{did_you_mean(key, kind.model_fields)} "
+                f"'hyperrule {kind.command} --help' lists all"
             )
         case "missing":
             return f"option {key!r} is missing: say --{key.replace('_', '-')}"

@@ -25,7 +25,9 @@ from pydantic import ValidationError
 
 from hyperrule.errors import RunError, RunFolderError
 from hyperrule.files import os_errors_as, whole_file
-from hyperrule.planning.plan import FORMAT, Plan
+from hyperrule.planning.distill_plan import DistillPlan
+from hyperrule.planning.plan import Plan
+from hyperrule.planning.training_plan import FORMAT, TrainingPlan
 from hyperrule.wording import resume_command
 
 
@@ -48,7 +50,7 @@ class RunFolder:
     def finished(self) -> bool:
         return self.summary_file.exists()
 
-    def create(self, plan: Plan) -> None:
+    def create(self, plan: TrainingPlan) -> None:
         """Make the folder and write its plan, in one moment. Raises RunFolderError if it is not empty."""
         check_free(self.path)
         text = plan.model_dump_json(indent=2) + "\n"
@@ -81,11 +83,11 @@ class RunFolder:
             if self.finished:  # nobody resumes it
                 self.lock_file.unlink(missing_ok=True)
 
-    def read_plan(self) -> Plan:
+    def read_plan(self) -> Plan | DistillPlan:
         """The stored plan. Raises RunFolderError if there is none or it is of another format."""
         if not self.plan_file.is_file():
             raise RunFolderError(
-                f"{self.path} is no run folder: it has no plan.json. Give the folder that finetune printed."
+                f"{self.path} is no run folder: it has no plan.json. Give the folder that finetune or distill printed."
             )
         try:
             stored = json.loads(self.plan_file.read_text(encoding="utf-8"))
@@ -94,7 +96,8 @@ class RunFolder:
                     f"{self.plan_file} has format {stored['format']}; this version reads {FORMAT}. "
                     "Continue the run with the version that started it."
                 )
-            return Plan.model_validate(stored)
+            kind = DistillPlan if stored["job"] == "distill" else Plan
+            return kind.model_validate(stored)
         except (ValueError, KeyError, TypeError, ValidationError) as error:
             raise RunFolderError(f"{self.plan_file} is damaged: {' '.join(str(error).split())[:200]}") from None
 

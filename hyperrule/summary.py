@@ -1,15 +1,12 @@
 """summary.md: the result of a run for people, from the plan, the figures and the folder."""
 
 import json
-import re
 
 from hyperrule.evaluation.metrics import Metrics
 from hyperrule.export.parity import Parity
 from hyperrule.planning.plan import Plan
 from hyperrule.run_folder import RunFolder
-from hyperrule.wording import number, printable
-
-MARKUP = re.compile(r"[\\`*_\[\]<>|~&#$]")
+from hyperrule.wording import number, plain
 
 
 def headline(plan: Plan, metrics: Metrics) -> str:
@@ -26,15 +23,15 @@ def summary(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str
     schedule = plan.schedule.value
     deviations = [f"- {name}: {decided.value} ({decided.reason})" for name, decided in plan.deviations.items()]
     worst = sorted(metrics.per_class, key=lambda figures: figures.f1)[:5]
-    warnings = [f"- {_plain(warning)}" for warning in plan.dataset.warnings]
-    skipped = [f"- {_plain(name)}: {_plain(problem)}" for name, problem in plan.dataset.skipped.items()]
+    warnings = [f"- {plain(warning)}" for warning in plan.dataset.warnings]
+    skipped = [f"- {plain(name)}: {plain(problem)}" for name, problem in plan.dataset.skipped.items()]
     return "\n".join(
         [
-            f"# {_plain(plan.dataset.name)}, fine-tuned from {plan.backbone.name}",
+            f"# {plain(plan.dataset.name)}, fine-tuned from {plan.backbone.name}",
             "",
             headline(plan, metrics),
             "",
-            f"Trained on {plan.examples.value} images of {plan.classes} classes: {schedule.steps} steps of "
+            f"Trained on {plan.examples.value} images of {len(plan.class_names)} classes: {schedule.steps} steps of "
             f"{plan.batch.value} at {plan.crop.value} px, base rate {plan.base_learning_rate.value:g}, "
             f"seed {plan.seed.value}, {plan.precision.value}{_overflows(run)}; "
             f"{', '.join(f'{name} {version}' for name, version in plan.versions.items())}.",
@@ -50,7 +47,7 @@ def summary(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str
             "| class | examples | precision | recall | F1 |",
             "|---|---|---|---|---|",
             *(
-                f"| {_plain(figures.name)} | {figures.examples} "
+                f"| {plain(figures.name)} | {figures.examples} "
                 f"| {figures.precision:.3f} | {figures.recall:.3f} | {figures.f1:.3f} |"
                 for figures in worst
             ),
@@ -74,11 +71,6 @@ def _overflows(run: RunFolder) -> str:
     """Steps whose float16 gradient overflowed, where there were any."""
     count = sum(bool(line.get("overflow")) for line in run.read_metrics())
     return f" ({number(count, 'step')} skipped, whose gradient overflowed)" if count else ""
-
-
-def _plain(text: str) -> str:
-    """Any text as Markdown that shows it as it is."""
-    return MARKUP.sub(r"\\\g<0>", printable(" ".join(text.split())))
 
 
 def result_json(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str:

@@ -1,10 +1,12 @@
 """Words that many messages share."""
 
+import re
 import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+MARKUP = re.compile(r"[\\`*_\[\]<>|~&#$]")
 NAMED_AT_MOST = 5
 MIB = 2**20
 
@@ -29,6 +31,15 @@ def printable(text: str | Path) -> str:
     """
     text = str(text)
     return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def plain(text: str) -> str:
+    """Any text as Markdown that shows it as it is.
+
+    >>> print(plain("*a*  <b>"))
+    \\*a\\* \\<b\\>
+    """
+    return MARKUP.sub(r"\\\g<0>", printable(" ".join(text.split())))
 
 
 def number(count: int, noun: str) -> str:

@@ -17,6 +17,15 @@ GOLDEN = Path(__file__).with_name("golden.npz")
 REAL_DATA = Path(os.environ.get("HYPERRULE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+# Files whose tests take minutes, the longest first: begun last, one of them would keep a single core busy at the end.
+LONGEST = ("test_workers", "test_resume", "test_finetune", "test_backbones")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
     """Two classes that colour tells apart, 10 JPEGs of 20 x 24 px each, in CLASS/NN.jpg."""

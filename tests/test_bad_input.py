@@ -20,7 +20,7 @@ from hyperrule.backbones.architecture import Architecture
 from hyperrule.backbones.checkpoints import HEAD, read_arrays
 from hyperrule.cli import main
 from hyperrule.errors import BackboneError, HyperruleError, RunError
-from hyperrule.planning.plan import FORMAT
+from hyperrule.planning.training_plan import FORMAT
 from hyperrule.run_folder import RunFolder
 from hyperrule.training.checkpoint import latest_checkpoint, save_checkpoint
 
@@ -43,7 +43,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def no_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any import of TensorFlow, or of the module that brings it in, fails; even if another test did it before."""
-    for module in ("tensorflow", "keras", "hyperrule.job"):
+    for module in ("tensorflow", "keras", "hyperrule.finetuning"):
         monkeypatch.setitem(sys.modules, module, None)
 
 

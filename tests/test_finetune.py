@@ -16,7 +16,8 @@ from command_line import SMALL, flags, run
 
 import hyperrule
 from hyperrule.backbones.describe import describe_backbone
-from hyperrule.recipe import shipped_recipes
+from hyperrule.distill_recipe import DistillRecipe
+from hyperrule.recipe import make_recipe, shipped_recipes
 from hyperrule.run_folder import RunFolder
 
 
@@ -118,14 +119,17 @@ def test_the_pure_side_does_not_import_tensorflow(arguments: list[str]) -> None:
 
 
 def test_shipped_recipes_are_valid_and_open_with_command_and_result() -> None:
-    recipes = shipped_recipes()
-    assert recipes
-    for path in recipes:
+    for name, path in shipped_recipes().items():
         header = [line for line in path.read_text().splitlines() if line.startswith("#")]
-        assert f"hyperrule finetune --recipe {path.stem}" in header[0]
+        options = yaml.safe_load(path.read_text())
+        if name.startswith("distill/"):
+            assert f"hyperrule distill --recipe {name}" in header[0]
+            assert any("published" in line for line in header) or "teacher" in options
+            assert make_recipe({"teacher": "efficientnet-lite0", **options}, DistillRecipe).steps is None
+            continue
+        assert f"hyperrule finetune --recipe {name}" in header[0]
         assert any("accuracy" in line for line in header[1:])
-        options = {"dataset": "digits", **yaml.safe_load(path.read_text())}
-        assert hyperrule.plan(**{**options, "dataset": "digits"}).classes == 10
+        assert len(hyperrule.plan(**{**options, "dataset": "digits"}).class_names) == 10
 
 
 def test_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

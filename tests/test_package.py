@@ -22,8 +22,9 @@ def test_wheel_carries_recipes_and_weights_and_runs_outside_the_source_tree(tmp_
     run(sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT))
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    recipes = sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))
-    assert sorted(Path(name).name for name in names if name.startswith("hyperrule/recipes/")) == recipes
+    recipes = sorted(path.relative_to(ROOT / "recipes").as_posix() for path in (ROOT / "recipes").rglob("*.yaml"))
+    packed = [name.removeprefix("hyperrule/recipes/") for name in names if name.startswith("hyperrule/recipes/")]
+    assert sorted(packed) == recipes
     assert "hyperrule/backbones/weights/bit-r26x0.5.npz" in names
     assert any(name.endswith("LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "recipes/")) for name in names)
@@ -33,7 +34,7 @@ def test_wheel_carries_recipes_and_weights_and_runs_outside_the_source_tree(tmp_
     run(str(python), "-m", "pip", "install", "--quiet", str(wheel))
     command = str(python.with_name("hyperrule"))
     listed = json.loads(run(command, "recipes", "--json"))
-    assert [Path(recipe["file"]).name for recipe in listed] == recipes
+    assert sorted(f"{recipe['name']}.yaml" for recipe in listed) == recipes
     assert all(Path(recipe["file"]).is_relative_to(tmp_path / "clean") for recipe in listed)
     short = ["--steps", "2", "--batch", "8", "--crop", "32", "--head-init", "probe", "--out", "run", "--json"]
     result = json.loads(run(command, "finetune", "--dataset", "digits", *short))

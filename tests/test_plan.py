@@ -11,14 +11,15 @@ from hyperrule.data import open_source
 from hyperrule.planning.estimate import fit
 from hyperrule.planning.machine import Gpu, Machine
 from hyperrule.planning.memory import memory_bytes
-from hyperrule.planning.plan import Calibration, Plan
-from hyperrule.planning.planner import calibrated, make_plan
-from hyperrule.recipe import make_recipe
+from hyperrule.planning.plan import Plan
+from hyperrule.planning.planner import make_plan
+from hyperrule.planning.training_plan import Calibration
+from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.rule import schedule
 
 
 def planned(machine: Machine, **options: object) -> Plan:
-    recipe = make_recipe({"dataset": "digits", **options})
+    recipe = make_recipe({"dataset": "digits", **options}, Recipe)
     return make_plan(recipe, open_source("digits"), describe_backbone(recipe.backbone), machine)
 
 
@@ -85,7 +86,7 @@ def test_recomputation_is_chosen_where_nothing_else_fits_and_said() -> None:
 
 
 def test_workers_share_the_batch() -> None:
-    recipe = make_recipe({"dataset": "digits", "batch": 64})
+    recipe = make_recipe({"dataset": "digits", "batch": 64}, Recipe)
     backbone = describe_backbone(recipe.backbone)
     plan = make_plan(recipe, open_source("digits"), backbone, machine_of(gpus=2), workers=4)
     assert plan.micro_batch.value == 8
@@ -182,14 +183,14 @@ def test_every_decision_has_reason_and_source_and_survives_json() -> None:
 
 def test_calibration_counts_evaluations_on_the_way() -> None:
     plan = planned(machine_of(), budget="100s", eval_every=10)
-    steps = calibrated(plan, Calibration(elapsed=20, step=1, evaluation=5)).schedule.value.steps
+    steps = plan.calibrated(Calibration(elapsed=20, step=1, evaluation=5)).schedule.value.steps
     assert steps == 50  # 100 = 20 before + 50 steps + 5 evaluations on the way + 1 at the end
     without = planned(machine_of(), budget="100s")
-    assert calibrated(without, Calibration(elapsed=20, step=1, evaluation=5)).schedule.value.steps == 75
-    generous = calibrated(without, Calibration(elapsed=20, step=0.001, evaluation=5))
+    assert without.calibrated(Calibration(elapsed=20, step=1, evaluation=5)).schedule.value.steps == 75
+    generous = without.calibrated(Calibration(elapsed=20, step=0.001, evaluation=5))
     assert generous.schedule.value == without.schedule.value
     with pytest.raises(hyperrule.UserError, match=r"leaves no time for training.*more than 2 min"):
-        calibrated(without, Calibration(elapsed=110, step=1, evaluation=9))
+        without.calibrated(Calibration(elapsed=110, step=1, evaluation=9))
 
 
 def test_a_flag_overrides_the_recipes_length_whatever_its_kind() -> None:
@@ -199,7 +200,7 @@ def test_a_flag_overrides_the_recipes_length_whatever_its_kind() -> None:
 
 
 def test_paths_may_be_path_objects(image_folder: Path) -> None:
-    assert hyperrule.plan(dataset=image_folder).classes == 2
+    assert hyperrule.plan(dataset=image_folder).class_names == ("cold", "warm")
 
 
 def test_where_files_lie_and_how_a_batch_is_cut_are_no_differences(tmp_path: Path, image_folder: Path) -> None:

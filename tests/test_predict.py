@@ -396,8 +396,8 @@ def test_a_run_of_a_bit(
     accuracy = hyperrule.evaluate(run_folder, tmp_path, quiet=True)
     assert (accuracy.classes, accuracy.size, accuracy.per_class[0].class_name) == (2, SIZE, "warm")
     known = describe(run_folder)
-    assert known.trained_on is not None
-    assert (known.has_seen(known.trained_on, None), known.has_seen(known.trained_on, "test")) == (True, False)
+    assert len(known.trained_on) == 1
+    assert (known.has_seen(known.trained_on[0], None), known.has_seen(known.trained_on[0], "test")) == (True, False)
     assert not known.has_seen(tmp_path, None)
     (run_folder / "summary.md").unlink()
     with pytest.raises(BackboneError, match="unfinished run"):

@@ -20,7 +20,7 @@ from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import Interrupted, RunError, RunFolderError
 from hyperrule.evaluation.evaluate import Evaluator
 from hyperrule.job import Job
-from hyperrule.planning.plan import Calibration
+from hyperrule.planning.training_plan import Calibration
 from hyperrule.progress import Report
 from hyperrule.run_folder import RunFolder
 from hyperrule.training.step import TrainingStep
@@ -101,7 +101,7 @@ def test_run_that_fails_at_its_last_write_has_lost_nothing(
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("hyperrule.job.summary", lambda *_: (_ for _ in ()).throw(RunError("the disk is full")))
+        patch.setattr("hyperrule.finetuning.summary", lambda *_: (_ for _ in ()).throw(RunError("the disk is full")))
         with pytest.raises(RunError, match="disk is full"):
             hyperrule.finetune(dataset=uninterrupted["data"], out=out, quiet=True, **SMALL)
     monkeypatch.setattr("hyperrule.job.Loop.train", lambda *_: pytest.fail("trained again"))
@@ -114,7 +114,7 @@ def test_interrupted_evaluation_is_done_again_on_resuming(
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("hyperrule.job.compute_metrics", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr("hyperrule.finetuning.compute_metrics", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Interrupted, match=r"SIGTERM after training.*--resume"):
             hyperrule.finetune(dataset=str(uninterrupted["data"]), out=out, quiet=True, **SMALL)
     assert not RunFolder(out).finished
@@ -128,7 +128,7 @@ def test_two_devices_train_evaluate_and_resume_on_one_like_one_even_on_the_same_
     out, options = tmp_path / "run", {**SMALL, "micro_batch": 3}
     with monkeypatch.context() as patch:
         patch.setattr("hyperrule.training.runtime.start", lambda *_, **__: strategy_of(2))
-        patch.setattr("hyperrule.job.write_arrays", lambda *_: (_ for _ in ()).throw(RunError("stopped here")))
+        patch.setattr("hyperrule.finetuning.write_arrays", lambda *_: (_ for _ in ()).throw(RunError("stopped here")))
         with pytest.raises(RunError, match="stopped here"):
             hyperrule.finetune(dataset=str(uninterrupted["data"]), out=out, quiet=True, **options)
     confusion = json.loads((uninterrupted["out"] / "eval.json").read_text())["confusion"]
@@ -203,7 +203,7 @@ def test_restartable_begins_goes_on_and_returns_the_result(
 ) -> None:
     request = {"dataset": str(uninterrupted["data"]), "out": tmp_path / "run", "restartable": True, "quiet": True}
     with monkeypatch.context() as patch:
-        patch.setattr("hyperrule.job.summary", lambda *_: (_ for _ in ()).throw(RunError("the disk is full")))
+        patch.setattr("hyperrule.finetuning.summary", lambda *_: (_ for _ in ()).throw(RunError("the disk is full")))
         with pytest.raises(RunError, match="disk is full"):
             hyperrule.finetune(**request, **SMALL)
     with pytest.raises(RunFolderError, match="batch: 8, not 4"):

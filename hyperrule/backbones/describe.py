@@ -42,14 +42,12 @@ def describe_backbone(
     *,
     input_range: InputRange | None = None,
     fetch: bool = True,
-    logits: bool = False,
 ) -> BackboneInfo:
     """Facts of a backbone: a name that the zoo lists, a hub handle or URL, a SavedModel folder or archive, a BiT
     .npz, a run folder, or seeded random weights ("random-r50x1"; for tests and as a floor).
 
     With `fetch`, what is missing is downloaded; without, a name of the zoo is described from its table and
-    has no `path`. With `logits`, efficientnet-lite0 is its classifier, as every other classifier is by a name of its
-    own. A SavedModel is run once, by TensorFlow, to learn what it is.
+    has no `path`. A SavedModel is run once, by TensorFlow, to learn what it is.
 
     Raises BackboneError for an unknown name, a failed download, a file that is not a backbone, and an
     input range that is unknown or contradicts what is known.
@@ -59,7 +57,7 @@ def describe_backbone(
     if is_backbone(path):
         return _of_path(path.resolve(), input_range, reporter)
     if (released := find(backbone)) is not None:
-        return _of_zoo(released, input_range, fetch, logits, reporter)
+        return _of_zoo(released, input_range, fetch, reporter)
     if (random := re.fullmatch(r"random-r(\d+)x(\d+(?:\.\d+)?)", backbone.lower())) is not None:
         try:
             architecture = Architecture(int(random[1]), float(random[2]))
@@ -112,9 +110,7 @@ def _of_run(run: Path, input_range: InputRange | None, reporter: Reporter) -> Ba
     return _of_module(run.name, "file", str(run), run / "export" / "saved_model", input_range, None, reporter)
 
 
-def _of_zoo(
-    released: Released, input_range: InputRange | None, fetch: bool, logits: bool, reporter: Reporter
-) -> BackboneInfo:
+def _of_zoo(released: Released, input_range: InputRange | None, fetch: bool, reporter: Reporter) -> BackboneInfo:
     name, source = released.name, released.source
     match source.kind:
         case "embedded":
@@ -125,7 +121,7 @@ def _of_zoo(
                 f"{name} was never released. If you hold its file, give its path: --backbone {name.upper()}.npz"
             )
         case "package":
-            folder = _lite0("logits" if logits else "features", reporter)
+            folder = _lite0(reporter)
             return _of_module(name, "package", source.location, folder, input_range, released.input_range, reporter)
         case "hub" if fetch or hub.cached(source.location) is not None:
             folder = hub.resolve(source.location, reporter)
@@ -148,13 +144,13 @@ def _of_zoo(
     return described.model_copy(update={"notes": (f"not here yet ({size}): finetune downloads it",)})
 
 
-def _lite0(output: lite0_package.Output, reporter: Reporter) -> Path:
+def _lite0(reporter: Reporter) -> Path:
     """The SavedModel, made by TensorFlow on first use."""
-    if (folder := lite0_package.module_folder(output)).is_dir():
+    if (folder := lite0_package.module_folder()).is_dir() and lite0_package.head_file().is_file():
         return folder
     with silent_native_stderr():
         from hyperrule.backbones.lite0 import lite0_saved_model
-    return lite0_saved_model(output, reporter.say)
+    return lite0_saved_model(reporter.say)
 
 
 def _of_bit(

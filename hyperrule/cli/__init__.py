@@ -14,6 +14,7 @@ COMMANDS = (
     "backbones",
     "check",
     "datasets",
+    "distill",
     "doctor",
     "evaluate",
     "finetune",

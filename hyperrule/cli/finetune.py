@@ -1,22 +1,18 @@
 """`hyperrule finetune`: the main job."""
 
-import shlex
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from hyperrule.api import finetune, resume
-from hyperrule.cli.options import collect, recipe_options
+from hyperrule.cli.options import collect, options_of
+from hyperrule.cli.results import render_result
 from hyperrule.errors import RecipeError
-from hyperrule.planning.cluster import this_cluster
-
-if TYPE_CHECKING:
-    from hyperrule.job import Result
+from hyperrule.recipe import Recipe
 
 
 @click.command("finetune", short_help="Train, evaluate exactly, export.")
-@recipe_options
+@options_of(Recipe)
 @click.option("--out", metavar="FOLDER", help="Run folder to make [runs/NAME].")
 @click.option("--restartable", is_flag=True, help="Go on with the run in --out if it has begun: for schedulers.")
 @click.option("--resume", "run", metavar="RUN", help="Go on with an unfinished run folder.")
@@ -42,32 +38,10 @@ def command(
     """
     options = collect(recipe, assignments, flags)
     if run is None:
-        result = finetune(out=out, restartable=restartable, **options)
+        render_result(finetune(out=out, restartable=restartable, **options), as_json)
     elif out is not None or restartable:
         raise RecipeError(
             "--resume goes on in its own run folder: give --resume, or --out with --restartable, not both."
         )
     else:
-        result = resume(run, **options)
-    if this_cluster().chief:
-        _render(result, as_json)
-
-
-def _render(result: "Result", as_json: bool) -> None:
-    from hyperrule.summary import headline, result_json
-
-    run = result.run
-    if as_json:
-        click.echo(result_json(result.plan, result.metrics, result.parity, run))
-        return
-    click.echo(headline(result.plan, result.metrics))
-    click.echo(f"SavedModel  {run.saved_model}")
-    click.echo(f"metrics     {run.eval_file}")
-    click.echo(f"summary     {run.summary_file}")
-    if result.plan.dataset.kind == "digits":
-        click.echo(
-            "next        hyperrule finetune --dataset FOLDER --budget 5m   (FOLDER/CLASS/*.jpg: your own images)"
-        )
-    else:
-        again = f"hyperrule finetune --dataset {shlex.quote(str(Path(result.plan.recipe.dataset)))}"
-        click.echo(f"next        {again}   (the whole rule, without shortcuts)" if result.plan.deviations else "")
+        render_result(resume(run, **options), as_json)

@@ -1,4 +1,4 @@
-"""`hyperrule launch`: finetune as several processes, here or on several hosts."""
+"""`hyperrule launch`: finetune or distill as several processes, here or on several hosts."""
 
 import shlex
 import sys
@@ -10,12 +10,13 @@ from hyperrule.errors import RecipeError
 from hyperrule.launch.supervise import supervise
 from hyperrule.launch.workers import PORT, SSH, Worker, local_workers, remote_workers
 
+TRAINING = ("finetune", "distill")
 HYPERRULE = (sys.executable, "-m", "hyperrule")
 
 
 @click.command(
     "launch",
-    short_help="Run finetune on several hosts, or as several processes.",
+    short_help="Train on several hosts, or as several processes.",
     context_settings={"allow_interspersed_args": False},
 )
 @click.option("--workers", "hosts", metavar="HOST1,HOST2", help="One process on each host, started through ssh.")
@@ -24,9 +25,9 @@ HYPERRULE = (sys.executable, "-m", "hyperrule")
 )
 @click.option("--port", type=int, metavar="PORT", help=f"Port on which the workers of --workers listen [{PORT}].")
 @click.option("--ssh", metavar="COMMAND", help=f"What 'COMMAND HOST COMMANDLINE' runs a command line with [{SSH}].")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- finetune [OPTIONS]")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- finetune|distill [OPTIONS]")
 def command(hosts: str | None, count: int | None, port: int | None, ssh: str | None, command: tuple[str, ...]) -> None:
-    """Run one 'hyperrule finetune' as several processes that train together.
+    """Run one 'hyperrule finetune' or 'distill' as several processes that train together.
 
     All GPUs of one machine need no launch: finetune takes them by itself. Hosts need a login by ssh without questions,
     and the same paths for this folder, the data and Python; the first is worker 0, which alone writes the run
@@ -40,9 +41,9 @@ def command(hosts: str | None, count: int | None, port: int | None, ssh: str | N
 
     Exit codes: that of the first worker that failed; 128 + signal if one was killed. When one ends, so do all.
     """
-    if not command or command[0] != "finetune":
+    if not command or command[0] not in TRAINING:
         raise RecipeError(
-            "launch runs finetune and nothing else, for nothing else has work for many: "
+            f"launch runs {' or '.join(TRAINING)} and nothing else, for nothing else has work for many: "
             "hyperrule launch ... -- finetune --dataset photos. "
             f"Received: {shlex.join(command) if command else 'nothing after --'}"
         )
@@ -76,4 +77,4 @@ def _again(command: tuple[str, ...]) -> list[str]:
         return list(command)
     parts = [part for argument in command for part in argument.split("=", 1)]
     folders = [folder for flag, folder in pairwise(parts) if flag in ("--out", "--resume")]
-    return ["finetune", "--resume", folders[-1] if folders else "RUN"]
+    return [command[0], "--resume", folders[-1] if folders else "RUN"]

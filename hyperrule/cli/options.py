@@ -1,4 +1,4 @@
-"""Flags made from the fields of `Recipe`, and their way back into one set of options."""
+"""Flags made from the fields of a recipe, and their way back into one set of options."""
 
 from collections.abc import Callable, Mapping
 from types import NoneType
@@ -7,18 +7,24 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from hyperrule.recipe import LENGTHS, LISTED, Recipe, load_recipe, parse_assignment
+from hyperrule.recipe import LENGTHS, LISTED, Recipe, TrainingRecipe, load_recipe, parse_assignment
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def recipe_options(function: F) -> F:
-    """Add a flag for every field of `Recipe`, `--recipe` and `--set`. Values are checked by `Recipe`."""
-    function = click.option(
-        "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set any option of a recipe."
-    )(function)
-    function = click.option("--recipe", metavar="FILE", help="Options from a YAML file or a shipped recipe.")(function)
-    return _flags(Recipe.model_fields, function)
+def options_of(kind: type[TrainingRecipe]) -> Callable[[F], F]:
+    """Add a flag for every field of a kind of recipe, `--recipe` and `--set`. Values are checked by the recipe."""
+
+    def add(function: F) -> F:
+        function = click.option(
+            "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set any option of a recipe."
+        )(function)
+        function = click.option("--recipe", metavar="FILE", help="Options from a YAML file or a shipped recipe.")(
+            function
+        )
+        return _flags(kind.fields(), function)
+
+    return add
 
 
 def data_options(*more: str) -> Callable[[F], F]:
@@ -39,7 +45,9 @@ def _flags(fields: Mapping[str, FieldInfo], function: F) -> F:
         else:
             choices = _choices(field.annotation)
             metavar = "|".join(choices) if choices else _kind(field, kinds[0])
-            decorate = click.option(flag, name, metavar=metavar, help=shown)
+            decorate = click.option(
+                flag, name, metavar=metavar, help=shown, multiple=field.annotation == tuple[str, ...]
+            )
         function = decorate(function)
     return function
 
@@ -53,7 +61,7 @@ def collect(recipe: str | None, assignments: tuple[str, ...], flags: dict[str, A
     layers = (
         load_recipe(recipe) if recipe is not None else {},
         dict(map(parse_assignment, assignments)),
-        {name: value for name, value in flags.items() if value is not None},
+        {name: value for name, value in flags.items() if value not in (None, ())},
     )
     for layer in layers:
         if layer.keys() & set(LENGTHS):

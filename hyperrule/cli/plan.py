@@ -7,14 +7,16 @@ from rich.console import Console
 from rich.table import Table
 
 from hyperrule.api import plan as make
-from hyperrule.cli.options import collect, recipe_options
+from hyperrule.cli.options import collect, options_of
 from hyperrule.input_range import shown_range
 from hyperrule.planning.plan import Plan
+from hyperrule.planning.training_plan import TrainingPlan
+from hyperrule.recipe import Recipe
 from hyperrule.wording import duration, listed, printable
 
 
 @click.command("plan", short_help="What finetune would do, why, and how long.")
-@recipe_options
+@options_of(Recipe)
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def command(recipe: str | None, assignments: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Show everything that finetune would do, each value with its reason and source.
@@ -32,12 +34,10 @@ def command(recipe: str | None, assignments: tuple[str, ...], as_json: bool, **f
 
 def render(plan: Plan) -> None:
     """Print the plan as a table, then its cost."""
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 140
+    console = _console()
     data, backbone = plan.dataset, plan.backbone
     console.print(
-        f"data      {printable(data.name)}: {plan.classes} classes, {_sizes(plan)}, "
+        f"data      {printable(data.name)}: {len(plan.class_names)} classes, {_sizes(plan)}, "
         f"median image {data.height} x {data.width} px"
     )
     first = listed(map(repr, data.class_names))
@@ -55,6 +55,17 @@ def render(plan: Plan) -> None:
     for note in backbone.notes:
         console.print(f"          {note}")
     console.print()
+    render_decisions(plan)
+    if plan.deviations:
+        console.print("* departs from the BiT-HyperRule")
+    console.print()
+    render_estimate(plan)
+    for suggestion in plan.faster:
+        console.print(f"faster    {suggestion}")
+
+
+def render_decisions(plan: TrainingPlan) -> None:
+    """Print every value with its reason and source, as a table."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("decision", "value", "why", "source"):
         table.add_column(heading, overflow="fold", no_wrap=heading == "decision")
@@ -65,10 +76,12 @@ def render(plan: Plan) -> None:
             printable(decided.reason),
             decided.source,
         )
-    console.print(table)
-    if plan.deviations:
-        console.print("* departs from the BiT-HyperRule")
-    console.print()
+    _console().print(table)
+
+
+def render_estimate(plan: TrainingPlan) -> None:
+    """Print steps, images, time and memory."""
+    console = _console()
     estimate = plan.estimate
     seconds = estimate.training_seconds
     time = f"about {duration(seconds)}" if seconds is not None else "time not known beforehand"
@@ -80,8 +93,13 @@ def render(plan: Plan) -> None:
         f"cost      {estimate.steps} steps, {estimate.images} images, {time}, {estimate.memory / 2**30:.1f} GiB"
     )
     console.print(f"          ({estimate.basis})")
-    for suggestion in plan.faster:
-        console.print(f"faster    {suggestion}")
+
+
+def _console() -> Console:
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 140
+    return console
 
 
 def _sizes(plan: Plan) -> str:
@@ -94,5 +112,7 @@ def _shown(value: Any) -> str:
             return "yes" if value else "no"
         case None:
             return "-"
+        case tuple():
+            return ", ".join(map(str, value))
         case _:
             return str(value)

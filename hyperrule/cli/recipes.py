@@ -18,12 +18,12 @@ def command(as_json: bool) -> None:
     """
     if as_json:
         recipes = [
-            {"name": path.stem, "file": str(path), "options": load_recipe(path.stem)} for path in shipped_recipes()
+            {"name": name, "file": str(path), "options": load_recipe(name)} for name, path in shipped_recipes().items()
         ]
         click.echo(json.dumps(recipes, indent=2))
         return
-    for path in shipped_recipes():
+    for name, path in shipped_recipes().items():
         header = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-        click.echo(path.stem)
+        click.echo(name)
         for line in header:
             click.echo(f"  {line}")

@@ -5,17 +5,17 @@ since step 0. So a run that resumes at step k starts at position k x batch and r
 neither order nor augmentation nor mixup depend on the micro-batch.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from hyperrule.data.augmentation import Augmentation, InceptionAugmentation
 from hyperrule.data.decode import decode
 from hyperrule.data.examples import Examples
-from hyperrule.data.preprocess import for_evaluation, for_training
+from hyperrule.data.preprocess import for_evaluation
 from hyperrule.data.reading import load_images
 from hyperrule.data.shard import Shard
 from hyperrule.recipe import Balance
@@ -33,27 +33,17 @@ class MicroBatch(NamedTuple):
     weights: tf.Tensor
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Training-time processing; `mixup` is alpha of the Beta distribution, 0 for none."""
-
-    resize: int
-    crop: int
-    random_crop: bool
-    random_flip: bool
-    mixup: float
-
-
 def training_batches(
     examples: Examples,
     classes: int,
-    augmentation: Augmentation,
+    augmentation: Augmentation | InceptionAugmentation,
     batch: int,
     micro_batch: int,
     steps: range,
     seed: int,
     balance: Balance = "none",
     shard: Shard = WHOLE,
+    shares: Sequence[int] | None = None,
 ) -> tf.data.Dataset:
     """Micro-batches of the given steps, `shard.rounds(batch, micro_batch)` for each step and device, in order.
 
@@ -61,9 +51,11 @@ def training_batches(
     an order of its own. Mixup blends position i with i + 1 (the step's last with its first), one lambda a step.
 
     `balance` "sampler" draws every class equally often, "loss" gives every example the weight n / (classes x images
-    of its class).
+    of its class). `shares` are the draws of each class in a round of their sum, and exclude "sampler".
     """
-    draw = _balanced_order(examples.labels, classes, seed) if balance == "sampler" else _order(len(examples), seed)
+    if balance == "sampler":
+        shares = [1] * classes
+    draw = _order(len(examples), seed) if shares is None else _shared_order(examples.labels, shares, seed)
     labels = tf.constant(examples.labels)
     counts = np.maximum(np.bincount(examples.labels, minlength=classes), 1)
     class_weights = tf.constant(len(examples) / (classes * counts), tf.float32)
@@ -77,14 +69,7 @@ def training_batches(
         return index // rows * batch + (part.start + index % rows) % batch
 
     def load(encoded: tf.Tensor, example: tf.Tensor, index: tf.Tensor) -> MicroBatch:
-        image = for_training(
-            encoded,
-            augmentation.resize,
-            augmentation.crop,
-            augmentation.random_crop,
-            augmentation.random_flip,
-            tf.stack([np.int64(seed), position_of(index)]),
-        )
+        image = augmentation(encoded, tf.stack([np.int64(seed), position_of(index)]))
         return MicroBatch(image, tf.one_hot(labels[example], classes), tf.cast(index % rows < len(part), tf.float32))
 
     def blend(
@@ -151,16 +136,22 @@ def _order(count: int, seed: int) -> Callable[[tf.Tensor], tf.Tensor]:
     return draw
 
 
-def _balanced_order(labels: npt.NDArray[np.int32], classes: int, seed: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """From a position to the number of an example: each class once in a round, its examples in passes of their own."""
+def _shared_order(labels: npt.NDArray[np.int32], shares: Sequence[int], seed: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """From a position to the number of an example: each class as often in a round as its share, its examples in passes
+    of their own."""
     by_class = tf.constant(np.argsort(labels, kind="stable"))
-    counts = np.bincount(labels, minlength=classes)
+    counts = np.bincount(labels, minlength=len(shares))
     sizes, starts = tf.constant(counts), tf.constant(np.cumsum(counts) - counts)
+    in_a_round, turns = sum(shares), tf.constant(shares, tf.int64)
+    class_of = tf.constant(np.repeat(np.arange(len(shares)), shares))  # of every place in a round
+    place_in_class = tf.constant(np.concatenate([np.arange(share) for share in shares]))
 
     def draw(position: tf.Tensor) -> tf.Tensor:
-        turn = position // classes
-        label = _shuffled(position % classes, classes, tf.stack([np.int64(seed), turn]))
+        round_number = position // in_a_round
+        place = _shuffled(position % in_a_round, in_a_round, tf.stack([np.int64(seed), round_number]))
+        label = class_of[place]
         size = sizes[label]
+        turn = round_number * turns[label] + place_in_class[place]
         passes = tf.stack([seed + CLASS_STREAM + label, turn // size])
         return by_class[starts[label] + _shuffled(turn % size, size, passes)]
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from hyperrule.data.decode import decode
 
+FLIP_STREAM = 1 << 41  # added to a seed, for a draw that is independent of what it gave before
 SMALLEST_WINDOW = 50  # source pixels: half a pixel more or less is 1 % of it
 
 
@@ -46,6 +47,31 @@ def for_training(
         image = _crop(image, resize_to, crop, tf.cast(draws[:2] * (resize_to - crop + 1), tf.int32))
     else:
         image = resize(image, crop)
+    return tf.ensure_shape(image, [crop, crop, 3])
+
+
+def inception_crop(encoded: tf.Tensor, crop: int, least_area: float, random_flip: bool, seed: tf.Tensor) -> tf.Tensor:
+    """Encoded image -> float32 [crop, crop, 3] in [0, 1]; window and flip are functions of `seed` (int64 [2]).
+
+    The window has from `least_area` to 1 of the image's area and an aspect ratio from 3/4 to 4/3; if 100 draws find
+    none that fits, it is the whole image. Source: google-research/big_vision, `pp/ops_image.py`.
+    """
+    image = decode(encoded, int(crop / least_area**0.5))
+    start, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(image),
+        tf.zeros([0, 0, 4]),
+        seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        area_range=(least_area, 1.0),
+        max_attempts=100,
+        use_image_if_no_bounding_boxes=True,
+    )
+    image = resize(tf.slice(image, start, size), crop)
+    if random_flip:
+        # Another stream than the window's.
+        flipped = tf.raw_ops.StatelessRandomUniform(shape=[], seed=seed + FLIP_STREAM, dtype=tf.float32) < 0.5
+        image = tf.reverse(image, axis=tf.range(tf.where(flipped, 1, 2), 2))
     return tf.ensure_shape(image, [crop, crop, 3])
 
 

@@ -23,9 +23,9 @@ from hyperrule.errors import HyperruleError, RecipeError
 from hyperrule.planning.container import memory_limit
 from hyperrule.planning.gpus import GpusUnknown, Installed, installed_gpus, visible_gpus
 from hyperrule.planning.machine import Machine, allowed_cores, this_machine
-from hyperrule.planning.plan import Decided
 from hyperrule.planning.precision import MACHINE, precision_of, xla_of
 from hyperrule.planning.speed import Speed, installed_version, store_speed
+from hyperrule.planning.training_plan import Decided
 from hyperrule.progress import Reporter
 from hyperrule.silence import silent_native_stderr
 from hyperrule.version import __version__

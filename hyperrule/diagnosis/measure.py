@@ -17,9 +17,9 @@ from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import RunError
 from hyperrule.planning.cluster import Cluster
 from hyperrule.planning.machine import Machine
-from hyperrule.planning.plan import Precision
 from hyperrule.planning.precision import worthwhile_precisions
 from hyperrule.planning.speed import Rate, Speed, software
+from hyperrule.planning.training_plan import Precision
 from hyperrule.progress import Reporter
 from hyperrule.training import runtime
 from hyperrule.training.classifier import POLICIES, Classifier

@@ -29,9 +29,8 @@ class Evaluator:
         self.workers = workers
         with workers.strategy.scope():
             self.copy = classifier.for_inference()
-        run = workers.strategy.run
-        self._features = tf.function(lambda images: run(self.copy.features, (images,)), autograph=False)
-        self._logits = tf.function(lambda images: run(self.copy, (images,)), autograph=False)
+        self._features = self.compiled(self.copy.features)
+        self._logits = self.compiled(self.copy)
 
     def refresh(self) -> Classifier:
         """The copy, holding the classifier's weights of this moment."""
@@ -41,15 +40,24 @@ class Evaluator:
 
     def logits(self, examples: Examples, report: Report | None = None) -> Floats:
         """Logits [N, classes] in the order of the examples; `report` hears how many are done."""
-        return self._over_all(self._logits, self.copy.head.units, examples, report)
+        return self.over_all(self._logits, self.copy.head.units, examples, report)
 
     def features(self, examples: Examples, report: Report | None = None) -> Floats:
         """Pooled features [N, features] in the order of the examples."""
-        return self._over_all(self._features, self.copy.backbone.features, examples, report)
+        return self.over_all(self._features, self.copy.backbone.features, examples, report)
 
-    def _over_all(
-        self, function: Callable[[tf.Tensor], tf.Tensor], columns: int, examples: Examples, report: Report | None
+    def compiled(self, function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
+        """A function of images [M, crop, crop, 3] in [0, 1], for `over_all`."""
+        run = self.workers.strategy.run
+        compiled: Callable[[tf.Tensor], tf.Tensor] = tf.function(
+            lambda images: run(function, (images,)), autograph=False
+        )
+        return compiled
+
+    def over_all(
+        self, function: Callable[[tf.Tensor], tf.Tensor], columns: int, examples: Examples, report: Report | None = None
     ) -> Floats:
+        """What a `compiled` function gives, [N, columns], in the order of the examples."""
         self.refresh()
         strategy, shard = self.workers.strategy, self.workers.shard
         dataset = evaluation_batches(examples, self.copy.head.units, self.crop, self.micro_batch, shard)

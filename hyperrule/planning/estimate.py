@@ -103,12 +103,18 @@ def estimate_cost(
         parameters=backbone.parameters,
         memory=memory_bytes(backbone, crop, micro_batch, precision, remat),
         training_seconds=None if on_gpu else images * training / rate / TRAINING_EFFICIENCY[precision],
-        evaluation_seconds=None if on_gpu else tests * forward / rate / INFERENCE_EFFICIENCY,
+        evaluation_seconds=estimate_inference(backbone, crop, tests, machine),
         basis="not estimated for GPUs; the progress display measures it"
         if on_gpu
         else f"{training / 1e9:.2f} GFLOP an image and step; "
         f"this CPU multiplies matrices at {machine.gigaflops:.0f} GFLOP/s",
     )
+
+
+def estimate_inference(backbone: BackboneInfo, crop: int, images: int, machine: Machine) -> float | None:
+    """Seconds of forward passes; None where they cannot be told."""
+    forward = 2 * backbone.multiply_adds(crop)
+    return None if machine.gpus else images * forward / (machine.gigaflops * 1e9) / INFERENCE_EFFICIENCY
 
 
 def _training_operations(backbone: BackboneInfo, crop: int, remat: bool) -> int:

@@ -10,23 +10,17 @@ from hyperrule.data import DatasetInfo, Examples, Source, Split
 from hyperrule.data.sources.kinds import located
 from hyperrule.data.subset import few_shot
 from hyperrule.errors import RecipeError
-from hyperrule.planning.estimate import Estimate, estimate_cost, fit
+from hyperrule.planning.estimate import Estimate, estimate_cost
 from hyperrule.planning.machine import Machine
-from hyperrule.planning.memory import memory_bytes
-from hyperrule.planning.plan import Calibration, Decided, HeadInit, Plan, Precision
-from hyperrule.planning.precision import precision_of, xla_of
-from hyperrule.planning.speed import installed_version
+from hyperrule.planning.plan import HeadInit, Plan
+from hyperrule.planning.running import Running
+from hyperrule.planning.training_plan import ASKED, HYPERRULE, Decided, Precision
 from hyperrule.recipe import Balance, Recipe, Train
-from hyperrule.version import __version__
 from hyperrule.wording import duration
 
 CODE = "google-research/big_transfer"
 PAPER = "arXiv 1912.11370v3, section 3.3 and supplement F"
-ASKED = "recipe"
-HYPERRULE = "hyperrule"
-LIBRARIES = ("tensorflow", "keras", "numpy")  # those whose version can change a result
 FAST_CROP = 128  # the rule's own for small images
-TPU_CORES = 8  # of one host: v2 and v3 boards, docs.cloud.google.com/tpu/docs/system-architecture-tpu-vm
 
 
 def training_examples(recipe: Recipe, source: Source) -> Examples:
@@ -55,52 +49,6 @@ def make_plan(recipe: Recipe, source: Source, backbone: BackboneInfo, machine: M
     return planner.plan()
 
 
-def calibrated(plan: Plan, calibration: Calibration) -> Plan:
-    """The plan with its schedule shrunk to what fits into the budget beside everything else measured.
-
-    Raises RecipeError if the budget leaves no time for a single step.
-    """
-    budget = plan.recipe.budget
-    assert budget is not None
-    on_the_way = calibration.evaluation / plan.eval_every.value if plan.eval_every.value is not None else 0.0
-    step_seconds = calibration.step + on_the_way
-    affordable = int((budget - calibration.elapsed - calibration.evaluation) / step_seconds)
-    if affordable < 1:
-        least = calibration.elapsed + calibration.evaluation + step_seconds
-        raise RecipeError(
-            f"--budget of {duration(budget)} leaves no time for training: here, preparing takes "
-            f"{duration(calibration.elapsed)} and evaluation {duration(calibration.evaluation)}. "
-            f"Give more than {duration(least)}, "
-            "or less to do: a smaller --crop or --backbone."
-        )
-    full = plan.schedule.value
-    steps = min(full.steps, affordable)
-    reason = (
-        f"{duration(budget)} leave {affordable} steps of {step_seconds:.2f} s: "
-        f"the whole schedule, every boundary, shrunk from {full.steps} steps"
-        if steps < full.steps
-        else f"all {full.steps} steps fit into {duration(budget)} at {step_seconds:.2f} s each"
-    )
-    schedule = plan.schedule.model_copy(
-        update={
-            "value": full.stretched(steps),
-            "reason": reason,
-            "source": "measured before step 0",
-            "deviates": plan.schedule.deviates or steps < full.steps,
-        }
-    )
-    spent = plan.estimate.model_copy(
-        update={
-            "steps": steps,
-            "images": steps * plan.batch.value,
-            "training_seconds": steps * step_seconds,
-            "evaluation_seconds": calibration.evaluation,
-            "basis": "measured before step 0",
-        }
-    )
-    return plan.model_copy(update={"schedule": schedule, "estimate": spent, "calibration": calibration})
-
-
 def _absolute(path: str | None) -> str | None:
     return None if path is None else os.path.abspath(os.path.expanduser(path))
 
@@ -119,8 +67,9 @@ class _Planner:
         schedule = self._schedule(batch.value)
         resize, crop = self._resolution()
         train = self._train()
-        precision = self._precision()
-        micro_batch, remat = self._pieces(crop.value, batch.value, precision.value)
+        running = Running(self.recipe, self.backbone, self.machine, self.workers)
+        precision = running.precision()
+        micro_batch, remat = running.pieces(crop.value, batch.value, precision.value)
         test_split = self._test_split()
         estimate = estimate_cost(
             self.backbone,
@@ -139,11 +88,8 @@ class _Planner:
             dataset=self.dataset,
             backbone=self.backbone,
             machine=self.machine,
-            workers=self._workers(),
-            versions={
-                "hyperrule": __version__,
-                **{library: installed_version(library) or "unknown" for library in LIBRARIES},
-            },
+            workers=running.worker_count(),
+            versions=running.versions,
             examples=self._examples(),
             resize=resize,
             crop=crop,
@@ -161,13 +107,13 @@ class _Planner:
             head_init=self._head_init(),
             seed=Decided(value=self.recipe.seed, reason="decides subset, order, augmentation and mixup", source=ASKED),
             precision=precision,
-            xla=self._xla(precision.value),
+            xla=running.xla(precision.value),
             micro_batch=micro_batch,
             remat=remat,
             test_split=test_split,
             eval_every=self._eval_every(),
             eval_split=self._eval_split(test_split.value),
-            checkpoint_every=self._checkpoint_every(),
+            checkpoint_every=running.checkpoint_every(),
             estimate=estimate,
             faster=tuple(self._faster(estimate, crop.value, precision.value)),
         )
@@ -288,67 +234,6 @@ class _Planner:
             return Decided(value="probe", reason=reason, source=HYPERRULE, deviates=True)
         return Decided(value="zeros", reason="the rule's new head", source=self._rule_source())
 
-    def _precision(self) -> Decided[Precision]:
-        asked = self.recipe.precision
-        if self.backbone.as_it_is is not None:
-            whatever = "" if asked in ("auto", "float32") else f", whatever is asked ({asked})"
-            reason = f"a SavedModel's types are those it was saved with{whatever}"
-            return Decided(value="float32", reason=reason, source="backbone")
-        if asked != "auto":
-            return Decided(value=asked, reason="asked for", source=ASKED)
-        if self.recipe.devices == "tpu":
-            return Decided(value="bfloat16", reason="TPUs multiply bfloat16", source="machine")
-        return precision_of(self.machine)
-
-    def _xla(self, precision: Precision) -> Decided[bool]:
-        if self.recipe.devices == "tpu":
-            return Decided(value=False, reason="a TPU compiles everything anyway", source="machine")
-        if self.recipe.xla != "auto":
-            return Decided(value=self.recipe.xla == "on", reason="asked for", source=ASKED)
-        if self.backbone.as_it_is is not None:
-            return Decided(value=False, reason="not every SavedModel can be compiled", source=HYPERRULE)
-        return xla_of(self.machine, precision)
-
-    def _workers(self) -> int:
-        own = self.backbone.as_it_is
-        if self.workers > 1 and own is not None and own.keeps_statistics:
-            raise RecipeError(
-                f"{self.backbone.name} keeps statistics of its own (batch norm), which {self.workers} workers would "
-                "not share. Use one process, with all GPUs of one machine, or a BiT."
-            )
-        return self.workers
-
-    def _pieces(self, crop: int, batch: int, precision: Precision) -> tuple[Decided[int], Decided[bool]]:
-        """The micro-batch, and whether activations are kept or computed again."""
-        asked = self.recipe.remat
-        if asked and self.backbone.as_it_is is not None:
-            raise RecipeError(f"--remat needs the units of a BiT; {self.backbone.name} runs as it is. Leave it out.")
-        share = math.ceil(batch / (self.workers * self._devices))
-        limit = self.recipe.memory_limit
-        least = memory_bytes(self.backbone, crop, 1, precision, remat=self.backbone.as_it_is is None and asked is None)
-        if limit is not None and limit < least:
-            raise RecipeError(
-                f"memory_limit must be at least {least / 2**30:.2f} GiB, what {self.backbone.name} takes for one image "
-                f"of {crop} px at a time. Received: {limit / 2**30:.3g} GiB. Take a smaller --crop or --backbone."
-            )
-        size, recomputed = fit(self.backbone, crop, share, precision, self.machine, limit, asked)
-        memory = "memory" if limit is None else f"a limit of {limit / 2**30:.3g} GiB"
-        reason = f"of each device's share of the batch ({share}), as much at once as {memory} and speed want"
-        micro_batch = Decided(value=size, reason=reason, source="machine")
-        if (given := self.recipe.micro_batch) is not None:
-            reason = "asked for" if given <= share else f"{given} asked for, more than a device's share"
-            micro_batch = Decided(value=min(given, share), reason=reason, source=ASKED)
-        if asked is not None:
-            return micro_batch, Decided(value=asked, reason="asked for", source=ASKED)
-        if recomputed:
-            return micro_batch, Decided(value=True, reason=f"{memory} does not do for less work", source="machine")
-        return micro_batch, Decided(value=False, reason="activations fit into memory", source="machine")
-
-    @property
-    def _devices(self) -> int:
-        """Of one worker."""
-        return TPU_CORES if self.recipe.devices == "tpu" else max(1, len(self.machine.gpus))
-
     def _test_split(self) -> Decided[Split]:
         if "test" in self.dataset.splits:
             return Decided(value="test", reason=self.dataset.splits["test"].origin, source="data set")
@@ -367,11 +252,6 @@ class _Planner:
         return Decided(
             value=None, reason="the rule has no early stopping: evaluation once, at the end", source=self._rule_source()
         )
-
-    def _checkpoint_every(self) -> Decided[int | None]:
-        if self.recipe.checkpoint_every is not None:
-            return Decided(value=self.recipe.checkpoint_every, reason="steps, asked for", source=ASKED)
-        return Decided(value=None, reason="by the clock, every minute", source=HYPERRULE)
 
     def _faster(self, estimate: Estimate, crop: int, precision: Precision) -> list[str]:
         """What would shorten the run, with the estimated training time of each."""

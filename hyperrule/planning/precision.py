@@ -3,8 +3,8 @@
 from typing import get_args
 
 from hyperrule.planning.machine import Machine
-from hyperrule.planning.plan import Decided, Precision
 from hyperrule.planning.speed import Speed
+from hyperrule.planning.training_plan import Decided, Precision
 
 BFLOAT16_COMPUTE_CAPABILITY = 8.0  # NVIDIA Ampere, the first with bfloat16 tensor cores
 FLOAT16_COMPUTE_CAPABILITY = 7.0  # NVIDIA Volta, the first with tensor cores

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from hyperrule.backbones import lite0_package
 from hyperrule.backbones.checkpoints import head_classes
 from hyperrule.backbones.class_names import ClassName, class_names, read_class_names
 from hyperrule.backbones.describe import describe_backbone, is_backbone
@@ -46,7 +47,7 @@ class ReleasedClassifier:
     `head` is the .npz with the head's arrays, None where the outputs of the backbone are the logits.
     `class_names` are in the order of the outputs; those that are not known are called by their index.
     `size` is the side in pixels of the images that it is given. `note` says what was taken for granted,
-    `trained_on` is the data set of a run: its location or name.
+    `trained_on` are the data sets of a run: locations or names.
     """
 
     name: str
@@ -56,7 +57,7 @@ class ReleasedClassifier:
     class_names: tuple[ClassName, ...]
     size: int
     note: str | None = None
-    trained_on: str | None = None
+    trained_on: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int:
@@ -64,9 +65,9 @@ class ReleasedClassifier:
 
     def has_seen(self, dataset: str, split: Split | None) -> bool:
         """Whether it was trained on images of this split of the data set, or on some where it is not split."""
-        if self.trained_on is None or split not in (None, "train"):
+        if split not in (None, "train"):
             return False
-        return os.path.realpath(os.path.expanduser(dataset)) == os.path.realpath(self.trained_on)
+        return os.path.realpath(os.path.expanduser(dataset)) in map(os.path.realpath, self.trained_on)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class _Found:
     activation: Activation | None = None
     class_names: tuple[ClassName, ...] | None = None
     size: int | None = None
-    trained_on: str | None = None
+    trained_on: tuple[str, ...] = ()
 
     def known_as(self, head: Head, size: int) -> "_Found":
         return replace(self, activation=head.activation, class_names=class_names(head.class_names), size=size)
@@ -166,21 +167,27 @@ def _of_run(run: Path, input_range: InputRange | None, reporter: Reporter) -> _F
     folder = RunFolder(run)
     plan = folder.read_plan()
     classes = head_classes(folder.weights_file, backbone.features)
-    if classes != plan.classes:
+    if classes is None:
+        raise BackboneError(f"{run} gives features only: it was distilled from a teacher without a head.")
+    if classes != len(plan.class_names):
         raise BackboneError(
-            f"{folder.weights_file} has a head of {classes} classes, and {folder.plan_file} names {plan.classes}."
+            f"{folder.weights_file} has a head of {classes} classes, and {folder.plan_file} names "
+            f"{len(plan.class_names)}."
         )
-    names = tuple(ClassName("", name) for name in plan.dataset.class_names)
-    size, data = plan.evaluation_size.value, plan.recipe.dataset
-    return _Found(backbone, folder.weights_file, classes, "softmax", names, size, data)
+    return _Found(
+        backbone, folder.weights_file, classes, "softmax", plan.classes, plan.evaluation_size.value, plan.trained_on
+    )
 
 
 def _of_zoo(released: Released, input_range: InputRange | None, reporter: Reporter) -> _Found:
     if released.head is None and released.source.kind != "bring":
         raise BackboneError(f"{released.name} gives features only, it has no head. {_instead_of(released)}")
-    backbone = describe_backbone(released.name, reporter, input_range=input_range, logits=True)
-    found = _with_head(backbone)
+    backbone = describe_backbone(released.name, reporter, input_range=input_range)
     assert released.head is not None  # as of all that can be had and got here
+    if released.source.kind == "package":
+        found = _Found(backbone, lite0_package.head_file(), released.head.classes)
+    else:
+        found = _with_head(backbone)
     if found.classes != released.head.classes:
         raise BackboneError(
             f"{backbone.path} has {found.classes} outputs, not {released.head.classes} as {released.name} should have."

@@ -1,18 +1,22 @@
 """One plan for all workers: the chief's, which must be everybody's but for how much a device takes at once."""
 
+from typing import TypeVar
+
 from hyperrule.errors import UserError
-from hyperrule.planning.plan import Plan
+from hyperrule.planning.training_plan import TrainingPlan
 from hyperrule.training.workers import Workers
 
+P = TypeVar("P", bound=TrainingPlan)
 
-def agreed(plan: Plan, workers: Workers) -> Plan:
+
+def agreed(plan: P, workers: Workers) -> P:
     """This worker's plan, with the smallest micro-batch, and remat if any needs it.
 
     Raises UserError, on all workers, if they would not do the same: other images, weights or options.
     """
     if workers.count == 1:
         return plan
-    plans = [Plan.model_validate_json(text) for text in workers.texts(plan.model_dump_json())]
+    plans = [type(plan).model_validate_json(text) for text in workers.texts(plan.model_dump_json())]
     for index, other in enumerate(plans):
         differences = plans[0].differences(other)
         if plans[0].xla.value != other.xla.value:  # with it, operations are not deterministic

@@ -13,6 +13,7 @@ from hyperrule.backbones.graph_module import GraphModule
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.layers import standardize
 from hyperrule.backbones.resnet_v2 import ResNetV2
+from hyperrule.data.pipeline import MicroBatch
 from hyperrule.input_range import BIT_RANGE, InputRange
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -39,6 +40,10 @@ class Classifier(keras.Model):
         """Images [N, H, W, 3] in [0, 1] -> float32 [N, features]."""
         low, high = self.input_range
         return self.backbone((high - low) * images + low, training=training)
+
+    def losses(self, micro: MicroBatch, training: bool) -> tf.Tensor:
+        """What training lessens, float32 [M], one number an image: softmax cross-entropy."""
+        return tf.nn.softmax_cross_entropy_with_logits(micro.targets, self(micro.images, training=training))
 
     @property
     def arrays(self) -> dict[str, keras.Variable]:

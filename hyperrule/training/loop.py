@@ -4,13 +4,13 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import tensorflow as tf
 
-from hyperrule import rule
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import Interrupted, RunError
-from hyperrule.planning.plan import Decided, Plan
+from hyperrule.planning.training_plan import Decided, TrainingPlan
 from hyperrule.progress import Reporter
 from hyperrule.run_folder import RunFolder
 from hyperrule.training.checkpoint import save_checkpoint
@@ -19,6 +19,7 @@ from hyperrule.training.step import StepResult, TrainingStep
 from hyperrule.training.stop import StopRequest, interrupted, noting_signals
 from hyperrule.training.workers import Workers
 
+P = TypeVar("P", bound=TrainingPlan)
 CHECKPOINT_SECONDS = 60.0
 SLOW_STEP = 5.0  # seconds; where steps take longer, workers agree after every micro-batch whether to stop
 OVERFLOWS = 50  # steps in a row: the loss scale is then 2^50 times smaller, and something else is wrong
@@ -26,7 +27,7 @@ OVERFLOWS = 50  # steps in a row: the loss scale is then 2^50 times smaller, and
 Evaluate = Callable[[Callable[[], None]], dict[str, float]]
 
 
-class Loop:
+class Loop(Generic[P]):
     """The steps of a plan's schedule, all workers in step; the chief writes to the run folder.
 
     `evaluate(check)` gives the figures of an evaluation on the way, and calls `check` now and then, which may raise.
@@ -35,7 +36,7 @@ class Loop:
     def __init__(
         self,
         step: TrainingStep,
-        plan: Plan,
+        plan: P,
         run: RunFolder,
         feed: Feed,
         evaluate: Evaluate,
@@ -49,7 +50,6 @@ class Loop:
         self.evaluate = evaluate
         self.workers = workers
         self.reporter = reporter
-        self.schedule = plan.schedule.value
         self.stop = StopRequest()
         self.last_checkpoint = time.monotonic()
         self.step_seconds = math.inf
@@ -62,13 +62,13 @@ class Loop:
         Raises Interrupted, after a checkpoint, when SIGINT or SIGTERM asks a worker to stop; RunError, with the
         last checkpoint kept, when loss or gradient is not finite or memory does not do for a single example.
         """
-        steps = self.schedule.steps
+        steps = self.plan.steps
         with noting_signals(self.stop), self.reporter.stage("Training", steps, first) as report:
             if not self._evaluated(first):
                 self._evaluate_if_due(first)
             for index in range(first, steps):
                 start = time.perf_counter()
-                rate = rule.learning_rate(index, self.schedule, self.plan.base_learning_rate.value)
+                rate = self.plan.learning_rate(index)
                 result = self._step(index, rate)
                 done = index + 1
                 self._check_finite(result, done)
@@ -139,7 +139,7 @@ class Loop:
 
     def _interrupted(self, done: int) -> Interrupted:
         number = self.stop.received or signal.SIGTERM  # another worker's
-        return interrupted(self.run, number, f"after {done} of {self.schedule.steps} steps; checkpoint written")
+        return interrupted(self.run, number, f"after {done} of {self.plan.steps} steps; checkpoint written")
 
     def _evaluate_if_due(self, done: int) -> None:
         """A signal to any worker ends an evaluation on the way."""
@@ -163,7 +163,7 @@ class Loop:
             self.run.append_metrics(line)
 
     def _checkpoint_due(self, done: int) -> bool:
-        if done == self.schedule.steps:
+        if done == self.plan.steps:
             return True
         if (every := self.plan.checkpoint_every.value) is not None:
             return done % every == 0

@@ -1,4 +1,4 @@
-"""One training step: gradients of its micro-batches under tf.distribute, then one SGD update."""
+"""One training step: gradients of its micro-batches under tf.distribute, then one update."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -13,15 +13,13 @@ from hyperrule.backbones.checkpoints import Arrays
 from hyperrule.backbones.layers import standardize
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.training.classifier import Classifier
-from hyperrule.training.optimizer import make_optimizer, momentums, scaling_state
-
-VELOCITY = "momentum/"
+from hyperrule.training.optimizer import optimizer_state, sgd, with_loss_scaling
 
 Gradients = tuple[tf.Tensor, list[tf.Tensor]]  # a loss, and its gradient for standardised kernels and all else
 
 
 class StepResult(NamedTuple):
-    """Mean softmax cross-entropy of the step's batch and L2 norm of its gradient; in float16 also the loss scale.
+    """Mean loss of the step's batch and L2 norm of its gradient; in float16 also the loss scale.
 
     Where the gradient overflowed, its norm is not finite and the step has changed no weight.
     """
@@ -45,18 +43,26 @@ class TrainingStep:
 
     Variables that do not train are left alone, but for statistics that a backbone keeps itself (batch norm).
 
-    Make it within `strategy.scope()`, with the classifier made there too. `xla` compiles the gradient's graph.
+    Make it within `strategy.scope()`, with the classifier and the optimizer (by default BiT's SGD) made there too.
+    `xla` compiles the gradient's graph.
     """
 
     def __init__(
-        self, classifier: Classifier, strategy: tf.distribute.Strategy, batch: int, *, xla: bool = False
+        self,
+        classifier: Classifier,
+        strategy: tf.distribute.Strategy,
+        batch: int,
+        optimizer: keras.optimizers.Optimizer | None = None,
+        *,
+        xla: bool = False,
     ) -> None:
         self.classifier = classifier
         self.strategy = strategy
         self.batch = batch
         self.training = bool(classifier.backbone.trainable)  # a frozen backbone is run as for inference
         self.scaled = classifier.backbone.compute_dtype == "float16"
-        self.optimizer = make_optimizer(self.scaled)
+        optimizer = optimizer or sgd()
+        self.optimizer = with_loss_scaling(optimizer) if self.scaled else optimizer
         self.optimizer.build(classifier.trainable_variables)
         # What trains: kernels of convolutions first, everything else after.
         self._convolutions = [conv.kernel for conv in classifier.backbone.convolutions]
@@ -113,7 +119,7 @@ class TrainingStep:
         return self.update(learning_rate)
 
     def snapshot(self) -> Arrays:
-        """All state that the next step depends on: weights, velocities under "momentum/", the loss scale."""
+        """All state that the next step depends on: weights, and what the optimizer keeps."""
         return {**self.classifier.snapshot(), **{name: variable.numpy() for name, variable in self._state.items()}}
 
     def restore(self, arrays: Arrays) -> None:
@@ -126,11 +132,9 @@ class TrainingStep:
     @property
     def _state(self) -> dict[str, keras.Variable]:
         """What the optimizer keeps."""
-        trained = self.classifier.trainable_variables
-        by_variable = {id(v): m for v, m in zip(trained, momentums(self.optimizer), strict=True)}
-        arrays = self.classifier.arrays.items()
-        velocities = {f"{VELOCITY}{name}": by_variable[id(v)] for name, v in arrays if id(v) in by_variable}
-        return velocities | scaling_state(self.optimizer)
+        names = {id(variable): name for name, variable in self.classifier.arrays.items()}
+        trained = {names[id(variable)]: variable for variable in self.classifier.trainable_variables}
+        return optimizer_state(self.optimizer, trained)
 
     def _on_all_replicas(self, function: Callable[..., Any]) -> Callable[..., Any]:
         compiled: Callable[..., Any] = tf.function(lambda *args: self.strategy.run(function, args), autograph=False)
@@ -165,8 +169,7 @@ class TrainingStep:
             for source in sources:
                 tape.watch(source)
             with using_kernels(self.classifier.backbone.convolutions, standardized):
-                logits = self.classifier(micro.images, training=self.training)
-            losses = tf.nn.softmax_cross_entropy_with_logits(micro.targets, logits)
+                losses = self.classifier.losses(micro, training=self.training)
             loss = tf.reduce_sum(losses * micro.weights) / self.batch
             if self.scaled:
                 loss = self.optimizer.scale_loss(loss)

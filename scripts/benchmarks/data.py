@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from hyperrule.data.augmentation import Augmentation
 from hyperrule.data.contents import Files
 from hyperrule.data.examples import Examples
-from hyperrule.data.pipeline import Augmentation, training_batches
+from hyperrule.data.pipeline import training_batches
 
 ROUNDS, BATCH = 5, 64
 ARCHIVES = Path(os.environ.get("HYPERRULE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))

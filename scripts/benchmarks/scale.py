@@ -28,7 +28,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 2**20, time.
     "batches": """
 import psutil, sys, time, hyperrule
 from hyperrule.data import open_source
-from hyperrule.data.pipeline import Augmentation, training_batches
+from hyperrule.data.augmentation import Augmentation
+from hyperrule.data.pipeline import training_batches
 from hyperrule.progress import Reporter
 def memory(): return psutil.Process().memory_info().rss / 2**30
 def batches(dataset, count):

@@ -65,6 +65,25 @@ def list_image_folder(request: DataRequest, reporter: Reporter) -> Listing:
     )
 
 
+def list_unlabelled(request: DataRequest) -> Listing | None:
+    """Every image file of a folder that has images and no folders with images; None for any other."""
+    folder = Path(os.path.expanduser(request.dataset))
+    with os_errors_as(DataError, f"cannot read data set folder {folder}"):
+        images, other = image_files(folder)
+        if not images or any(image.parent != folder for image in images):
+            return None
+        names = [os.path.relpath(image, folder) for image in images]
+    return Listing(
+        kind="unlabelled folder",
+        location=folder.resolve(),
+        class_names=("",),
+        ids=[printable(name) for name in names],
+        labels=np.zeros(len(names), np.int32),
+        contents=Files.of(folder.resolve(), names),
+        notes=(f"left out: {number(other, 'file')} without the extension of an image",) if other else (),
+    )
+
+
 def image_files(folder: Path) -> tuple[list[Path], int]:
     """All image files in the folder and those below, in the order of their names, and the number of other files."""
     images, others, visited = [], 0, set()

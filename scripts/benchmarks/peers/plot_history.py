@@ -11,19 +11,22 @@ from matplotlib import pyplot
 
 
 def plot(history: Path, picture: Path) -> None:
-    """A line for every figure over the runs in the history."""
+    """A panel for each thing measured, in it a line for every case and peer over the runs in the history."""
     runs = [json.loads(line) for line in history.read_text().splitlines()]
-    series: dict[str, list[tuple[int, float]]] = {}
+    panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for number, run in enumerate(runs):
         for line in run["figures"]:
-            series.setdefault(f"{line['what']}, {line['case']} / {line['peer']}", []).append((number, line["ratio"]))
-    figure, axes = pyplot.subplots(figsize=(11, 7), layout="constrained")
-    for name, points in series.items():
-        axes.plot(*zip(*points, strict=True), marker="o", label=name)
-    axes.set_xticks(range(len(runs)), [f"{run['date'][:10]}\n{run['commit']}" for run in runs])
-    axes.set_ylabel("times as fast as the peer")
-    axes.axhline(1, color="gray", linewidth=0.8)
-    axes.legend(fontsize=7)
+            lines = panels.setdefault(line["what"], {})
+            lines.setdefault(f"{line['case']}, against {line['peer']}", []).append((number, line["ratio"]))
+    figure, grid = pyplot.subplots(len(panels), figsize=(11, 2.8 * len(panels)), sharex=True, layout="constrained")
+    for axes, (what, lines) in zip(grid, panels.items(), strict=True):
+        for name, points in lines.items():
+            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+        axes.axhline(1, color="gray", linewidth=0.8)
+        axes.set_title(what, loc="left")
+        axes.set_ylabel("times as fast")
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    grid[-1].set_xticks(range(len(runs)), [f"{run['date'][:10]}\n{run['commit']}" for run in runs])
     figure.savefig(picture)
 
 

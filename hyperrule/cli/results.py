@@ -1,0 +1,60 @@
+"""What a finished run prints."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hyperrule.planning.cluster import this_cluster
+from hyperrule.planning.plan import Plan
+
+if TYPE_CHECKING:
+    from hyperrule.distillation.distillation import Distilled
+    from hyperrule.finetuning import Result
+
+
+def render_result(result: "Result | Distilled", as_json: bool) -> None:
+    """Print the result, on the chief alone."""
+    if not this_cluster().chief:
+        return
+    if isinstance(result.plan, Plan):
+        _render_finetuned(result, as_json)
+    else:
+        _render_distilled(result, as_json)
+
+
+def _render_finetuned(result: "Result", as_json: bool) -> None:
+    from hyperrule.summary import headline, result_json
+
+    run = result.run
+    if as_json:
+        click.echo(result_json(result.plan, result.metrics, result.parity, run))
+        return
+    click.echo(headline(result.plan, result.metrics))
+    click.echo(f"SavedModel  {run.saved_model}")
+    click.echo(f"metrics     {run.eval_file}")
+    click.echo(f"summary     {run.summary_file}")
+    if result.plan.dataset.kind == "digits":
+        click.echo(
+            "next        hyperrule finetune --dataset FOLDER --budget 5m   (FOLDER/CLASS/*.jpg: your own images)"
+        )
+    else:
+        again = f"hyperrule finetune --dataset {shlex.quote(str(Path(result.plan.recipe.dataset)))}"
+        click.echo(f"next        {again}   (the whole rule, without shortcuts)" if result.plan.deviations else "")
+
+
+def _render_distilled(result: "Distilled", as_json: bool) -> None:
+    from hyperrule.distillation.summary import headline, result_json
+
+    run, overall = result.run, result.agreements.overall
+    if as_json:
+        click.echo(result_json(result.plan, overall, result.parity, run))
+        return
+    click.echo(headline(overall))
+    click.echo(f"weights     {run.weights_file}")
+    if result.parity is not None:
+        click.echo(f"SavedModel  {run.saved_model}")
+    click.echo(f"agreement   {run.eval_file}")
+    click.echo(f"summary     {run.summary_file}")
+    click.echo(f"next        hyperrule finetune --backbone {shlex.quote(str(run.path))} --dataset FOLDER")

@@ -1,0 +1,176 @@
+"""The main job: plan -> data -> head -> training -> evaluation -> export, each into the run folder."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from scipy.special import softmax
+
+from hyperrule.backbones.checkpoints import StoredArrays, write_arrays
+from hyperrule.calibration import affordable_features
+from hyperrule.data import Examples, Source
+from hyperrule.data.augmentation import Augmentation
+from hyperrule.data.pipeline import training_batches
+from hyperrule.errors import RunFolderError
+from hyperrule.evaluation.metrics import Metrics, compute_metrics
+from hyperrule.evaluation.predictions import write_predictions
+from hyperrule.evaluation.probe import fit_head
+from hyperrule.export.parity import Parity
+from hyperrule.files import whole_file
+from hyperrule.job import Job
+from hyperrule.planning.plan import Plan
+from hyperrule.planning.planner import training_examples
+from hyperrule.planning.training_plan import Calibration
+from hyperrule.progress import Report, Reporter
+from hyperrule.run_folder import RunFolder, free_run_folder
+from hyperrule.summary import summary
+from hyperrule.training.classifier import make_classifier
+from hyperrule.training.step import TrainingStep
+
+PROBE_EXAMPLES = 10_000  # the closed form needs no more, and its time grows with each
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: its folder, its plan, its figures."""
+
+    run: RunFolder
+    plan: Plan
+    metrics: Metrics
+    parity: Parity
+
+
+def run_plan(plan: Plan, source: Source, run: RunFolder | None, reporter: Reporter) -> Result:
+    """Execute a plan into a new run folder, under runs/ if none is given.
+
+    Raises UserError, with nothing written, if the request cannot be met; RunError, with the run
+    resumable, if the work cannot be finished.
+    """
+    run = run or RunFolder(free_run_folder(plan.dataset.name))
+    return Finetuning(plan, source, run, reporter).execute(resuming=False)
+
+
+def resume_run(
+    plan: Plan, source: Source, run: RunFolder, calibration: Calibration | None, reporter: Reporter
+) -> Result:
+    """Go on with the run in a folder at its newest readable checkpoint, or from the start if it has none.
+
+    `plan` has no differences to the stored one, but may say anew where files lie and how to cut up a batch;
+    `calibration` is what a budgeted run measured. Of several workers only the chief needs the folder.
+    """
+    return Finetuning(plan, source, run, reporter).execute(resuming=True, calibration=calibration)
+
+
+def folder_result(run: RunFolder) -> Result:
+    """The result of a finished run, from its files."""
+    plan = run.read_plan()
+    if not isinstance(plan, Plan):
+        raise RunFolderError(f"{run.path} holds a distillation, not a fine-tuning.")
+    metrics = Metrics.model_validate_json(run.eval_file.read_text(encoding="utf-8"))
+    parity = Parity.model_validate_json(run.parity_file.read_text(encoding="utf-8"))
+    return Result(run, plan, metrics, parity)
+
+
+class Finetuning(Job[Plan, Result]):
+    """A new head on a backbone, trained on labelled images."""
+
+    def __init__(self, plan: Plan, source: Source, run: RunFolder, reporter: Reporter) -> None:
+        super().__init__(plan, run, reporter)
+        self.source = source
+
+    @cached_property
+    def training(self) -> Examples:
+        return training_examples(self.plan.recipe, self.source)
+
+    @cached_property
+    def testing(self) -> Examples:
+        return self.source.examples(self.plan.test_split.value)
+
+    @cached_property
+    def used(self) -> list[Examples]:
+        used = [self.training, self.testing]
+        if self.plan.eval_every.value is not None and self.plan.eval_split.value != self.plan.test_split.value:
+            used.append(self.source.examples(self.plan.eval_split.value))
+        return used
+
+    def build(self) -> None:
+        plan = self.plan
+        self.classifier = make_classifier(
+            plan.backbone, len(plan.class_names), plan.precision.value, remat=plan.remat.value
+        )
+        self.classifier.backbone.train_part(plan.train.value)
+        self.step = TrainingStep(self.classifier, self.strategy, plan.batch.value, xla=plan.xla.value)
+
+    def initialise(self) -> None:
+        """Backbone weights, and the head as the plan wants it."""
+        if self.plan.backbone.network is not None and self.plan.backbone.path is not None:
+            with self.strategy.scope(), StoredArrays(Path(self.plan.backbone.path)) as arrays:
+                self.classifier.load(arrays, with_head=False)
+        if self.plan.head_init.value == "probe":
+            self._initialise_head()
+
+    def batches(self, micro_batch: int, steps: range) -> tf.data.Dataset:
+        plan = self.plan
+        return training_batches(
+            self.training,
+            len(plan.class_names),
+            Augmentation(
+                plan.resize.value, plan.crop.value, plan.random_crop.value, plan.random_flip.value, plan.mixup.value
+            ),
+            plan.batch.value,
+            micro_batch,
+            steps,
+            plan.seed.value,
+            plan.balance.value,
+            self.workers.shard,
+        )
+
+    def outputs(self, examples: Examples, report: Report | None = None) -> npt.NDArray[np.float32]:
+        """Logits."""
+        return self.evaluator.logits(examples, report)
+
+    def evaluate_on_the_way(self, check: Callable[[], None]) -> dict[str, float]:
+        examples = self.source.examples(self.plan.eval_split.value)
+        logits = self.evaluate(examples, check)
+        metrics = compute_metrics(logits, examples.labels, self.plan.class_names)
+        self.reporter.say(f"Accuracy on {self.plan.eval_split.value}: {metrics.top1:.2%}")
+        return {"top1": metrics.top1, "top5": metrics.top5, "loss": metrics.loss}
+
+    def conclude(self) -> Result:
+        logits = self.evaluate(self.testing)
+        metrics = compute_metrics(logits, self.testing.labels, self.plan.class_names)
+        parity = self._write(logits, metrics) if self.workers.chief else None
+        told = self.workers.texts(parity.model_dump_json() if parity is not None else "")  # the others wait here
+        return Result(self.run, self.plan, metrics, Parity.model_validate_json(told[0]))
+
+    def _write(self, logits: npt.NDArray[np.float32], metrics: Metrics) -> Parity:
+        """All that remains of the run."""
+        run = self.run
+        with whole_file(run.weights_file) as partial:
+            write_arrays(partial, self.classifier.snapshot())
+        probabilities = softmax(logits, axis=1)
+        run.write(run.eval_file, metrics.model_dump_json(indent=2) + "\n")
+        write_predictions(run.predictions_file, self.testing, probabilities, self.plan.class_names)
+        parity = self.export(probabilities)
+        run.write(run.summary_file, summary(self.plan, metrics, parity, run))
+        shutil.rmtree(run.checkpoints, ignore_errors=True)  # only now: until the summary is there, they are the run
+        return parity
+
+    def _initialise_head(self) -> None:
+        """Fit the closed-form probe on the features of at most 10,000 training images."""
+        examples = self.training
+        most = PROBE_EXAMPLES if self.plan.recipe.budget is None else min(PROBE_EXAMPLES, affordable_features(self))
+        if len(examples) > most:
+            chosen = np.random.default_rng(self.plan.seed.value).permutation(len(examples))[:most]
+            examples = examples.take(np.sort(chosen))
+        with self.reporter.stage("Features", len(examples)) as report:
+            features = self.evaluator.features(examples, report)
+        kernel, bias = fit_head(features, examples.labels, len(self.plan.class_names))
+        with self.strategy.scope():  # the chief's: another machine may round otherwise
+            self.classifier.head.kernel.assign(self.workers.broadcast(kernel))
+            self.classifier.head.bias.assign(self.workers.broadcast(bias))

@@ -1,0 +1,222 @@
+"""Distillation recipe + pool + teacher + student + machine -> DistillPlan, without TensorFlow.
+
+What the recipe leaves open is as in "Knowledge distillation: A good teacher is patient and consistent", arXiv
+2106.05237 (F below), whose code is google-research/big_vision, `configs/proj/distill`.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from hyperrule import rule
+from hyperrule.backbones.info import BackboneInfo
+from hyperrule.data.pool import PoolInfo
+from hyperrule.data.sources.kinds import located
+from hyperrule.distill_recipe import DistillRecipe
+from hyperrule.errors import RecipeError
+from hyperrule.planning.distill_plan import Cosine, DistillPlan, TeacherInfo
+from hyperrule.planning.estimate import estimate_cost, estimate_inference
+from hyperrule.planning.machine import Machine
+from hyperrule.planning.running import Running
+from hyperrule.planning.training_plan import ASKED, HYPERRULE, Decided
+from hyperrule.wording import duration
+
+F = "arXiv 2106.05237"
+BATCH = 512
+RATE = 0.003  # the middle of its choices for small data sets, Table 4
+EPOCHS = 300  # the shortest of its schedules for ImageNet and Pets
+WARMUP = 1500  # configs/proj/distill/bigsweep_*.py
+MOST_WARMUP = 0.1  # of a schedule
+
+
+def make_distill_plan(
+    recipe: DistillRecipe, pool: PoolInfo, teacher: TeacherInfo, student: BackboneInfo, machine: Machine, workers: int
+) -> DistillPlan:
+    """Decide everything that the recipe leaves open. Raises UserError if the request cannot be met."""
+    # Absolute paths, so that the plan can be resumed from any working directory.
+    recipe = recipe.model_copy(
+        update={
+            "dataset": tuple(map(located, recipe.dataset)),
+            "teacher": _located(recipe.teacher, teacher.backbone),
+            "student": _located(recipe.student, student),
+            "data_dir": None if recipe.data_dir is None else os.path.abspath(os.path.expanduser(recipe.data_dir)),
+        }
+    )
+    return _DistillPlanner(recipe, pool, teacher, student, machine, workers).plan()
+
+
+def _located(asked: str, found: BackboneInfo) -> str:
+    return found.origin if found.kind == "file" else asked
+
+
+@dataclass(frozen=True)
+class _DistillPlanner:
+    recipe: DistillRecipe
+    pool: PoolInfo
+    teacher: TeacherInfo
+    student: BackboneInfo
+    machine: Machine
+    workers: int
+
+    def plan(self) -> DistillPlan:
+        if self.student.network is None:
+            raise RecipeError(
+                f"the student must be a BiT; {self.student.name} is none. Say --student r26x0.5 or r50x1."
+            )
+        crop = self._crop()
+        teacher_crop = self._teacher_crop(crop.value)
+        logits_weight, features_weight = self._weights()
+        batch = self._given("batch", BATCH, F)
+        schedule = self._schedule(batch.value)
+        running = Running(self.recipe, self.student, self.machine, self.workers)
+        precision = running.precision()
+        micro_batch, remat = running.pieces(crop.value, batch.value, precision.value)
+        estimate = estimate_cost(
+            self.student,
+            crop.value,
+            batch.value,
+            micro_batch.value,
+            schedule.value.steps,
+            0,
+            precision.value,
+            self.machine,
+            remat=remat.value,
+        )
+        taught = estimate_inference(self.teacher.backbone, teacher_crop.value, estimate.images, self.machine)
+        if estimate.training_seconds is not None and taught is not None:
+            estimate = estimate.model_copy(update={"training_seconds": estimate.training_seconds + taught})
+        return DistillPlan(
+            recipe=self.recipe,
+            pool=self.pool,
+            teacher=self.teacher,
+            backbone=self.student,
+            machine=self.machine,
+            workers=running.worker_count(),
+            versions=running.versions,
+            examples=Decided(
+                value=self.pool.examples,
+                reason=f"training images of {len(self.pool.parts)} data sets, without 2 % that are held out",
+                source="data set",
+            ),
+            shares=self._shares(),
+            crop=crop,
+            evaluation_size=Decided(value=crop.value, reason="what the student was trained for", source=HYPERRULE),
+            teacher_crop=teacher_crop,
+            least_area=self._given("least_area", 0.05, F),
+            random_flip=self._random_flip(),
+            mixup=self._given("mixup", True, F),
+            logits_weight=logits_weight,
+            features_weight=features_weight,
+            temperature=self._given("temperature", 1.0, F),
+            base_learning_rate=self._base_learning_rate(batch.value),
+            weight_decay=self._given("weight_decay", 1e-4, F),
+            schedule=schedule,
+            feature_norm=self._feature_norm(),
+            batch=batch,
+            seed=Decided(value=self.recipe.seed, reason="decides order, augmentation and mixup", source=ASKED),
+            precision=precision,
+            xla=running.xla(precision.value),
+            micro_batch=micro_batch,
+            remat=remat,
+            eval_every=self._eval_every(),
+            checkpoint_every=running.checkpoint_every(),
+            estimate=estimate,
+        )
+
+    def _given(self, option: str, default: Any, source: str) -> Decided[Any]:
+        """The recipe's value, where it is another than the paper's."""
+        asked = getattr(self.recipe, option)
+        if asked is None or asked == default:
+            return Decided(value=default, reason="as in the paper", source=source)
+        return Decided(value=asked, reason=f"asked for; the paper has {default}", source=ASKED)
+
+    def _shares(self) -> Decided[tuple[int, ...] | None]:
+        if self.recipe.shares is None:
+            return Decided(value=None, reason="every image as often as every other", source=HYPERRULE)
+        return Decided(value=self.recipe.shares, reason="draws of each data set, asked for", source=ASKED)
+
+    def _crop(self) -> Decided[int]:
+        if self.recipe.crop is not None:
+            return Decided(value=self.recipe.crop, reason="asked for", source=ASKED)
+        small = rule.is_small(self.pool.height, self.pool.width)
+        reason = f"median image is {self.pool.height} x {self.pool.width} px; 128 for small ones, else 224"
+        return Decided(value=128 if small else 224, reason=reason, source=HYPERRULE)
+
+    def _teacher_crop(self, crop: int) -> Decided[int]:
+        own = self.teacher.backbone.as_it_is
+        if own is not None and own.side is not None:
+            if self.recipe.teacher_crop not in (None, own.side):
+                raise RecipeError(
+                    f"teacher {self.teacher.name} takes images of {own.side} x {own.side} pixels only. "
+                    f"Received: teacher_crop {self.recipe.teacher_crop}."
+                )
+            return Decided(value=own.side, reason="the only size that this teacher takes", source="teacher")
+        if self.recipe.teacher_crop is not None:
+            return Decided(value=self.recipe.teacher_crop, reason="asked for", source=ASKED)
+        return Decided(value=crop, reason="teacher and student see the same pixels", source=F)
+
+    def _weights(self) -> tuple[Decided[float], Decided[float]]:
+        """Of logits and of features in the loss."""
+        classes, features = self.teacher.classes, self.teacher.features
+        logits, matched = self.recipe.logits_weight, self.recipe.features_weight
+        if logits and not classes:
+            raise RecipeError(
+                f"teacher {self.teacher.name} has no head, so there are no logits: leave out --logits-weight."
+            )
+        if matched and not features:
+            raise RecipeError(
+                f"teacher {self.teacher.name} gives logits only, no features: leave out --features-weight."
+            )
+        if logits == 0 and not features:
+            raise RecipeError(f"teacher {self.teacher.name} gives logits only: --logits-weight must not be 0.")
+        if not classes:
+            reason = "the teacher has no head: its features are all there is to match"
+            return (
+                Decided(value=0.0, reason=reason, source="teacher"),
+                Decided(value=matched or 1.0, reason=reason, source=ASKED if matched else "teacher"),
+            )
+        of_logits: Decided[float] = self._given("logits_weight", 1.0, F)
+        return of_logits, self._given("features_weight", 0.0 if of_logits.value else 1.0, F)
+
+    def _random_flip(self) -> Decided[bool]:
+        if self.recipe.random_flip is None:
+            return Decided(value=True, reason="as in the paper", source=F)
+        return Decided(value=self.recipe.random_flip, reason="asked for", source=ASKED)
+
+    def _base_learning_rate(self, batch: int) -> Decided[float]:
+        if self.recipe.base_lr is not None:
+            return Decided(value=self.recipe.base_lr, reason="asked for", source=ASKED)
+        if batch == BATCH:
+            return Decided(value=RATE, reason="of the paper's choices the middle one", source=F)
+        reason = f"the paper's {RATE} x sqrt({batch}/{BATCH}), as Adam takes other batches"
+        return Decided(value=float(f"{RATE * math.sqrt(batch / BATCH):.2g}"), reason=reason, source=HYPERRULE)
+
+    def _schedule(self, batch: int) -> Decided[Cosine]:
+        recipe, source = self.recipe, ASKED
+        if recipe.steps is not None:
+            steps, reason = recipe.steps, f"{recipe.steps} steps asked for"
+        else:
+            epochs = EPOCHS if recipe.epochs is None else recipe.epochs
+            steps = max(1, math.ceil(epochs * self.pool.examples / batch))
+            reason = f"{epochs:g} epochs of {self.pool.examples} images"
+            if recipe.epochs is None:
+                source = F
+                reason += "; patience pays, the paper goes to 100,000"
+        if recipe.budget is not None:
+            reason += f"; to be shrunk to {duration(recipe.budget)} by a measurement before step 0"
+        warmup = min(WARMUP, int(MOST_WARMUP * steps)) if recipe.warmup is None else recipe.warmup
+        if warmup >= steps:
+            raise RecipeError(f"warmup must be shorter than the {steps} steps. Received: {warmup}.")
+        return Decided(value=Cosine(steps=steps, warmup=warmup), reason=reason, source=source)
+
+    def _feature_norm(self) -> Decided[float | None]:
+        if self.recipe.feature_norm is not None:
+            reason = "mean L2 norm, asked for: the scale of features is free, and sets how fast a new head learns"
+            return Decided(value=self.recipe.feature_norm, reason=reason, source=ASKED)
+        return Decided(value=None, reason="features keep the scale that they grew", source=HYPERRULE)
+
+    def _eval_every(self) -> Decided[int | None]:
+        if self.recipe.eval_every is not None:
+            return Decided(value=self.recipe.eval_every, reason="steps, asked for", source=ASKED)
+        return Decided(value=None, reason="agreement is measured once, at the end", source=HYPERRULE)
