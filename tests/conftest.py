@@ -3,6 +3,7 @@
 import os
 import tarfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,23 @@ def image_folder(tmp_path: Path) -> Path:
             pixels[..., 2 - 2 * label] += 120
             Image.fromarray(pixels).save(tmp_path / "images" / name / f"{index:02d}.jpg")
     return tmp_path / "images"
+
+
+@pytest.fixture(scope="module")
+def without_export() -> Iterator[None]:
+    """In this process runs export nothing: half of the time of a small one, for tests of what comes before."""
+    from hyperrule.export.parity import Parity
+    from hyperrule.job import Job
+
+    def export(job: Job, probabilities: npt.NDArray[np.float32]) -> Parity:
+        parity = Parity(examples=len(probabilities), top1_agreement=1.0, largest_difference=0.0)
+        job.run.export.mkdir(exist_ok=True)
+        job.run.write(job.run.parity_file, parity.model_dump_json())
+        return parity
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Job, "export", export)
+        yield
 
 
 @pytest.fixture(scope="session")

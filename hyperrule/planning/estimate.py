@@ -10,10 +10,10 @@ from hyperrule.planning.machine import Machine
 from hyperrule.planning.memory import largest_fitting, memory_bytes
 
 # Measured with R26x0.5 (batch 64) and R50x1 (batch 16) at 128 px on 2 cores with AVX512-BF16, as
-# fractions of the float32 matrix product: a training step ran at 0.52 and 0.53 in float32, 0.83 in
-# bfloat16 for both; a float32 forward pass at 0.53 and 0.72.
+# fractions of the float32 matrix product: a training step ran at 0.52 and 0.53 in float32, in bfloat16 1.2 to 1.6 times
+# as fast (docs/speed.md); a float32 forward pass at 0.53 and 0.72.
 # float16, for which CPUs have no instructions, is a guess.
-TRAINING_EFFICIENCY = {"float32": 0.52, "bfloat16": 0.83, "float16": 0.02}
+TRAINING_EFFICIENCY = {"float32": 0.52, "bfloat16": 0.72, "float16": 0.02}
 INFERENCE_EFFICIENCY = 0.55
 
 SHARE_OF_MEMORY = 0.8  # estimates of memory are within 25 % of what is measured

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from textwrap import shorten
 
 import tensorflow as tf
 
@@ -101,7 +102,7 @@ def _tpu() -> tf.distribute.Strategy:
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = shorten(str(error), 120, placeholder=" ...")
         raise UserError(f"--devices tpu finds no TPU: {reason}. Set TPU_NAME, or say --devices all.") from None
     return tf.distribute.TPUStrategy(resolver)
 
