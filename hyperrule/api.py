@@ -12,7 +12,7 @@ from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data import Source, Split, open_source
 from hyperrule.data.pool import Pool, open_pool
 from hyperrule.distill_recipe import DistillRecipe
-from hyperrule.distillation.who import describe_student, describe_teacher
+from hyperrule.distillation.describe import describe_student, describe_teacher
 from hyperrule.errors import RecipeError, RunFolderError, UserError
 from hyperrule.export.port import Ported, port_backbone
 from hyperrule.files import os_errors_as
@@ -341,9 +341,10 @@ def _plan(
 def _plan_distillation(
     recipe: DistillRecipe, reporter: Reporter, *, fetch: bool = True, before: Machine | None = None
 ) -> tuple[DistillPlan, Pool]:
+    student = describe_student(recipe.student, reporter, fetch)
     data_dir = None if recipe.data_dir is None else Path(os.path.expanduser(recipe.data_dir))
-    pool = open_pool(recipe.dataset, data_dir, recipe.skip_corrupt, reporter, fetch)
-    teacher, student = describe_teacher(recipe, reporter), describe_student(recipe.student, reporter)
+    pool = open_pool(recipe.dataset, data_dir, recipe.split_seed, recipe.skip_corrupt, reporter, fetch)
+    teacher = describe_teacher(recipe, reporter, fetch)
     machine = _machine(recipe, before)
     return make_distill_plan(recipe, pool.info, teacher, student, machine, this_cluster().count), pool
 

@@ -1,5 +1,6 @@
 """What was asked of a distillation: one strict set of options, from a YAML file, the command line or Python."""
 
+import os
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -8,21 +9,27 @@ from hyperrule.input_range import parse_input_range
 from hyperrule.recipe import TrainingRecipe
 
 
-def several(value: Any) -> Any:
-    """One is as good as a list of one; on the command line, "13,7" is a list.
+def numbers(value: Any) -> Any:
+    """On the command line, "13,7" is a list; one number is as good as a list of one.
 
-    >>> several("photos"), several("13,7"), several([13, 7])
-    (('photos',), ('13', '7'), [13, 7])
+    >>> numbers("13,7"), numbers(13), numbers([13, 7])
+    (('13', '7'), (13,), [13, 7])
     """
-    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(","))
+    return (value,) if isinstance(value, int) else value
 
 
-def one_or_several(value: Any) -> Any:
+def paths(value: Any) -> Any:
+    """One is as good as a list of one.
+
+    >>> paths("a,b"), paths(["a", Path("b")])
+    (('a,b',), ('a', 'b'))
     """
-    >>> one_or_several("a,b"), one_or_several(["a", "b"])
-    (('a,b',), ['a', 'b'])
-    """
-    return (value,) if isinstance(value, str) else value
+    several = (value,) if isinstance(value, str) else value
+    if not isinstance(several, list | tuple):
+        return several
+    return tuple(os.fspath(one) if isinstance(one, os.PathLike) else one for one in several)
 
 
 class DistillRecipe(TrainingRecipe):
@@ -39,17 +46,23 @@ class DistillRecipe(TrainingRecipe):
         description="The BiT to train: r26x0.5, r50x1 ... from scratch, or weights: a name that 'hyperrule backbones' "
         "lists, a BiT .npz, a run folder.",
     )
-    dataset: Annotated[tuple[str, ...], BeforeValidator(one_or_several)] = Field(
+    dataset: Annotated[tuple[str, ...], BeforeValidator(paths)] = Field(
         min_length=1,
         description="Images, as for finetune; the training part, labels unused; a folder of images will do. Several "
         "make one pool.",
     )
-    shares: Annotated[tuple[Annotated[int, Field(gt=0, le=1000)], ...] | None, BeforeValidator(several)] = Field(
+    shares: Annotated[tuple[Annotated[int, Field(gt=0, le=1000)], ...] | None, BeforeValidator(numbers)] = Field(
         None,
         examples=["N,N,..."],
         description="How often each data set is drawn, such as 13,7; by default as it has images.",
     )
     data_dir: str | None = Field(None, examples=["FOLDER"], description="Where TFDS or Hugging Face data sets lie.")
+    split_seed: int = Field(
+        0,
+        ge=0,
+        lt=2**31,
+        description="That of finetune: what it holds out of a data set without splits is left out here.",
+    )
     teacher_range: Annotated[tuple[float, float] | None, BeforeValidator(parse_input_range)] = Field(
         None, examples=["LOW,HIGH"], description="What pixels a foreign teacher takes: 0,1 or -1,1 or 0,255."
     )
@@ -67,7 +80,7 @@ class DistillRecipe(TrainingRecipe):
     features_weight: float | None = Field(
         None, ge=0, le=1e6, description="Of the distance to the teacher's standardised features, through a linear map."
     )
-    temperature: float = Field(1.0, gt=0, le=100, description="By which logits are divided, the teacher's and others.")
+    temperature: float = Field(1.0, gt=0, le=100, description="By which the logits of both are divided.")
     weight_decay: float = Field(1e-4, ge=0, lt=1, description="What a step at the highest rate takes off kernels.")
     warmup: int | None = Field(None, ge=0, le=10**8, description="Steps before the highest rate.")
     feature_norm: float | None = Field(
@@ -80,6 +93,12 @@ class DistillRecipe(TrainingRecipe):
             raise ValueError(
                 f"shares must be one number for each data set, {len(self.dataset)}. Received: {len(self.shares)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if repeated := sorted({name for name in self.dataset if self.dataset.count(name) > 1}):
+            raise ValueError(f"dataset must name each once; shares draw one more often. Received twice: {repeated[0]}")
         return self
 
     @model_validator(mode="after")

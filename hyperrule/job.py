@@ -26,7 +26,7 @@ from hyperrule.planning.training_plan import Calibration, TrainingPlan
 from hyperrule.progress import Report, Reporter
 from hyperrule.run_folder import RunFolder
 from hyperrule.training import runtime
-from hyperrule.training.agreement import agreed
+from hyperrule.training.agreed_plan import agreed
 from hyperrule.training.checkpoint import latest_checkpoint, save_checkpoint
 from hyperrule.training.classifier import Classifier, fold
 from hyperrule.training.feed import Feed

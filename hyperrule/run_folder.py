@@ -1,11 +1,11 @@
-"""The run folder: what a fine-tuning leaves, and the interface between its stages.
+"""The run folder: what a training leaves, and the interface between its stages.
 
 plan.json            what runs, with reasons; written first
 metrics.jsonl        one line a step and an evaluation
-checkpoints/         step-*.npz: weights and momentum, while the run is unfinished
+checkpoints/         step-*.npz: weights and what the optimizer keeps, while the run is unfinished
 weights.npz          the trained network in BiT's public format
-eval.json            figures over all test examples
-predictions.parquet  one row a test example
+eval.json            figures over all test examples; of a distillation, over those held out
+predictions.parquet  one row each of these; for a distillation, the label is the teacher's
 export/saved_model/  the classifier to deploy; export/parity.json: its comparison with eval
 summary.md           the result for people; written last, so its presence means "finished"
 """
@@ -29,6 +29,8 @@ from hyperrule.planning.distill_plan import DistillPlan
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.training_plan import FORMAT, TrainingPlan
 from hyperrule.wording import resume_command
+
+FINETUNE_ALONE = 4  # the format before there were other jobs; else it is the same
 
 
 class RunFolder:
@@ -91,6 +93,8 @@ class RunFolder:
             )
         try:
             stored = json.loads(self.plan_file.read_text(encoding="utf-8"))
+            if stored["format"] == FINETUNE_ALONE:
+                stored |= {"format": FORMAT, "job": "finetune"}
             if stored["format"] != FORMAT:
                 raise RunFolderError(
                     f"{self.plan_file} has format {stored['format']}; this version reads {FORMAT}. "

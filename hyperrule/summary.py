@@ -33,7 +33,7 @@ def summary(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str
             "",
             f"Trained on {plan.examples.value} images of {len(plan.class_names)} classes: {schedule.steps} steps of "
             f"{plan.batch.value} at {plan.crop.value} px, base rate {plan.base_learning_rate.value:g}, "
-            f"seed {plan.seed.value}, {plan.precision.value}{_overflows(run)}; "
+            f"seed {plan.seed.value}, {plan.precision.value}{overflows(run)}; "
             f"{', '.join(f'{name} {version}' for name, version in plan.versions.items())}.",
             f"Exported SavedModel agrees with the evaluation on {parity.examples} test images "
             f"(largest difference of a probability: {parity.largest_difference:.1e}).",
@@ -67,7 +67,7 @@ def summary(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str
     )
 
 
-def _overflows(run: RunFolder) -> str:
+def overflows(run: RunFolder) -> str:
     """Steps whose float16 gradient overflowed, where there were any."""
     count = sum(bool(line.get("overflow")) for line in run.read_metrics())
     return f" ({number(count, 'step')} skipped, whose gradient overflowed)" if count else ""

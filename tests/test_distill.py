@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,9 @@ from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.distillation.agreement import Agreement, labels_among
+from hyperrule.distillation.describe import describe_student, describe_teacher
 from hyperrule.distillation.student import Student, kl_divergence
 from hyperrule.distillation.teacher import Teacher
-from hyperrule.distillation.who import describe_student, describe_teacher
 from hyperrule.planning.distill_plan import DistillPlan
 from hyperrule.progress import Reporter
 from hyperrule.recipe import make_recipe
@@ -60,6 +62,14 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("teacher") / "teacher.npz"
     write_arrays(file, arrays)
     return file
+
+
+def golden_arrays_features(images: np.ndarray) -> np.ndarray:
+    """What a network with the teacher's weights, in training form, makes of images in [0, 1]."""
+    network = ResNetV2(Architecture(26, 0.5), initializer="zeros")
+    for name, variable in network.arrays.items():
+        variable.assign(golden_array(name, variable.shape))
+    return network(2 * images - 1).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -110,24 +120,23 @@ def test_loss_is_the_weighted_sum_of_its_parts(teacher: Path, pool: Path) -> Non
     divergence = kl_divergence(lesson.logits, logits, 4.0)
     mapped = features @ student.map.kernel.value + student.map.bias.value
     error = np.mean(np.square(mapped - (lesson.features - 0.5) / 2.0), axis=1)
-    np.testing.assert_allclose(student.losses(micro, training=True), 3 * divergence + 2 * error, rtol=1e-4)
+    np.testing.assert_allclose(student.losses_of(micro, training=True), 3 * divergence + 2 * error, rtol=1e-4)
 
 
 def test_teacher_learns_nothing_and_infers_alone(teacher: Path, pool: Path) -> None:
     step = student_of(plan_of(teacher, pool, features_weight=1.0), 1)
-    assert not [
-        name for name in step.classifier.arrays if "teacher" in name and not name.startswith("distill/teacher/")
-    ]
+    taught = {id(variable) for variable in step.classifier.teacher._network.variables}
+    assert taught.isdisjoint(map(id, step.classifier.variables))
     before = step.classifier.teacher(batch_of().images)
     step.run([batch_of()], 0.01)
     for one, other in zip(before, step.classifier.teacher(batch_of().images), strict=True):
         np.testing.assert_array_equal(one, other)
-    native = hyperrule.backbones.describe.describe_backbone(str(teacher))
-    assert native.network == Architecture(26, 0.5)
+    expected = golden_arrays_features(batch_of().images)
+    np.testing.assert_allclose(before.features, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_trajectory_does_not_depend_on_devices_and_micro_batches(teacher: Path, pool: Path) -> None:
-    plan = plan_of(teacher, pool, features_weight=2.0, teacher_crop=64)
+    plan = plan_of(teacher, pool, features_weight=2.0, teacher_crop=64, weight_decay=0.1)
 
     def losses(devices: int, micro_batch: int) -> list[float]:
         step = student_of(plan, devices)
@@ -147,7 +156,7 @@ def test_update_is_adam_with_decoupled_decay_of_kernels_alone(teacher: Path, poo
     before = {name: variable.numpy() for name, variable in student.arrays.items()}
     micro = batch_of()
     with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(student.losses(micro, training=True))
+        loss = tf.reduce_mean(student.losses_of(micro, training=True))
     trained = {name: variable for name, variable in student.arrays.items() if variable.trainable}
     gradients = dict(zip(trained, tape.gradient(loss, [v.value for v in trained.values()]), strict=True))
     clip = min(1.0, 1.0 / float(tf.linalg.global_norm(list(gradients.values()))))
@@ -176,6 +185,7 @@ def test_run_folder_holds_a_bit_that_says_what_the_student_says(finished: Path, 
     assert 0 <= overall.top1_agreement <= 1
     assert overall.kl > 0
     assert overall.features_r2 < 1
+    assert overall.feature_norm == pytest.approx(5.0, rel=1e-4)  # as asked, of what is in weights.npz
     assert (overall.labelled, overall.student_top1) == (0, None)
     assert not folder.checkpoints.exists()
     assert "| all |" in folder.summary_file.read_text()
@@ -208,7 +218,7 @@ def test_stopped_and_resumed_ends_in_the_same_bits(finished: Path, pool: Path, t
     process = start("distill", *asked)
     folder = RunFolder(out)
     while process.poll() is None and len(folder.read_metrics()) < 2:
-        pass
+        time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not folder.finished
@@ -244,9 +254,11 @@ def test_features_are_matched_where_there_is_no_head(pool: Path, tmp_path: Path)
 
 def test_labels_count_where_all_class_names_are_the_teachers() -> None:
     classes = (ClassName("n01440764", "tench"), ClassName("n02979186", "cassette player"))
-    names = ["tench", "n02979186", "tench", "dog", ""]
-    data_sets = np.array([0, 0, 1, 1, 2], np.int32)
-    assert labels_among(names, data_sets, classes).tolist() == [0, 1, -1, -1, -1]
+    names = ["tench", "n02979186", "tench", "dog", "", "0", "1"]
+    data_sets = np.array([0, 0, 1, 1, 2, 3, 3], np.int32)
+    assert labels_among(names, data_sets, classes).tolist() == [0, 1, -1, -1, -1, -1, -1]
+    digits = tuple(ClassName("", str(digit)) for digit in range(10))
+    assert labels_among(["7", "1"], np.zeros(2, np.int32), digits).tolist() == [7, 1]
 
 
 def test_students_and_teachers_by_name() -> None:
@@ -263,12 +275,15 @@ def test_students_and_teachers_by_name() -> None:
         ({"shares": "3,1"}, "shares must be one number for each data set, 1. Received: 2"),
         ({"student": "r27x1"}, "depth must be one of [26, 50, 101, 152]. Received: 27"),
         ({"warmup": 9}, "warmup must be shorter than the 6 steps. Received: 9"),
-        ({"teacher": "bit-r26x0.5", "logits_weight": 1}, "has no head, so there are no logits"),
+        ({"teacher": "bit-r26x0.5", "logits_weight": 1}, "has no softmax head, so there are no logits"),
         ({"logits_weight": 0, "features_weight": 0}, "must not both be 0"),
         ({"epochs": 3}, "give one of steps, epochs and budget"),
         ({"temprature": 3}, "unknown option 'temprature'. Did you mean 'temperature'? 'hyperrule distill --help'"),
         ({"dataset": "nowhere"}, "does not exist"),
         ({"least_area": 0}, "least_area"),
+        ({"teacher": "bit-r26x0.5", "features_weight": 0}, "gives features only: --features-weight must not be 0"),
+        ({"data_dir": "nowhere"}, "--data-dir means nothing"),
+        ({"dataset": ("digits", "digits")}, "name each once"),
     ],
 )
 def test_mistakes_are_told_in_one_line(options: dict[str, Any], said: str, teacher: Path, pool: Path) -> None:
@@ -294,6 +309,11 @@ def test_resuming_refuses_another_pool_and_another_job(finished: Path, tmp_path:
     (unfinished / "plan.json").write_text((finished / "plan.json").read_text())
     with pytest.raises(hyperrule.UserError, match=r"temperature: 1\.0, not 2\.0"):
         hyperrule.resume(unfinished, temperature=2, quiet=True)
+    other = tmp_path / "other"
+    shutil.copytree(pool, other)
+    shutil.copy(other / "000.png", other / "again.png")
+    with pytest.raises(hyperrule.UserError, match="pool sha256"):
+        hyperrule.resume(unfinished, dataset=str(other), quiet=True)
     code, _, stderr = run("distill", "--resume", str(finished))
     assert code == 2
     assert "is finished" in stderr

@@ -125,7 +125,7 @@ def test_shipped_recipes_are_valid_and_open_with_command_and_result() -> None:
         if name.startswith("distill/"):
             assert f"hyperrule distill --recipe {name}" in header[0]
             assert any("published" in line for line in header) or "teacher" in options
-            assert make_recipe({"teacher": "efficientnet-lite0", **options}, DistillRecipe).steps is None
+            assert make_recipe({"teacher": "efficientnet-lite0", **options}, DistillRecipe).dataset
             continue
         assert f"hyperrule finetune --recipe {name}" in header[0]
         assert any("accuracy" in line for line in header[1:])

@@ -9,11 +9,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from hyperrule.data import open_source
 from hyperrule.data.augmentation import InceptionAugmentation
 from hyperrule.data.contents import TableColumn, joined
 from hyperrule.data.examples import Examples
 from hyperrule.data.pipeline import training_batches
-from hyperrule.data.pool import Pool, open_pool
+from hyperrule.data.pool import Pool, _threshold, open_pool
 from hyperrule.errors import DataError
 from hyperrule.progress import Reporter
 
@@ -36,7 +37,8 @@ def folder_of(folder: Path, numbers: range) -> Path:
 
 
 def pool_of(*datasets: Path, **options: bool) -> Pool:
-    return open_pool(list(map(str, datasets)), None, options.get("skip_corrupt", False), Reporter(quiet=True))
+    skip_corrupt = options.get("skip_corrupt", False)
+    return open_pool(list(map(str, datasets)), None, 0, skip_corrupt, Reporter(quiet=True))
 
 
 def images_of(examples: Examples) -> set[bytes]:
@@ -48,7 +50,7 @@ def test_a_flat_folder_is_a_pool_and_two_per_cent_are_held_out(tmp_path: Path) -
     (part,) = pool.info.parts
     assert part.kind == "unlabelled folder"
     assert part.examples + part.held_out == COUNT
-    assert 0 < part.held_out <= 0.05 * COUNT
+    assert part.held_out == 20  # 2 % would be too few to tell anything
     assert len(pool.training) == part.examples
     assert images_of(pool.training).isdisjoint(images_of(pool.held_out))
     assert set(pool.class_names) == {""}
@@ -79,15 +81,38 @@ def test_only_training_images_count_and_names_of_files_do_not(tmp_path: Path) ->
 def test_bad_images_are_named_or_left_out(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "photos", range(COUNT))
     (folder / "bad.jpg").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"1 of 301 files .*bad\.jpg.*--skip-corrupt"):
+    with pytest.raises(DataError, match=r"1 of the files of .*photos .*bad\.jpg.*--skip-corrupt"):
         pool_of(folder)
     assert list(pool_of(folder, skip_corrupt=True).info.parts[0].skipped) == ["bad.jpg"]
     folder_of(tmp_path / "only/test/a", range(3))
     with pytest.raises(DataError, match="nothing to train on"):
         pool_of(tmp_path / "only")
     few = folder_of(tmp_path / "few", range(2))
-    with pytest.raises(DataError, match="too few to hold 2 % of them out"):
-        pool_of(few)
+    with pytest.raises(DataError, match="no image is left to train on in few"):
+        pool_of(few / ".." / "few", folder)
+
+
+def test_what_finetune_tests_on_is_not_in_the_pool(image_folder: Path) -> None:
+    pool = pool_of(image_folder)
+    test = open_source(str(image_folder)).examples("test")
+    assert images_of(test).isdisjoint(images_of(pool.training) | images_of(pool.held_out))
+    assert len(pool.training) + len(pool.held_out) == 16
+    assert set(pool.class_names) == {"cold", "warm"}
+
+
+def test_large_pools_hold_out_a_thousand() -> None:
+    fractions = np.random.default_rng(0).random(200_000)
+    assert np.sum(fractions < _threshold(fractions)) == 1000
+    fractions = np.random.default_rng(0).random(30_000)
+    assert np.sum(fractions < _threshold(fractions)) == pytest.approx(600, abs=80)
+
+
+def test_data_sets_of_one_name_are_told_apart_and_ignored_options_refused(tmp_path: Path) -> None:
+    one, two = folder_of(tmp_path / "one/train", range(50)), folder_of(tmp_path / "two/train", range(50, 100))
+    names = [part.name for part in pool_of(one, two).info.parts]
+    assert len(set(names)) == 2
+    with pytest.raises(DataError, match="--data-dir means nothing"):
+        open_pool([str(one)], tmp_path, 0, False, Reporter(quiet=True))
 
 
 def test_contents_of_several_kinds_are_joined(tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ def command(
     """
     options = collect(recipe, assignments, flags)
     if dry_run:
+        if run is not None or out is not None:
+            raise RecipeError("--dry-run shows the plan of a new run: leave out --resume and --out.")
         planned = plan_distillation(**options)
         click.echo(planned.model_dump_json(indent=2)) if as_json else _render_plan(planned)
         return

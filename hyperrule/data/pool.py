@@ -12,16 +12,18 @@ from pydantic import BaseModel, ConfigDict
 
 from hyperrule.data.contents import Contents, Indices, joined
 from hyperrule.data.examples import Examples
-from hyperrule.data.inspection import Facts, inspect
-from hyperrule.data.listing import DataRequest
+from hyperrule.data.inspection import Facts, Problems, inspect
+from hyperrule.data.listing import DataRequest, Listing
+from hyperrule.data.source import Source
 from hyperrule.data.sources.image_folder import list_unlabelled
-from hyperrule.data.sources.kinds import kind_of, list_images
+from hyperrule.data.sources.kinds import KINDS, kind_of, list_images
 from hyperrule.errors import DataError
 from hyperrule.progress import Reporter
 from hyperrule.wording import listed
 
 HELD_OUT = 0.02  # of all images, by their hash: equal ones go together, whatever data set they are in
-MOST_HELD_OUT = 1000  # images that agreement is measured on
+MOST_HELD_OUT = 1000  # more would only be lost for training
+LEAST_HELD_OUT = 20  # or a fifth of a pool that is as small as that
 
 
 class PoolPart(BaseModel):
@@ -71,84 +73,139 @@ class Pool:
 class _Part:
     """The usable images of one data set, in the order of their hashes."""
 
-    info: PoolPart
+    name: str
+    listing: Listing
     ids: list[str]
     class_names: list[str]
     contents: Contents
     facts: Facts
-    held_out: npt.NDArray[np.bool_]
+    skipped: dict[str, str]
+
+    @property
+    def fractions(self) -> npt.NDArray[np.float64]:
+        """The first 8 bytes of the hashes, from 0 to 1."""
+        first = np.ascontiguousarray(self.facts["sha256"][:, :8]).view(">u8")[:, 0]
+        return first / 2.0**64
+
+    def info(self, held_out: npt.NDArray[np.bool_]) -> PoolPart:
+        return PoolPart(
+            name=self.name,
+            kind=self.listing.kind,
+            location=None if self.listing.location is None else str(self.listing.location),
+            examples=int(np.sum(~held_out)),
+            held_out=int(np.sum(held_out)),
+            sha256=hashlib.sha256(np.ascontiguousarray(self.facts["sha256"]).tobytes()).hexdigest(),
+            skipped=self.skipped,
+        )
 
 
 def open_pool(
-    datasets: Sequence[str], data_dir: Path | None, skip_corrupt: bool, reporter: Reporter, fetch: bool = True
+    datasets: Sequence[str],
+    data_dir: Path | None,
+    split_seed: int,
+    skip_corrupt: bool,
+    reporter: Reporter,
+    fetch: bool = True,
 ) -> Pool:
-    """The training images of all data sets, all images where one is not split; folders need no classes.
+    """The training images of all data sets. Of one with classes but without splits, what `finetune` would hold out for
+    testing is left out; a folder needs no classes.
 
-    2 % are held out, at most 1,000. With `skip_corrupt`, images are decoded and those that fail are left out.
-    Raises DataError for a data set that cannot be used, and for images that cannot be read.
+    2 % are held out, at least 20 (or a fifth) and at most 1,000. With `skip_corrupt`, images are decoded and those that
+    fail are left out. Raises DataError for a data set that cannot be used, and for images that cannot be read.
     """
-    parts = [_open(dataset, data_dir, skip_corrupt, reporter, fetch) for dataset in datasets]
+    if data_dir is not None and not any(kind_of(dataset).fetches for dataset in datasets):
+        takers = " and ".join(kind.name for kind in KINDS.values() if kind.fetches)
+        raise DataError(f"--data-dir means nothing for {listed(datasets)}: it is for {takers}. Leave it out.")
+    names = _told_apart(datasets)
+    parts = [
+        _open(name, dataset, data_dir, split_seed, skip_corrupt, reporter, fetch)
+        for name, dataset in zip(names, datasets, strict=True)
+    ]
+    fractions = np.concatenate([part.fractions for part in parts])
+    is_held_out = fractions < _threshold(fractions)
+    ends = np.cumsum([len(part.ids) for part in parts])[:-1]
+    infos = [part.info(held_out) for part, held_out in zip(parts, np.split(is_held_out, ends), strict=True)]
+    if empty := [info.name for info in infos if not info.examples]:
+        raise DataError(f"no image is left to train on in {listed(empty)}. Give more images, or leave it out.")
     which = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.ids) for part in parts])
-    ids = [f"{part.info.name}/{name}" if len(parts) > 1 else name for part in parts for name in part.ids]
+    ids = [f"{part.name}/{name}" if len(parts) > 1 else name for part in parts for name in part.ids]
     everything = Examples(ids, which, joined([part.contents for part in parts]))
-    facts = np.concatenate([part.facts for part in parts])
-    is_held_out = np.concatenate([part.held_out for part in parts])
     class_names = [name for part in parts for name in part.class_names]
-    training, held_out = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
-    if not len(training) or not len(held_out):
-        raise DataError(f"{listed(datasets)}: {len(ids)} images are too few to hold 2 % of them out. Give more.")
-    fewest_first = held_out[np.argsort(_fractions(facts[held_out]), kind="stable")]
-    measured = np.sort(fewest_first[:MOST_HELD_OUT])
+    held_out = np.flatnonzero(is_held_out)
+    facts = np.concatenate([part.facts[["height", "width"]] for part in parts])
     areas = facts["height"].astype(np.int64) * facts["width"]
     median = facts[np.argsort(areas, kind="stable")[len(areas) // 2]]
     return Pool(
-        PoolInfo(parts=tuple(part.info for part in parts), height=int(median["height"]), width=int(median["width"])),
-        everything.take(training),
-        everything.take(measured),
-        tuple(class_names[index] for index in measured),
+        PoolInfo(parts=tuple(infos), height=int(median["height"]), width=int(median["width"])),
+        everything.take(np.flatnonzero(~is_held_out)),
+        everything.take(held_out),
+        tuple(class_names[index] for index in held_out),
     )
 
 
-def _open(dataset: str, data_dir: Path | None, skip_corrupt: bool, reporter: Reporter, fetch: bool) -> _Part:
+def _threshold(fractions: npt.NDArray[np.float64]) -> float:
+    """Images whose hash is below are held out."""
+    in_order, count = np.sort(fractions), len(fractions)
+    least = in_order[min(LEAST_HELD_OUT, count // 5, count - 1)]
+    most = in_order[min(MOST_HELD_OUT, count - 1)]
+    return float(min(max(HELD_OUT, least), most))
+
+
+def _told_apart(datasets: Sequence[str]) -> list[str]:
+    """The last part of each path; the whole, where two would be called the same."""
+    names = [Path(os.path.abspath(os.path.expanduser(dataset))).name for dataset in datasets]
+    return [
+        name if names.count(name) == 1 else dataset.strip("/") for name, dataset in zip(names, datasets, strict=True)
+    ]
+
+
+def _open(
+    name: str,
+    dataset: str,
+    data_dir: Path | None,
+    split_seed: int,
+    skip_corrupt: bool,
+    reporter: Reporter,
+    fetch: bool,
+) -> _Part:
     kind = kind_of(dataset)
     request = DataRequest(dataset, data_dir=data_dir if kind.fetches else None)
     listing = (kind.name == "image folder" and list_unlabelled(request)) or list_images(request, reporter, fetch)
     if listing.splits and "train" not in listing.splits:
         raise DataError(f"{dataset} has nothing to train on, only {listed(listing.origins.values())}.")
-    members = listing.splits.get("train", np.arange(len(listing.labels)))
-    facts, problems = inspect(listing.contents.take(members), skip_corrupt, reporter)
-    told = {listing.ids[members[index]]: problem for index, problem in problems.items()}
+    members, facts, problems = _trained_on(name, listing, split_seed, skip_corrupt, reporter)
+    told = {listing.ids[index]: problem for index, problem in problems.items()}
     if told and not skip_corrupt:
-        said = listed(f"{name} ({problem})" for name, problem in told.items())
+        said = listed(f"{image} ({problem})" for image, problem in told.items())
         raise DataError(
-            f"{len(told)} of {len(members)} files of {dataset} cannot be read as images: {said}. "
+            f"{len(told)} of the files of {dataset} cannot be read as images: {said}. "
             "Repair or remove them, or leave them out with --skip-corrupt."
         )
-    good = np.setdiff1d(np.arange(len(members)), list(problems), assume_unique=True)
-    good = good[np.argsort(_fractions(facts[good]), kind="stable")]
-    held_out = _fractions(facts[good]) < HELD_OUT
-    chosen: Indices = members[good]
-    digest = hashlib.sha256(np.ascontiguousarray(facts["sha256"][good]).tobytes()).hexdigest()
+    order = np.argsort(np.ascontiguousarray(facts["sha256"][:, :8]).view(">u8")[:, 0], kind="stable")
+    members, facts = members[order], facts[order]
     named = len(listing.class_names) > 1
     return _Part(
-        PoolPart(
-            name=Path(os.path.expanduser(dataset)).name,
-            kind=listing.kind,
-            location=None if listing.location is None else str(listing.location),
-            examples=int(np.sum(~held_out)),
-            held_out=int(np.sum(held_out)),
-            sha256=digest,
-            skipped=told,
-        ),
-        [listing.ids[index] for index in chosen],
-        [listing.class_names[label] if named else "" for label in listing.labels[chosen]],
-        listing.contents.take(chosen),
-        facts[good],
-        held_out,
+        name,
+        listing,
+        [listing.ids[index] for index in members],
+        [listing.class_names[label] if named else "" for label in listing.labels[members]],
+        listing.contents.take(members),
+        facts,
+        told,
     )
 
 
-def _fractions(facts: Facts) -> npt.NDArray[np.float64]:
-    """The first 8 bytes of the hashes, from 0 to 1."""
-    first = np.ascontiguousarray(facts["sha256"][:, :8]).view(">u8")[:, 0]
-    return first / 2.0**64
+def _trained_on(
+    name: str, listing: Listing, split_seed: int, skip_corrupt: bool, reporter: Reporter
+) -> tuple[Indices, Facts, Problems]:
+    """Numbers of the images for training that can be read, their facts, and what is wrong with others."""
+    counts = np.bincount(listing.labels, minlength=len(listing.class_names))
+    if not listing.splits and len(counts) > 1 and counts.min() > 1:  # as finetune takes it, and splits it
+        source = Source(name, listing, split_seed, skip_corrupt, reporter=reporter)
+        members = source.splits["train"]
+        return members, source.facts[members], source.problems
+    members = listing.splits.get("train", np.arange(len(listing.labels)))
+    facts, found = inspect(listing.contents.take(members), skip_corrupt, reporter)
+    good = np.setdiff1d(np.arange(len(members)), list(found), assume_unique=True)
+    problems = {int(members[index]): problem for index, problem in found.items()}
+    return members[good], facts[good], problems

@@ -1,29 +1,28 @@
 """How well a student agrees with its teacher on images that were held out, and how right both are."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 from pydantic import BaseModel, ConfigDict
+from scipy.special import log_softmax
 
 from hyperrule.backbones.class_names import ClassName
-from hyperrule.distillation.student import kl_divergence
-from hyperrule.distillation.teacher import Lesson
 from hyperrule.prediction.labels import ClassIndex
 
-COLUMNS = 5  # of `judge`
+Floats = npt.NDArray[np.float32]
 UNKNOWN = -1
 
 
 class Agreement(BaseModel):
-    """Figures over held-out images, seen whole and without augmentation.
+    """Figures over held-out images, seen whole and without augmentation, each by its own crop.
 
     `top1_agreement` is the fraction of images for which both name the same class, `kl` the mean divergence of the
     student's probabilities from the teacher's in nats at temperature 1, `features_r2` the part of the variance of
-    the teacher's features that the student's explain; None for what is not matched. Of the `labelled` images, whose
-    class is one of the teacher's, `teacher_top1` and `student_top1` are the fractions that are named rightly.
-    `feature_norm` is the mean L2 norm of the student's features.
+    the teacher's features over the pool that the student's explain; None for what is not matched. Of the `labelled`
+    images, whose class is one of the teacher's, `teacher_top1` and `student_top1` are the fractions that are named
+    rightly. `feature_norm` is the mean L2 norm of the student's features.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -46,11 +45,10 @@ class Agreement(BaseModel):
     def __str__(self) -> str:
         said = []
         if self.top1_agreement is not None:
-            said.append(
-                f"agrees with its teacher on {self.top1_agreement:.2%} of {self.examples} images, KL {self.kl:.3f}"
-            )
+            agreed = f"agrees with its teacher on {self.top1_agreement:.2%} of {self.examples} held-out images"
+            said.append(f"{agreed}, KL {self.kl:.3f}")
         if self.features_r2 is not None:
-            said.append(f"explains {self.features_r2:.1%} of its features' variance")
+            said.append(f"explains {self.features_r2:.1%} of the variance of its teacher's features")
         if self.student_top1 is not None:
             said.append(
                 f"top-1 {self.student_top1:.2%} on {self.labelled} labelled images (teacher {self.teacher_top1:.2%})"
@@ -58,38 +56,45 @@ class Agreement(BaseModel):
         return ", ".join(said)
 
 
-def judge(lesson: Lesson, logits: tf.Tensor | None, errors: tf.Tensor | None, features: tf.Tensor) -> tf.Tensor:
-    """One row for each of M images, float32 [M, 5]: KL, the teacher's class, the student's class, mean squared error
-    of its standardised features, norm of the student's features; 0 for what there is not."""
-    nothing = tf.zeros(tf.shape(features)[0])
-    told = [nothing] * 3
-    if logits is not None and lesson.logits is not None:
-        chosen = [tf.cast(tf.argmax(each, axis=1), tf.float32) for each in (lesson.logits, logits)]
-        told = [kl_divergence(lesson.logits, logits, 1.0), *chosen]
-    return tf.stack([*told, nothing if errors is None else errors, tf.norm(features, axis=1)], axis=1)
+@dataclass(frozen=True)
+class Answers:
+    """What both say of N images: logits [N, classes], None where they are not matched; squared errors [N] of the
+    student's idea of its teacher's standardised features, None likewise; norms [N] of the student's features."""
+
+    teacher: Floats | None
+    student: Floats | None
+    errors: Floats | None
+    norms: Floats
+
+    def of(self, members: npt.NDArray[np.bool_]) -> "Answers":
+        """Those of some images."""
+        teacher, student, errors = (
+            None if each is None else each[members] for each in (self.teacher, self.student, self.errors)
+        )
+        return Answers(teacher, student, errors, self.norms[members])
 
 
-def agreement(
-    name: str, judged: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], has_logits: bool, has_features: bool
-) -> Agreement:
-    """Figures of what `judge` said of N images, whose `labels` are the teacher's classes or -1."""
-    kl, teacher, student, errors, norms = judged.T
-    known = labels != UNKNOWN
-    labelled = int(known.sum()) if has_logits else 0
-
-    def right(chosen: npt.NDArray[np.float32]) -> float | None:
-        return float(np.mean(chosen[known] == labels[known])) if labelled else None
-
+def agreement(name: str, answers: Answers, labels: npt.NDArray[np.int64]) -> Agreement:
+    """Figures of the answers about images whose `labels` are the teacher's classes, or -1."""
+    teacher, student = answers.teacher, answers.student
+    figures: dict[str, float | None] = dict.fromkeys(("top1_agreement", "kl", "teacher_top1", "student_top1"))
+    labelled = 0
+    if teacher is not None and student is not None:
+        chosen, chosen_by_student = teacher.argmax(axis=1), student.argmax(axis=1)
+        known = labels != UNKNOWN
+        labelled = int(known.sum())
+        figures["top1_agreement"] = float(np.mean(chosen == chosen_by_student))
+        figures["kl"] = float(_divergence(teacher, student).mean())
+        if labelled:
+            figures["teacher_top1"] = float(np.mean(chosen[known] == labels[known]))
+            figures["student_top1"] = float(np.mean(chosen_by_student[known] == labels[known]))
     return Agreement(
         name=name,
-        examples=len(judged),
-        top1_agreement=float(np.mean(teacher == student)) if has_logits else None,
-        kl=float(kl.mean()) if has_logits else None,
-        features_r2=float(1 - errors.mean()) if has_features else None,
+        examples=len(answers.norms),
+        features_r2=None if answers.errors is None else float(1 - answers.errors.mean()),
         labelled=labelled,
-        teacher_top1=right(teacher),
-        student_top1=right(student),
-        feature_norm=float(norms.mean()),
+        feature_norm=float(answers.norms.mean()),
+        **figures,
     )
 
 
@@ -97,12 +102,22 @@ def labels_among(
     names: Sequence[str], data_sets: npt.NDArray[np.int32], classes: Sequence[ClassName]
 ) -> npt.NDArray[np.int64]:
     """Which of the teacher's `classes` the images' class names mean, -1 for none: a data set counts as a whole, if each
-    of its names means one class."""
+    of its names means one class. Numbers are names, not places: they count where classes are called by numbers."""
     labels, called = np.full(len(names), UNKNOWN), np.array(names, dtype=object)
-    index = ClassIndex(classes)
+    index, known = ClassIndex(classes), {each.name for each in classes}
     for data_set in np.unique(data_sets):
         members = np.flatnonzero(data_sets == data_set)
-        found = {name: index.find(name) for name in set(called[members])}
+        there = set(called[members])
+        if any(name.isdecimal() for name in there) and not there <= known:
+            continue
+        found = {name: index.find(name) for name in there}
         if all(name and len(meant) == 1 for name, meant in found.items()):
             labels[members] = [found[name][0] for name in called[members]]
     return labels
+
+
+def _divergence(teacher: Floats, student: Floats) -> npt.NDArray[np.float64]:
+    """KL(teacher || student) of softmaxed logits [N, classes]: [N]."""
+    ours, theirs = (log_softmax(logits.astype(np.float64), axis=1) for logits in (student, teacher))
+    divergence: npt.NDArray[np.float64] = np.sum(np.exp(theirs) * (theirs - ours), axis=1)
+    return divergence

@@ -2,12 +2,11 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 from pydantic import BaseModel, ConfigDict
 from scipy.special import softmax
@@ -18,12 +17,12 @@ from hyperrule.data import Examples
 from hyperrule.data.augmentation import InceptionAugmentation
 from hyperrule.data.pipeline import training_batches
 from hyperrule.data.pool import Pool
-from hyperrule.distillation.agreement import COLUMNS, Agreement, agreement, judge, labels_among
+from hyperrule.distillation.agreement import Agreement, Answers, agreement, labels_among
 from hyperrule.distillation.student import Student
 from hyperrule.distillation.summary import summary
 from hyperrule.distillation.teacher import Teacher
 from hyperrule.errors import RunFolderError
-from hyperrule.evaluation.evaluate import Evaluator
+from hyperrule.evaluation.evaluate import Floats, Pass
 from hyperrule.evaluation.predictions import write_predictions
 from hyperrule.export.parity import Parity
 from hyperrule.files import whole_file
@@ -36,7 +35,7 @@ from hyperrule.training.classifier import POLICIES
 from hyperrule.training.optimizer import adamw
 from hyperrule.training.step import TrainingStep
 
-SAMPLE = 2_048  # images by which the teacher's features are standardised
+SAMPLE, SAMPLE_ON_A_BUDGET = 2_048, 256  # images by which the teacher's features are standardised
 LEAST_SCALE = 1e-3  # of a feature, against the mean of all: one that never moves must not be divided by 0
 
 
@@ -81,7 +80,9 @@ class Distillation(Job[DistillPlan, Distilled]):
     def build(self) -> None:
         plan = self.plan
         assert plan.backbone.network is not None
-        backbone = ResNetV2(plan.backbone.network, POLICIES[plan.precision.value], remat=plan.remat.value)
+        initializer = "he_normal" if plan.backbone.path is None else "zeros"
+        policy = POLICIES[plan.precision.value]
+        backbone = ResNetV2(plan.backbone.network, policy, initializer, remat=plan.remat.value)
         self.classifier = student = Student(backbone, Teacher(plan.teacher, plan.precision.value), plan)
         optimizer = adamw(plan.weight_decay.value / plan.base_learning_rate.value, student.undecayed)
         self.step = TrainingStep(student, self.strategy, plan.batch.value, optimizer, xla=plan.xla.value)
@@ -94,9 +95,8 @@ class Distillation(Job[DistillPlan, Distilled]):
                 student.load_weights_of(arrays)
         if self.matches_features:
             sample = self._sample()
-            teach = self._seen_by_both.compiled(lambda images: student.lesson(images).features)
             with self.reporter.stage("Features", len(sample)) as report:
-                features = self._seen_by_both.over_all(teach, self.plan.teacher.features, sample, report)
+                _, features = self._taught(sample, report)
             scale = features.std(axis=0)
             with self.strategy.scope():  # the chief's: another machine may round otherwise
                 student.mean.assign(self.workers.broadcast(features.mean(axis=0)))
@@ -104,13 +104,15 @@ class Distillation(Job[DistillPlan, Distilled]):
 
     def _sample(self) -> Examples:
         training = self.pool.training
-        chosen = np.random.default_rng(self.plan.seed.value).permutation(len(training))[:SAMPLE]
+        size = SAMPLE if self.plan.recipe.budget is None else SAMPLE_ON_A_BUDGET
+        chosen = np.random.default_rng(self.plan.seed.value).permutation(len(training))[:size]
         return training.take(np.sort(chosen))
 
     def batches(self, micro_batch: int, steps: range) -> tf.data.Dataset:
         plan = self.plan
+        side = max(plan.crop.value, plan.teacher_crop.value)  # of the pixels that both see
         augmentation = InceptionAugmentation(
-            self._side, plan.least_area.value, plan.random_flip.value, 1.0 if plan.mixup.value else 0.0
+            side, plan.least_area.value, plan.random_flip.value, 1.0 if plan.mixup.value else 0.0
         )
         return training_batches(
             self.pool.training,
@@ -124,76 +126,84 @@ class Distillation(Job[DistillPlan, Distilled]):
             shares=plan.shares.value,
         )
 
-    @property
-    def _side(self) -> int:
-        """Of the pixels that both see, the larger crop."""
-        return max(self.plan.crop.value, self.plan.teacher_crop.value)
+    @cached_property
+    def _teach(self) -> Pass:
+        plan, teacher = self.plan, self.classifier.teacher
+        columns = (plan.teacher.classes if self.matches_logits else 0) + plan.teacher.features
+
+        def lesson(images: tf.Tensor) -> tf.Tensor:
+            logits, features = teacher(images)
+            told = [logits if self.matches_logits else None, features]
+            return tf.concat([each for each in told if each is not None], axis=1)
+
+        return Pass(lesson, columns, plan.teacher_crop.value, plan.micro_batch.value, self.workers)
+
+    def _taught(self, examples: Examples, report: Report | None = None) -> tuple[Floats, Floats]:
+        """The teacher's logits and features of whole images; no columns of what there is not."""
+        told = self._teach(examples, report)
+        classes = told.shape[1] - self.plan.teacher.features
+        return told[:, :classes], told[:, classes:]
 
     @cached_property
-    def _seen_by_both(self) -> Evaluator:
-        return Evaluator(self.classifier, self._side, self.plan.micro_batch.value, self.workers)
+    def _lessons(self) -> tuple[Floats, Floats]:
+        """What the teacher says of the held-out images, whenever it is asked."""
+        return self._taught(self.testing)
 
-    @cached_property
-    def _judge(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        evaluator, student = self._seen_by_both, self.classifier
-
-        def judged(images: tf.Tensor) -> tf.Tensor:
-            lesson = student.lesson(images)
-            features = evaluator.copy.features(student.pixels(images))
-            logits = evaluator.copy.head(features) if self.matches_logits else None
-            errors = student.feature_errors(lesson, features) if self.matches_features else None
-            return judge(lesson, logits, errors, features)
-
-        return evaluator.compiled(judged)
-
-    def outputs(self, examples: Examples, report: Report | None = None) -> npt.NDArray[np.float32]:
-        """What `judge` says."""
-        return self._seen_by_both.over_all(self._judge, COLUMNS, examples, report)
+    def outputs(self, examples: Examples, report: Report | None = None) -> Floats:
+        """The student's features."""
+        return self.evaluator.features(examples, report)
 
     def evaluate_on_the_way(self, check: Callable[[], None]) -> dict[str, float]:
-        overall = self._agreements(self.evaluate(self.testing, check)).overall
+        overall = self._agreements(self._answers(self.evaluate(self.testing, check))).overall
         self.reporter.say(f"The student {overall}.")
         return overall.figures
 
-    def _agreements(self, judged: npt.NDArray[np.float32]) -> Agreements:
+    def _answers(self, features: Floats) -> Answers:
+        """Of both about the held-out images, by the student's features."""
+        student, (logits, taught) = self.classifier, self._lessons
+        norms = np.linalg.norm(features, axis=1)
+        errors = student.feature_errors(taught, features).numpy() if self.matches_features else None
+        if not self.matches_logits:
+            return Answers(None, None, errors, norms)
+        return Answers(logits, student.head(features).numpy(), errors, norms)
+
+    def _agreements(self, answers: Answers) -> Agreements:
         data_sets = self.testing.labels
         labels = labels_among(self.pool.class_names, data_sets, self.plan.classes)
-
-        def of(name: str, members: npt.NDArray[np.bool_]) -> Agreement:
-            return agreement(name, judged[members], labels[members], self.matches_logits, self.matches_features)
-
         parts = self.pool.info.parts
         return Agreements(
-            overall=of("all", np.ones(len(judged), bool)),
+            overall=agreement("all", answers, labels),
             by_data_set=tuple(
-                of(part.name, data_sets == number) for number, part in enumerate(parts) if (data_sets == number).any()
+                agreement(part.name, answers.of(data_sets == number), labels[data_sets == number])
+                for number, part in enumerate(parts)
+                if (data_sets == number).any()
             ),
         )
 
     def conclude(self) -> Distilled:
-        judged = self.evaluate(self.testing)
-        agreements = self._agreements(judged)
+        answers = self._answers(self.evaluate(self.testing))
         if (norm := self.plan.feature_norm.value) is not None:
+            factor = norm / float(answers.norms.mean())
             with self.strategy.scope():
-                self.classifier.scale_features(norm / agreements.overall.feature_norm)
-        logits = self.evaluator.logits(self.testing) if self.matches_logits else None
-        parity = self._write(judged, logits, agreements) if self.workers.chief else None
+                self.classifier.scale_features(factor)
+            answers = replace(answers, norms=factor * answers.norms)
+        agreements = self._agreements(answers)
+        parity = self._write(answers, agreements) if self.workers.chief else None
         told = self.workers.texts(parity.model_dump_json() if parity is not None else "")[0]  # the others wait here
         return Distilled(self.run, self.plan, agreements, Parity.model_validate_json(told) if told else None)
 
-    def _write(
-        self, judged: npt.NDArray[np.float32], logits: npt.NDArray[np.float32] | None, agreements: Agreements
-    ) -> Parity | None:
+    def _write(self, answers: Answers, agreements: Agreements) -> Parity | None:
         run, parity = self.run, None
         with whole_file(run.weights_file) as partial:
             write_arrays(partial, self.classifier.bit_arrays(with_head=self.matches_logits))
         run.write(run.eval_file, agreements.model_dump_json(indent=2) + "\n")
-        if logits is not None:
-            probabilities = softmax(logits, axis=1)
-            by_teacher = Examples(self.testing.ids, judged[:, 1].astype(np.int32), self.testing.contents)
+        if answers.teacher is not None:
+            probabilities = softmax(answers.student, axis=1)
+            chosen = answers.teacher.argmax(axis=1).astype(np.int32)
+            by_teacher = Examples(self.testing.ids, chosen, self.testing.contents)
             write_predictions(run.predictions_file, by_teacher, probabilities, self.plan.class_names)
             parity = self.export(probabilities)
-        run.write(run.summary_file, summary(self.plan, agreements.overall, agreements.by_data_set, parity))
+        run.write(run.summary_file, summary(self.plan, agreements.overall, agreements.by_data_set, parity, run))
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # only now: until the summary is there, they are the run
         return parity
 

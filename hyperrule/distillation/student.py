@@ -13,7 +13,7 @@ import tensorflow as tf
 from hyperrule.backbones.backbone import Backbone
 from hyperrule.backbones.checkpoints import HEAD, Arrays
 from hyperrule.data.pipeline import MicroBatch
-from hyperrule.distillation.teacher import Lesson, Teacher
+from hyperrule.distillation.teacher import Teacher
 from hyperrule.planning.distill_plan import DistillPlan
 from hyperrule.training.classifier import Classifier
 
@@ -46,29 +46,22 @@ class Student(Classifier):
                 shape=[width], initializer="ones", trainable=False, dtype="float32", name="scale"
             )
 
-    def losses(self, micro: MicroBatch, training: bool) -> tf.Tensor:
+    def losses_of(self, micro: MicroBatch, training: bool) -> tf.Tensor:
         """Of images at the larger of both crops, in float32 [M]; their targets do not count."""
-        lesson = self.lesson(micro.images)
-        features = self.features(self.pixels(micro.images), training)
+        lesson = self.teacher(_at(micro.images, self.teacher_crop))
+        features = self.features(_at(micro.images, self.crop), training)
         losses = tf.zeros(tf.shape(features)[0])
         if self.logits_weight:
             losses += self.logits_weight * kl_divergence(lesson.logits, self.head(features), self.temperature)
         if self.features_weight:
-            losses += self.features_weight * self.feature_errors(lesson, features)
+            losses += self.features_weight * self.feature_errors(lesson.features, features)
         return losses
 
-    def lesson(self, images: tf.Tensor) -> Lesson:
-        """What the teacher says of images at the larger of both crops."""
-        return self.teacher(_at(images, self.teacher_crop))
-
-    def pixels(self, images: tf.Tensor) -> tf.Tensor:
-        """What the student sees of them."""
-        return _at(images, self.crop)
-
-    def feature_errors(self, lesson: Lesson, features: tf.Tensor) -> tf.Tensor:
-        """Mean squared error, of the teacher's variance, float32 [M]."""
+    def feature_errors(self, taught: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
+        """Mean squared error of the student's idea of its teacher's features, float32 [M, width], in parts of their
+        variance, by its own, float32 [M, features]: [M]."""
         assert self.map is not None
-        standardized = (lesson.features - self.mean) / self.scale
+        standardized = (taught - self.mean) / self.scale
         return tf.reduce_mean(tf.square(self.map(features) - standardized), axis=1)
 
     def scale_features(self, factor: float) -> None:

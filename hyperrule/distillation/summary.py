@@ -7,6 +7,7 @@ from hyperrule.distillation.agreement import Agreement
 from hyperrule.export.parity import Parity
 from hyperrule.planning.distill_plan import DistillPlan
 from hyperrule.run_folder import RunFolder
+from hyperrule.summary import overflows
 from hyperrule.wording import plain
 
 
@@ -15,11 +16,18 @@ def headline(overall: Agreement) -> str:
     return f"student {overall}"
 
 
-def summary(plan: DistillPlan, overall: Agreement, by_data_set: Sequence[Agreement], parity: Parity | None) -> str:
-    asked = [f"- {name}: {decided.value} ({decided.reason})" for name, decided in plan.decisions.items()]
+def summary(
+    plan: DistillPlan, overall: Agreement, by_data_set: Sequence[Agreement], parity: Parity | None, run: RunFolder
+) -> str:
+    decisions = [f"- {name}: {decided.value} ({decided.reason})" for name, decided in plan.decisions.items()]
     pool = [
         f"| {plain(part.name)} | {part.kind} | {part.examples} | {part.held_out} | {part.sha256[:16]} |"
         for part in plan.pool.parts
+    ]
+    skipped = [
+        f"- {plain(part.name)}/{plain(image)}: {plain(problem)}"
+        for part in plan.pool.parts
+        for image, problem in part.skipped.items()
     ]
     agreed = [
         f"| {plain(each.name)} | {each.examples} | {_percent(each.top1_agreement)} | {_number(each.kl)} "
@@ -33,7 +41,8 @@ def summary(plan: DistillPlan, overall: Agreement, by_data_set: Sequence[Agreeme
             f"{headline(overall)}.",
             "",
             f"Trained for {plan.steps} steps of {plan.batch.value} at {plan.crop.value} px, seed {plan.seed.value}, "
-            f"{plan.precision.value}; {', '.join(f'{name} {version}' for name, version in plan.versions.items())}.",
+            f"{plan.precision.value}{overflows(run)}; "
+            f"{', '.join(f'{name} {version}' for name, version in plan.versions.items())}.",
             *(
                 [
                     f"Exported SavedModel agrees with the evaluation on {parity.examples} held-out images (largest "
@@ -55,9 +64,10 @@ def summary(plan: DistillPlan, overall: Agreement, by_data_set: Sequence[Agreeme
             "|---|---|---|---|---|",
             *pool,
             "",
+            *(["## Images left out", "", *skipped, ""] if skipped else []),
             "## Decisions",
             "",
-            *asked,
+            *decisions,
             "",
             "## Use it",
             "",

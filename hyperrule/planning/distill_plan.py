@@ -1,5 +1,6 @@
 """The plan of a distillation by function matching (arXiv 2106.05237): who teaches whom, on what images, and how."""
 
+import hashlib
 import math
 from typing import Any, Literal, Self
 
@@ -13,8 +14,10 @@ from hyperrule.planning.training_plan import MEASURED, Decided, TrainingPlan
 
 
 class TeacherInfo(BaseModel):
-    """`head` is the .npz with the head's arrays, None where the backbone's outputs are the logits, or where it has
-    `classes` 0 and gives features only. `resolution` is the side in pixels of the images that it is for."""
+    """A network with `classes` logits, 0 where it gives features only.
+
+    `head` is the .npz with the head's arrays, None where there is none, or where the backbone's outputs are the logits.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -22,7 +25,6 @@ class TeacherInfo(BaseModel):
     head: str | None
     classes: int
     class_names: tuple[ClassName, ...]
-    resolution: int
 
     @property
     def name(self) -> str:
@@ -31,7 +33,8 @@ class TeacherInfo(BaseModel):
     @property
     def features(self) -> int:
         """Width of the features that can be matched; 0 where there are only logits."""
-        return self.backbone.features if self.head is not None or not self.classes else 0
+        gives_logits_only = self.backbone.as_it_is is not None and self.classes and self.head is None
+        return 0 if gives_logits_only else self.backbone.features
 
 
 class Cosine(BaseModel):
@@ -114,10 +117,12 @@ class DistillPlan(TrainingPlan):
         return self.features_weight.value > 0
 
     def _identity(self) -> dict[str, Any]:
+        names = hashlib.sha256("\n".join(self.class_names).encode()).hexdigest()
         return {
             "pool sha256": self.pool.sha256,
             "teacher sha256": self.teacher.backbone.sha256,
+            "teacher's architecture": self.teacher.backbone.architecture,
             "teacher's range": self.teacher.backbone.input_range,
-            "classes": self.class_names,
+            "sha256 of the classes": names,
             **super()._identity(),
         }

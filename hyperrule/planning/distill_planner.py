@@ -15,11 +15,12 @@ from hyperrule.data.pool import PoolInfo
 from hyperrule.data.sources.kinds import located
 from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.errors import RecipeError
+from hyperrule.planning.cost import MASTER
 from hyperrule.planning.distill_plan import Cosine, DistillPlan, TeacherInfo
 from hyperrule.planning.estimate import estimate_cost, estimate_inference
 from hyperrule.planning.machine import Machine
 from hyperrule.planning.running import Running
-from hyperrule.planning.training_plan import ASKED, HYPERRULE, Decided
+from hyperrule.planning.training_plan import ASKED, HYPERRULE, Decided, Precision
 from hyperrule.wording import duration
 
 F = "arXiv 2106.05237"
@@ -69,7 +70,7 @@ class _DistillPlanner:
         logits_weight, features_weight = self._weights()
         batch = self._given("batch", BATCH, F)
         schedule = self._schedule(batch.value)
-        running = Running(self.recipe, self.student, self.machine, self.workers)
+        running = Running(self.recipe, self.student, self.machine, self.workers, self._besides())
         precision = running.precision()
         micro_batch, remat = running.pieces(crop.value, batch.value, precision.value)
         estimate = estimate_cost(
@@ -86,6 +87,7 @@ class _DistillPlanner:
         taught = estimate_inference(self.teacher.backbone, teacher_crop.value, estimate.images, self.machine)
         if estimate.training_seconds is not None and taught is not None:
             estimate = estimate.model_copy(update={"training_seconds": estimate.training_seconds + taught})
+        estimate = estimate.model_copy(update={"memory": estimate.memory + running.besides})
         return DistillPlan(
             recipe=self.recipe,
             pool=self.pool,
@@ -116,13 +118,24 @@ class _DistillPlanner:
             batch=batch,
             seed=Decided(value=self.recipe.seed, reason="decides order, augmentation and mixup", source=ASKED),
             precision=precision,
-            xla=running.xla(precision.value),
+            xla=self._xla(running, precision.value),
             micro_batch=micro_batch,
             remat=remat,
             eval_every=self._eval_every(),
             checkpoint_every=running.checkpoint_every(),
             estimate=estimate,
         )
+
+    def _besides(self) -> int:
+        """Bytes of the teacher's weights, and of Adam's second moments, which SGD does not have."""
+        return MASTER * (self.teacher.backbone.parameters + self.student.parameters)
+
+    def _xla(self, running: Running, precision: Precision) -> Decided[bool]:
+        if self.teacher.backbone.as_it_is is not None and self.recipe.xla == "auto":
+            return Decided(
+                value=False, reason="not every SavedModel, as the teacher is, can be compiled", source=HYPERRULE
+            )
+        return running.xla(precision)
 
     def _given(self, option: str, default: Any, source: str) -> Decided[Any]:
         """The recipe's value, where it is another than the paper's."""
@@ -162,7 +175,7 @@ class _DistillPlanner:
         logits, matched = self.recipe.logits_weight, self.recipe.features_weight
         if logits and not classes:
             raise RecipeError(
-                f"teacher {self.teacher.name} has no head, so there are no logits: leave out --logits-weight."
+                f"teacher {self.teacher.name} has no softmax head, so there are no logits: leave out --logits-weight."
             )
         if matched and not features:
             raise RecipeError(
@@ -171,13 +184,21 @@ class _DistillPlanner:
         if logits == 0 and not features:
             raise RecipeError(f"teacher {self.teacher.name} gives logits only: --logits-weight must not be 0.")
         if not classes:
-            reason = "the teacher has no head: its features are all there is to match"
+            if matched == 0:
+                raise RecipeError(f"teacher {self.teacher.name} gives features only: --features-weight must not be 0.")
+            reason = "the teacher has no softmax head: its features are all there is to match"
             return (
                 Decided(value=0.0, reason=reason, source="teacher"),
                 Decided(value=matched or 1.0, reason=reason, source=ASKED if matched else "teacher"),
             )
         of_logits: Decided[float] = self._given("logits_weight", 1.0, F)
-        return of_logits, self._given("features_weight", 0.0 if of_logits.value else 1.0, F)
+        if matched is not None:
+            return of_logits, Decided(value=matched, reason="asked for; the paper matches logits alone", source=ASKED)
+        return of_logits, Decided(
+            value=0.0 if of_logits.value else 1.0,
+            reason="the paper matches logits alone" if of_logits.value else "logits are not matched",
+            source=F if of_logits.value else HYPERRULE,
+        )
 
     def _random_flip(self) -> Decided[bool]:
         if self.recipe.random_flip is None:

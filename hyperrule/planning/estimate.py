@@ -48,15 +48,16 @@ def fit(
     machine: Machine,
     limit: int | None = None,
     remat: bool | None = None,
+    besides: int = 0,
 ) -> tuple[int, bool]:
     """Of a device's `share` of the batch, the examples it takes at once, and whether it computes activations again.
 
     The share is cut into as few equal parts as fit into 80 % of the device's memory, or of `limit` bytes where that is
-    less. Activations are computed again if `remat` says so; if it is None, where that is the only way to fit or the
-    faster one. One example, if not even that seems to fit.
+    less, beside `besides` bytes that something else takes. Activations are computed again if `remat` says so; if it is
+    None, where that is the only way to fit or the faster one. One example, if not even that seems to fit.
     """
     available = min(gpu.usable_memory for gpu in machine.gpus) if machine.gpus else machine.available_memory
-    room = SHARE_OF_MEMORY * (available if limit is None else min(limit, available))
+    room = SHARE_OF_MEMORY * (available if limit is None else min(limit, available)) - besides
     most = share if machine.gpus else min(share, CPU_MICRO_BATCH)
     kept, again = (largest_fitting(backbone, crop, most, precision, room, each) for each in (False, True))
     if remat is None:

@@ -20,12 +20,14 @@ TPU_CORES = 8  # of one host: v2 and v3 boards, docs.cloud.google.com/tpu/docs/s
 
 @dataclass(frozen=True)
 class Running:
-    """Decisions about the training of `backbone`, by as many `workers` with such a machine each."""
+    """Decisions about the training of `backbone`, by as many `workers` with such a machine each; something else takes
+    `besides` bytes of every device."""
 
     recipe: TrainingRecipe
     backbone: BackboneInfo
     machine: Machine
     workers: int
+    besides: int = 0
 
     def precision(self) -> Decided[Precision]:
         asked = self.recipe.precision
@@ -65,13 +67,15 @@ class Running:
             raise RecipeError(f"--remat needs the units of a BiT; {self.backbone.name} runs as it is. Leave it out.")
         share = math.ceil(batch / (self.workers * self.devices))
         limit = self.recipe.memory_limit
-        least = memory_bytes(self.backbone, crop, 1, precision, remat=self.backbone.as_it_is is None and asked is None)
+        least = self.besides + memory_bytes(
+            self.backbone, crop, 1, precision, remat=self.backbone.as_it_is is None and asked is None
+        )
         if limit is not None and limit < least:
             raise RecipeError(
                 f"memory_limit must be at least {least / 2**30:.2f} GiB, what {self.backbone.name} takes for one image "
                 f"of {crop} px at a time. Received: {limit / 2**30:.3g} GiB. Take a smaller --crop or --backbone."
             )
-        size, recomputed = fit(self.backbone, crop, share, precision, self.machine, limit, asked)
+        size, recomputed = fit(self.backbone, crop, share, precision, self.machine, limit, asked, self.besides)
         memory = "memory" if limit is None else f"a limit of {limit / 2**30:.3g} GiB"
         reason = f"of each device's share of the batch ({share}), as much at once as {memory} and speed want"
         micro_batch = Decided(value=size, reason=reason, source="machine")

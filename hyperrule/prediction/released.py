@@ -140,7 +140,7 @@ def describe_classifier(model: str, asked: Asked, reporter: Reporter) -> Release
 
 def _found(model: str, input_range: InputRange | None, reporter: Reporter) -> _Found:
     path = Path(os.path.expanduser(model))
-    if (run := _run_of(path)) is not None:
+    if (run := run_of(path)) is not None:
         return _of_run(run, input_range, reporter)
     if not is_backbone(path) and (released := find(model)) is not None:
         return _of_zoo(released, input_range, reporter)
@@ -153,7 +153,7 @@ def _found(model: str, input_range: InputRange | None, reporter: Reporter) -> _F
     return found
 
 
-def _run_of(path: Path) -> Path | None:
+def run_of(path: Path) -> Path | None:
     """The run folder that is meant by itself, its weights.npz or its export."""
     for run, part in ((path, ""), (path.parent, "weights.npz"), (path.parent.parent, "export/saved_model")):
         if os.path.isfile(run / "plan.json") and run / part == path:
@@ -168,7 +168,7 @@ def _of_run(run: Path, input_range: InputRange | None, reporter: Reporter) -> _F
     plan = folder.read_plan()
     classes = head_classes(folder.weights_file, backbone.features)
     if classes is None:
-        raise BackboneError(f"{run} gives features only: it was distilled from a teacher without a head.")
+        raise BackboneError(f"{run} gives features only: no logits were matched when it was distilled.")
     if classes != len(plan.class_names):
         raise BackboneError(
             f"{folder.weights_file} has a head of {classes} classes, and {folder.plan_file} names "

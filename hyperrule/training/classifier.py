@@ -41,7 +41,7 @@ class Classifier(keras.Model):
         low, high = self.input_range
         return self.backbone((high - low) * images + low, training=training)
 
-    def losses(self, micro: MicroBatch, training: bool) -> tf.Tensor:
+    def losses_of(self, micro: MicroBatch, training: bool) -> tf.Tensor:
         """What training lessens, float32 [M], one number an image: softmax cross-entropy."""
         return tf.nn.softmax_cross_entropy_with_logits(micro.targets, self(micro.images, training=training))
 

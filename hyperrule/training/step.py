@@ -169,7 +169,7 @@ class TrainingStep:
             for source in sources:
                 tape.watch(source)
             with using_kernels(self.classifier.backbone.convolutions, standardized):
-                losses = self.classifier.losses(micro, training=self.training)
+                losses = self.classifier.losses_of(micro, training=self.training)
             loss = tf.reduce_sum(losses * micro.weights) / self.batch
             if self.scaled:
                 loss = self.optimizer.scale_loss(loss)

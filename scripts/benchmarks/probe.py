@@ -1,4 +1,4 @@
-"""How good a backbone's features are: the closed-form probe on images that neither a backbone of ours nor its pool saw.
+"""How good a backbone's features are: the closed-form probe, tested on images that no backbone of ours has seen.
 
     scripts/bench probe BACKBONE... [--json]
 

@@ -69,8 +69,10 @@ def list_unlabelled(request: DataRequest) -> Listing | None:
     """Every image file of a folder that has images and no folders with images; None for any other."""
     folder = Path(os.path.expanduser(request.dataset))
     with os_errors_as(DataError, f"cannot read data set folder {folder}"):
+        if not any(child.suffix.lower() in EXTENSIONS for child in folder.iterdir() if not child.name.startswith(".")):
+            return None
         images, other = image_files(folder)
-        if not images or any(image.parent != folder for image in images):
+        if any(image.parent != folder for image in images):
             return None
         names = [os.path.relpath(image, folder) for image in images]
     return Listing(

@@ -1,0 +1,65 @@
+"""What a user calls teacher and student -> facts; no TensorFlow, but to look into a SavedModel."""
+
+import os
+import re
+from pathlib import Path
+
+from hyperrule.backbones.checkpoints import head_classes
+from hyperrule.backbones.class_names import class_names
+from hyperrule.backbones.describe import describe_backbone
+from hyperrule.backbones.info import BackboneInfo
+from hyperrule.backbones.zoo import CLASSES, find
+from hyperrule.distill_recipe import DistillRecipe
+from hyperrule.planning.distill_plan import TeacherInfo
+from hyperrule.prediction.released import Asked, describe_classifier, run_of
+from hyperrule.progress import Reporter
+
+FROM_SCRATCH = re.compile(r"r\d+x\d+(\.\d+)?", re.IGNORECASE)
+WITH_BACKGROUND = 1001  # ImageNet's classes as TensorFlow's own classifiers count them
+
+
+def describe_student(student: str, reporter: Reporter, fetch: bool = True) -> BackboneInfo:
+    """Facts of a student; "r26x0.5" is one from scratch. Raises BackboneError as `describe_backbone` does."""
+    name = f"random-{student}" if FROM_SCRATCH.fullmatch(student) else student
+    return describe_backbone(name, reporter, fetch=fetch)
+
+
+def describe_teacher(recipe: DistillRecipe, reporter: Reporter, fetch: bool = True) -> TeacherInfo:
+    """Facts of a teacher: a classifier with a softmax, or a network whose features are matched.
+
+    A SavedModel of unknown origin gives logits if the recipe weighs them, or if it has as many outputs as ImageNet has
+    classes. With `fetch`, what is missing is downloaded. Raises BackboneError where `describe_backbone` and
+    `describe_classifier` do.
+    """
+    backbone = describe_backbone(recipe.teacher, reporter, input_range=recipe.teacher_range, fetch=fetch)
+    features_only = TeacherInfo(backbone=backbone, head=None, classes=0, class_names=())
+    released = find(recipe.teacher) if backbone.kind in ("bucket", "hub", "package") else None
+    if released is not None and backbone.path is None:  # a plan, before anything is downloaded
+        if released.head is None or released.head.activation != "softmax":
+            return features_only
+        names = class_names(released.head.class_names)
+        return TeacherInfo(backbone=backbone, head=None, classes=len(names), class_names=names)
+    if not _is_classifier(recipe, backbone):
+        return features_only
+    known = describe_classifier(recipe.teacher, Asked(input_range=recipe.teacher_range), reporter)
+    if known.activation != "softmax":
+        reporter.say(f"{known.name} was trained with a {known.activation}: its features are matched, not its logits.")
+        return features_only
+    return TeacherInfo(
+        backbone=known.backbone,
+        head=None if known.head is None else os.fspath(known.head),
+        classes=known.classes,
+        class_names=known.class_names,
+    )
+
+
+def _is_classifier(recipe: DistillRecipe, backbone: BackboneInfo) -> bool:
+    if (run := run_of(Path(os.path.expanduser(recipe.teacher)))) is not None:
+        return head_classes(run / "weights.npz", backbone.features) is not None
+    if backbone.as_it_is is None:
+        return backbone.path is not None and head_classes(Path(backbone.path), backbone.features) is not None
+    if (released := find(recipe.teacher)) is not None:
+        return released.head is not None
+    if recipe.logits_weight is not None or recipe.features_weight is not None:
+        return bool(recipe.logits_weight)
+    return backbone.features in (*CLASSES.values(), WITH_BACKGROUND)
