@@ -125,6 +125,8 @@ def open_pool(
     is_held_out = fractions < _threshold(fractions)
     ends = np.cumsum([len(part.ids) for part in parts])[:-1]
     infos = [part.info(held_out) for part, held_out in zip(parts, np.split(is_held_out, ends), strict=True)]
+    if not is_held_out.any():
+        raise DataError(f"one image is not enough to train on and to hold another out. Received: {listed(datasets)}.")
     if empty := [info.name for info in infos if not info.examples]:
         raise DataError(f"no image is left to train on in {listed(empty)}. Give more images, or leave it out.")
     which = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.ids) for part in parts])
@@ -146,7 +148,7 @@ def open_pool(
 def _threshold(fractions: npt.NDArray[np.float64]) -> float:
     """Images whose hash is below are held out."""
     in_order, count = np.sort(fractions), len(fractions)
-    least = in_order[min(LEAST_HELD_OUT, count // 5, count - 1)]
+    least = in_order[min(max(1, min(LEAST_HELD_OUT, count // 5)), count - 1)]
     most = in_order[min(MOST_HELD_OUT, count - 1)]
     return float(min(max(HELD_OUT, least), most))
 
