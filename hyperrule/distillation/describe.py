@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hyperrule.backbones.checkpoints import head_classes
@@ -10,6 +12,7 @@ from hyperrule.backbones.describe import describe_backbone
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.zoo import CLASSES, find
 from hyperrule.distill_recipe import DistillRecipe
+from hyperrule.errors import BackboneError
 from hyperrule.planning.distill_plan import TeacherInfo
 from hyperrule.prediction.released import Asked, describe_classifier, run_of
 from hyperrule.progress import Reporter
@@ -21,7 +24,8 @@ WITH_BACKGROUND = 1001  # ImageNet's classes as TensorFlow's own classifiers cou
 def describe_student(student: str, reporter: Reporter, fetch: bool = True) -> BackboneInfo:
     """Facts of a student; "r26x0.5" is one from scratch. Raises BackboneError as `describe_backbone` does."""
     name = f"random-{student}" if FROM_SCRATCH.fullmatch(student) else student
-    return describe_backbone(name, reporter, fetch=fetch)
+    with _told_of({"--backbone": "--student", "--input-range": "the range", "backbone 'random-": "student '"}):
+        return describe_backbone(name, reporter, fetch=fetch)
 
 
 def describe_teacher(recipe: DistillRecipe, reporter: Reporter, fetch: bool = True) -> TeacherInfo:
@@ -31,7 +35,8 @@ def describe_teacher(recipe: DistillRecipe, reporter: Reporter, fetch: bool = Tr
     classes. With `fetch`, what is missing is downloaded. Raises BackboneError where `describe_backbone` and
     `describe_classifier` do.
     """
-    backbone = describe_backbone(recipe.teacher, reporter, input_range=recipe.teacher_range, fetch=fetch)
+    with _told_of({"--backbone": "--teacher", "--input-range": "--teacher-range"}):
+        backbone = describe_backbone(recipe.teacher, reporter, input_range=recipe.teacher_range, fetch=fetch)
     features_only = TeacherInfo(backbone=backbone, head=None, classes=0, class_names=())
     released = find(recipe.teacher) if backbone.kind in ("bucket", "hub", "package") else None
     if released is not None and backbone.path is None:  # a plan, before anything is downloaded
@@ -51,6 +56,19 @@ def describe_teacher(recipe: DistillRecipe, reporter: Reporter, fetch: bool = Tr
         classes=known.classes,
         class_names=known.class_names,
     )
+
+
+@contextmanager
+def _told_of(options: dict[str, str]) -> Iterator[None]:
+    """Errors within the block speak of finetune's options, which have other names here."""
+    try:
+        yield
+    except BackboneError as error:
+        text = str(error)
+        for theirs, ours in options.items():
+            text = text.replace(theirs, ours)
+        error.args = (text, *error.args[1:])
+        raise
 
 
 def _is_classifier(recipe: DistillRecipe, backbone: BackboneInfo) -> bool:

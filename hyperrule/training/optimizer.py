@@ -32,7 +32,7 @@ def sgd() -> SummedSGD:
 
 
 def adamw(decay_to_rate: float, undecayed: Sequence[keras.Variable]) -> SummedAdamW:
-    """With gradients clipped to a global norm of 1, at rate 0.
+    """With gradients clipped to a global norm of 1, at rate 0; moments and epsilon are Keras' own (0.9, 0.999, 1e-7).
 
     A step at rate r takes r x `decay_to_rate` off every variable that is not among the `undecayed`.
     """
