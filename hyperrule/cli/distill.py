@@ -4,10 +4,10 @@ from typing import Any
 
 import click
 
-from hyperrule.api import distill, plan_distillation, resume
+from hyperrule.api import distill, plan_distillation
 from hyperrule.cli.options import collect, options_of
 from hyperrule.cli.plan import render_decisions, render_estimate
-from hyperrule.cli.results import render_result
+from hyperrule.cli.results import begun_or_resumed, render_result
 from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.errors import RecipeError
 from hyperrule.planning.distill_plan import DistillPlan
@@ -48,14 +48,7 @@ def command(
         planned = plan_distillation(**options)
         click.echo(planned.model_dump_json(indent=2)) if as_json else _render_plan(planned)
         return
-    if run is None:
-        render_result(distill(out=out, restartable=restartable, **options), as_json)
-    elif out is not None or restartable:
-        raise RecipeError(
-            "--resume goes on in its own run folder: give --resume, or --out with --restartable, not both."
-        )
-    else:
-        render_result(resume(run, **options), as_json)
+    render_result(begun_or_resumed(distill, out, restartable, run, options), as_json)
 
 
 def _render_plan(plan: DistillPlan) -> None:

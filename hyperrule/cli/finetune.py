@@ -4,10 +4,9 @@ from typing import Any
 
 import click
 
-from hyperrule.api import finetune, resume
+from hyperrule.api import finetune
 from hyperrule.cli.options import collect, options_of
-from hyperrule.cli.results import render_result
-from hyperrule.errors import RecipeError
+from hyperrule.cli.results import begun_or_resumed, render_result
 from hyperrule.recipe import Recipe
 
 
@@ -37,11 +36,4 @@ def command(
       hyperrule finetune --resume runs/flowers
     """
     options = collect(recipe, assignments, flags)
-    if run is None:
-        render_result(finetune(out=out, restartable=restartable, **options), as_json)
-    elif out is not None or restartable:
-        raise RecipeError(
-            "--resume goes on in its own run folder: give --resume, or --out with --restartable, not both."
-        )
-    else:
-        render_result(resume(run, **options), as_json)
+    render_result(begun_or_resumed(finetune, out, restartable, run, options), as_json)

@@ -1,17 +1,33 @@
-"""What a finished run prints."""
+"""A run begun or gone on with by a command, and what it prints when it is finished."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from hyperrule.api import resume
+from hyperrule.errors import RecipeError
 from hyperrule.planning.cluster import this_cluster
 from hyperrule.planning.plan import Plan
 
 if TYPE_CHECKING:
     from hyperrule.distillation.distillation import Distilled
     from hyperrule.finetuning import Result
+
+
+def begun_or_resumed(
+    begin: Callable[..., Any], out: str | None, restartable: bool, run: str | None, options: dict[str, Any]
+) -> Any:
+    """The result of a new run, or of the one in the folder `run` when it has been gone on with."""
+    if run is None:
+        return begin(out=out, restartable=restartable, **options)
+    if out is not None or restartable:
+        raise RecipeError(
+            "--resume goes on in its own run folder: give --resume, or --out with --restartable, not both."
+        )
+    return resume(run, **options)
 
 
 def render_result(result: "Result | Distilled", as_json: bool) -> None:

@@ -81,12 +81,6 @@ class _Part:
     facts: Facts
     skipped: dict[str, str]
 
-    @property
-    def fractions(self) -> npt.NDArray[np.float64]:
-        """The first 8 bytes of the hashes, from 0 to 1."""
-        first = np.ascontiguousarray(self.facts["sha256"][:, :8]).view(">u8")[:, 0]
-        return first / 2.0**64
-
     def info(self, held_out: npt.NDArray[np.bool_]) -> PoolPart:
         return PoolPart(
             name=self.name,
@@ -121,7 +115,7 @@ def open_pool(
         _open(name, dataset, data_dir, split_seed, skip_corrupt, reporter, fetch)
         for name, dataset in zip(names, datasets, strict=True)
     ]
-    fractions = np.concatenate([part.fractions for part in parts])
+    fractions = np.concatenate([_fractions(part.facts) for part in parts])
     is_held_out = fractions < _threshold(fractions)
     ends = np.cumsum([len(part.ids) for part in parts])[:-1]
     infos = [part.info(held_out) for part, held_out in zip(parts, np.split(is_held_out, ends), strict=True)]
@@ -143,6 +137,12 @@ def open_pool(
         everything.take(held_out),
         tuple(class_names[index] for index in held_out),
     )
+
+
+def _fractions(facts: Facts) -> npt.NDArray[np.float64]:
+    """The first 8 bytes of the hashes, from 0 to 1."""
+    first = np.ascontiguousarray(facts["sha256"][:, :8]).view(">u8")[:, 0]
+    return first / 2.0**64
 
 
 def _threshold(fractions: npt.NDArray[np.float64]) -> float:
@@ -183,7 +183,7 @@ def _open(
             f"{len(told)} of the files of {dataset} cannot be read as images: {said}. "
             "Repair or remove them, or leave them out with --skip-corrupt."
         )
-    order = np.argsort(np.ascontiguousarray(facts["sha256"][:, :8]).view(">u8")[:, 0], kind="stable")
+    order = np.argsort(_fractions(facts), kind="stable")
     members, facts = members[order], facts[order]
     named = len(listing.class_names) > 1
     return _Part(
