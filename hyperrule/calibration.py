@@ -66,7 +66,7 @@ def _evaluation_seconds(job: "Job[Any, Any]") -> float:
     for micro_batches in (1, 3):
         sample = job.testing.take(np.arange(min(len(job.testing), micro_batches * micro_batch)))
         seconds = _seconds(job, partial(job.outputs, sample)) / len(sample)
-    return seconds * len(job.testing)
+    return seconds * job.evaluated_at_the_end
 
 
 def _seconds(job: "Job[Any, Any]", work: Callable[[], object]) -> float:

@@ -17,6 +17,7 @@ from hyperrule.data import Examples, Source
 from hyperrule.data.augmentation import Augmentation
 from hyperrule.data.pipeline import training_batches
 from hyperrule.errors import RunFolderError
+from hyperrule.evaluation.confidence import FITTED_ON_AT_MOST, scale_temperature
 from hyperrule.evaluation.metrics import Metrics, compute_metrics
 from hyperrule.evaluation.predictions import write_predictions
 from hyperrule.evaluation.probe import fit_head
@@ -92,8 +93,24 @@ class Finetuning(Job[Plan, Result]):
         return self.source.examples(self.plan.test_split.value)
 
     @cached_property
+    def calibrating(self) -> Examples | None:
+        """Validation images for the temperature of the probabilities, where there are any besides the test."""
+        splits = self.plan.dataset.splits
+        if "validation" not in splits or self.plan.test_split.value == "validation":
+            return None
+        examples = self.source.examples("validation")
+        most = min(len(examples), FITTED_ON_AT_MOST)
+        return examples.take(np.linspace(0, len(examples) - 1, most).round().astype(np.int64))
+
+    @property
+    def evaluated_at_the_end(self) -> int:
+        return len(self.testing) + (0 if self.calibrating is None else len(self.calibrating))
+
+    @cached_property
     def used(self) -> list[Examples]:
         used = [self.training, self.testing]
+        if self.calibrating is not None:
+            used.append(self.calibrating)
         if self.plan.eval_every.value is not None and self.plan.eval_split.value != self.plan.test_split.value:
             used.append(self.source.examples(self.plan.eval_split.value))
         return used
@@ -143,20 +160,29 @@ class Finetuning(Job[Plan, Result]):
 
     def conclude(self) -> Result:
         logits = self.evaluate(self.testing)
+        validation = None
+        if self.calibrating is not None:
+            validation = self.outputs(self.calibrating), self.calibrating.labels
+        calibration = scale_temperature(logits, self.testing.labels, validation)
         metrics = compute_metrics(logits, self.testing.labels, self.plan.class_names)
-        parity = self._write(logits, metrics) if self.workers.chief else None
+        metrics = metrics.model_copy(update={"calibration": calibration})
+        parity = (
+            self._write(logits / calibration.temperature, metrics, calibration.temperature)
+            if self.workers.chief
+            else None
+        )
         told = self.workers.texts(parity.model_dump_json() if parity is not None else "")  # the others wait here
         return Result(self.run, self.plan, metrics, Parity.model_validate_json(told[0]))
 
-    def _write(self, logits: npt.NDArray[np.float32], metrics: Metrics) -> Parity:
-        """All that remains of the run."""
+    def _write(self, logits: npt.NDArray[np.float32], metrics: Metrics, temperature: float) -> Parity:
+        """All that remains of the run; `logits` are calibrated."""
         run = self.run
         with whole_file(run.weights_file) as partial:
             write_arrays(partial, self.classifier.snapshot())
         probabilities = softmax(logits, axis=1)
         run.write(run.eval_file, metrics.model_dump_json(indent=2) + "\n")
         write_predictions(run.predictions_file, self.testing, probabilities, self.plan.class_names)
-        parity = self.export(probabilities)
+        parity = self.export(probabilities, temperature)
         run.write(run.summary_file, summary(self.plan, metrics, parity, run))
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # only now: until the summary is there, they are the run
         return parity

@@ -18,6 +18,7 @@ from hyperrule.data import Examples
 from hyperrule.data.pipeline import MicroBatch, undecodable
 from hyperrule.errors import DataError, RunError
 from hyperrule.evaluation.evaluate import Evaluator
+from hyperrule.export.card import Card
 from hyperrule.export.parity import GPU_TOLERANCE, TOLERANCE, Parity, check_parity
 from hyperrule.export.saved_model import export_saved_model
 from hyperrule.files import os_errors_as
@@ -72,6 +73,11 @@ class Job(ABC, Generic[P, R]):
     @abstractmethod
     def testing(self) -> Examples:
         """What the result is measured on."""
+
+    @property
+    def evaluated_at_the_end(self) -> int:
+        """Images that go through the network after the last step."""
+        return len(self.testing)
 
     @abstractmethod
     def batches(self, micro_batch: int, steps: range) -> tf.data.Dataset:
@@ -239,17 +245,23 @@ class Job(ABC, Generic[P, R]):
         micro_batches = iter(self.strategy.distribute_datasets_from_function(lambda _: endless))
         return self.workers.shard.rounds(self.plan.batch.value, micro_batch), micro_batches
 
-    def export(self, probabilities: npt.NDArray[np.float32]) -> Parity:
-        """Export a classifier, and keep the export only if it says what the evaluation said of `testing`."""
+    def export(self, probabilities: npt.NDArray[np.float32], temperature: float = 1.0) -> Parity:
+        """Export a classifier whose logits are divided by `temperature`, and keep the export only if it says what the
+        evaluation said of `testing`."""
         run = self.run
         self.reporter.say("Exporting, and comparing with the evaluation in a fresh process ...")
         shutil.rmtree(run.export, ignore_errors=True)
-        class_names = self.plan.class_names
+        card = Card(
+            name=run.path.resolve().name,
+            class_names=self.plan.class_names,
+            size=self.plan.evaluation_size.value,
+            temperature=temperature,
+        )
         try:
             with os_errors_as(RunError, f"cannot write {run.saved_model}"):
-                export_saved_model(self._exported(), class_names, self.plan.evaluation_size.value, run.saved_model)
+                export_saved_model(self._exported(), card, run.saved_model)
             tolerance = GPU_TOLERANCE if self.plan.machine.gpus else TOLERANCE
-            parity = check_parity(run.saved_model, self.testing, probabilities, class_names, tolerance)
+            parity = check_parity(run.saved_model, self.testing, probabilities, card.class_names, tolerance)
         except BaseException:
             shutil.rmtree(run.export, ignore_errors=True)
             raise

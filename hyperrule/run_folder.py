@@ -6,7 +6,7 @@ checkpoints/         step-*.npz: weights and what the optimizer keeps, while the
 weights.npz          the trained network in BiT's public format
 eval.json            figures over all test examples; of a distillation, over those held out
 predictions.parquet  one row each of these; for a distillation, the label is the teacher's
-export/saved_model/  the classifier to deploy; export/parity.json: its comparison with eval
+export/              the classifier to deploy, saved_model/1 first; parity.json: each compared with eval
 summary.md           the result for people; written last, so its presence means "finished"
 """
 
@@ -44,7 +44,7 @@ class RunFolder:
         self.eval_file = path / "eval.json"
         self.predictions_file = path / "predictions.parquet"
         self.export = path / "export"
-        self.saved_model = self.export / "saved_model"
+        self.saved_model = self.export / "saved_model" / "1"  # as TensorFlow Serving wants it
         self.parity_file = self.export / "parity.json"
         self.summary_file = path / "summary.md"
 
@@ -104,6 +104,13 @@ class RunFolder:
             return kind.model_validate(stored)
         except (ValueError, KeyError, TypeError, ValidationError) as error:
             raise RunFolderError(f"{self.plan_file} is damaged: {' '.join(str(error).split())[:200]}") from None
+
+    def read_temperature(self) -> float:
+        """By which the logits are divided for calibrated probabilities; 1 where that was never fitted."""
+        if not self.eval_file.exists():
+            return 1.0
+        calibration = json.loads(self.eval_file.read_text(encoding="utf-8")).get("calibration")
+        return 1.0 if calibration is None else float(calibration["temperature"])
 
     def write(self, file: Path, text: str) -> None:
         """Write a file of the run whole or not at all."""

@@ -55,7 +55,7 @@ def _exporting_nothing() -> Iterator[None]:
     from hyperrule.export.parity import Parity
     from hyperrule.job import Job
 
-    def export(job: Job, probabilities: npt.NDArray[np.float32]) -> Parity:
+    def export(job: Job, probabilities: npt.NDArray[np.float32], temperature: float = 1.0) -> Parity:
         parity = Parity(examples=len(probabilities), top1_agreement=1.0, largest_difference=0.0)
         job.run.export.mkdir(exist_ok=True)
         job.run.write(job.run.parity_file, parity.model_dump_json())

@@ -43,4 +43,4 @@ def test_wheel_carries_recipes_and_weights_and_runs_outside_the_source_tree(tmp_
     short = ["--steps", "2", "--batch", "8", "--crop", "32", "--head-init", "probe", "--out", "run", "--json"]
     result = json.loads(run(command, "finetune", "--dataset", "digits", *short))
     assert result["top1"] > 0.5
-    assert (tmp_path / "run" / "export" / "saved_model" / "saved_model.pb").is_file()
+    assert (tmp_path / "run" / "export" / "saved_model" / "1" / "saved_model.pb").is_file()

@@ -31,6 +31,7 @@ from hyperrule.data import open_source
 from hyperrule.data.preprocess import for_evaluation
 from hyperrule.errors import BackboneError, DataError, RecipeError, UserError
 from hyperrule.evaluation.metrics import compute_metrics
+from hyperrule.export.card import Card
 from hyperrule.export.saved_model import export_saved_model
 from hyperrule.prediction.accuracy import ranks_and_losses
 from hyperrule.prediction.images import labelled_images
@@ -380,7 +381,7 @@ def assert_run_predicts(run: Path, classifier: Classifier, images: list[Path]) -
     pixels = tf.stack([for_evaluation(path.read_bytes(), SIZE) for path in images])
     assert_scores(predictions, softmax(classifier(pixels).numpy()), 2)
     assert {found.class_name for found in predictions[0].classes} == {"cold", "warm"}
-    for part in (run / "weights.npz", run / "export" / "saved_model"):
+    for part in (run / "weights.npz", run / "export" / "saved_model" / "1"):
         assert describe(part) == describe(run)
 
 
@@ -410,11 +411,12 @@ def test_a_run_of_a_foreign_network(
     SmallNet().save(tmp_path / "small")
     classifier = two_classes(str(tmp_path / "small"))
     run_folder = make_run(str(tmp_path / "small"), classifier)
-    export_saved_model(classifier, ("cold", "warm"), SIZE, run_folder / "export" / "saved_model")
+    card = Card(name="run", class_names=("cold", "warm"), size=SIZE, temperature=1.0)
+    export_saved_model(classifier, card, run_folder / "export" / "saved_model" / "1")
     shutil.rmtree(tmp_path / "small")  # a run needs nothing but itself
     images = images_in(photographs)
     assert_run_predicts(run_folder, classifier, images)
-    shutil.copytree(run_folder / "export" / "saved_model", tmp_path / "elsewhere")
+    shutil.copytree(run_folder / "export" / "saved_model" / "1", tmp_path / "elsewhere")
     with pytest.raises(BackboneError, match=r"is the export of a run, which returns features .* Give the run folder"):
         hyperrule.predict(tmp_path / "elsewhere", images, quiet=True)
 

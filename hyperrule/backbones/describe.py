@@ -107,7 +107,7 @@ def _of_run(run: Path, input_range: InputRange | None, reporter: Reporter) -> Ba
     if is_bit:
         weights = run / "weights.npz"
         return _of_bit(run.name, "file", str(run), read_architecture(weights), weights, None, input_range)
-    return _of_module(run.name, "file", str(run), run / "export" / "saved_model", input_range, None, reporter)
+    return _of_module(run.name, "file", str(run), run / "export" / "saved_model" / "1", input_range, None, reporter)
 
 
 def _of_zoo(released: Released, input_range: InputRange | None, fetch: bool, reporter: Reporter) -> BackboneInfo:

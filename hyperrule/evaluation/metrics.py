@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict
 from scipy.special import log_softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, top_k_accuracy_score
 
+from hyperrule.evaluation.confidence import TemperatureScaling
+
 
 class ClassMetrics(BaseModel):
     """Figures of one class; a ratio without a denominator is 0."""
@@ -23,7 +25,7 @@ class Metrics(BaseModel):
     """Figures over all examples; accuracies and the rest are fractions, the loss is in nats.
 
     `balanced_accuracy` is the mean recall of the classes that have examples; `confusion[i][j]` counts examples of
-    class i predicted as class j.
+    class i predicted as class j. The loss is that of the logits as trained; `calibration` tells of the probabilities.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -35,6 +37,7 @@ class Metrics(BaseModel):
     loss: float
     per_class: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
+    calibration: TemperatureScaling | None = None
 
 
 def compute_metrics(

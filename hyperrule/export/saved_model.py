@@ -5,6 +5,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from hyperrule.data.preprocess import for_evaluation, resize
+from hyperrule.export.card import CARD_FILE, Card
 from hyperrule.export.hub_form import HubForm
 from hyperrule.training.classifier import Classifier
 
@@ -14,11 +15,11 @@ class Serving(HubForm):
 
     `serving_default`: image_bytes string [N], each a JPEG, PNG, GIF, BMP or WebP of any size.
     `images`: images uint8 [N, height, width, 3], 0-255, any height and width.
-    Both return label string [N], score float32 [N] (the label's probability), probabilities
+    Both return label string [N], score float32 [N] (the label's probability), calibrated probabilities
     float32 [N, classes], and class_names string [N, classes], the same in every row.
     """
 
-    def __init__(self, classifier: Classifier, class_names: tuple[str, ...], crop: int, labels_file: Path) -> None:
+    def __init__(self, classifier: Classifier, card: Card, labels_file: Path) -> None:
         backbone = classifier.backbone
         super().__init__(
             classifier.features,
@@ -29,24 +30,25 @@ class Serving(HubForm):
             backbone.side,
             backbone.heeds_training,
         )
-        self.crop = crop
+        self.resized = card.size
+        self.temperature = card.temperature
         self.classifier = classifier
-        self.class_names = tf.constant(class_names)
+        self.class_names = tf.constant(card.class_names)
         self.labels = tf.saved_model.Asset(str(labels_file))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def classify_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        pixels = tf.TensorSpec([self.crop, self.crop, 3], tf.float32)
+        pixels = tf.TensorSpec([self.resized, self.resized, 3], tf.float32)
         return self._classify(
-            tf.map_fn(lambda encoded: for_evaluation(encoded, self.crop), image_bytes, fn_output_signature=pixels)
+            tf.map_fn(lambda encoded: for_evaluation(encoded, self.resized), image_bytes, fn_output_signature=pixels)
         )
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
     def classify_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._classify(resize(images, self.crop))
+        return self._classify(resize(images, self.resized))
 
     def _classify(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = tf.nn.softmax(self.classifier.head(self.infer(images)))
+        probabilities = tf.nn.softmax(self.classifier.head(self.infer(images)) / self.temperature)
         batch = tf.shape(probabilities)[0]
         return {
             "label": tf.gather(self.class_names, tf.argmax(probabilities, axis=1)),
@@ -56,12 +58,16 @@ class Serving(HubForm):
         }
 
 
-def export_saved_model(classifier: Classifier, class_names: tuple[str, ...], crop: int, folder: Path) -> None:
-    """Save the folded classifier to `folder` (made, with parents), with assets/labels.txt: a class a line."""
+def export_saved_model(classifier: Classifier, card: Card, folder: Path) -> None:
+    """Save the folded classifier to `folder` (made, with parents), with assets/labels.txt, a class a line, and
+    assets.extra/hyperrule.json, the card."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     labels_file = folder.parent / "labels.txt"
-    labels_file.write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
-    serving = Serving(classifier, class_names, crop, labels_file)
+    labels_file.write_text("".join(f"{name}\n" for name in card.class_names), encoding="utf-8")
+    serving = Serving(classifier, card, labels_file)
     signatures = {"serving_default": serving.classify_bytes, "images": serving.classify_images}
     tf.saved_model.save(serving, str(folder), signatures=signatures)
     labels_file.unlink()
+    extra = folder / "assets.extra"
+    extra.mkdir()
+    (extra / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -22,7 +22,7 @@ BATCH = 32  # at most; larger ones are hardly faster
 
 
 def logits_function(classifier: ReleasedClassifier) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Images float32 [N, size, size, 3] in [0, 1] -> logits float32 [N, classes], compiled once.
+    """Images float32 [N, size, size, 3] in [0, 1] -> calibrated logits float32 [N, classes], compiled once.
 
     Raises BackboneError if the files cannot be loaded.
     """
@@ -40,7 +40,7 @@ def logits_function(classifier: ReleasedClassifier) -> Callable[[tf.Tensor], tf.
                 network.head.bias.assign(arrays[f"{HEAD}bias"])
     images = tf.TensorSpec([None, classifier.size, classifier.size, 3], tf.float32)
     compiled: Callable[[tf.Tensor], tf.Tensor] = tf.function(
-        lambda images: function(images), input_signature=[images], autograph=False
+        lambda images: function(images) / classifier.temperature, input_signature=[images], autograph=False
     )
     return compiled
 

@@ -47,7 +47,8 @@ class ReleasedClassifier:
     `head` is the .npz with the head's arrays, None where the outputs of the backbone are the logits.
     `class_names` are in the order of the outputs; those that are not known are called by their index.
     `size` is the side in pixels of the images that it is given. `note` says what was taken for granted,
-    `trained_on` are the data sets of a run: locations or names.
+    `trained_on` are the data sets of a run: locations or names. Probabilities are those of
+    logits / `temperature`.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ReleasedClassifier:
     size: int
     note: str | None = None
     trained_on: tuple[str, ...] = ()
+    temperature: float = 1.0
 
     @property
     def classes(self) -> int:
@@ -81,6 +83,7 @@ class _Found:
     class_names: tuple[ClassName, ...] | None = None
     size: int | None = None
     trained_on: tuple[str, ...] = ()
+    temperature: float = 1.0
 
     def known_as(self, head: Head, size: int) -> "_Found":
         return replace(self, activation=head.activation, class_names=class_names(head.class_names), size=size)
@@ -127,6 +130,7 @@ def describe_classifier(model: str, asked: Asked, reporter: Reporter) -> Release
         class_names=_class_names(found, asked.class_names),
         size=asked.size or fixed or found.size or USUAL_SIDE,
         trained_on=found.trained_on,
+        temperature=found.temperature,
     )
     if found.class_names is not None or asked.class_names is not None or is_21k:
         return classifier
@@ -155,7 +159,8 @@ def _found(model: str, input_range: InputRange | None, reporter: Reporter) -> _F
 
 def run_of(path: Path) -> Path | None:
     """The run folder that is meant by itself, its weights.npz or its export."""
-    for run, part in ((path, ""), (path.parent, "weights.npz"), (path.parent.parent, "export/saved_model")):
+    parts = ("", "weights.npz", "export/saved_model", "export/saved_model/1")
+    for part, run in zip(parts, (path, *path.parents), strict=False):
         if os.path.isfile(run / "plan.json") and run / part == path:
             return run
     return None
@@ -175,7 +180,14 @@ def _of_run(run: Path, input_range: InputRange | None, reporter: Reporter) -> _F
             f"{len(plan.class_names)}."
         )
     return _Found(
-        backbone, folder.weights_file, classes, "softmax", plan.classes, plan.evaluation_size.value, plan.trained_on
+        backbone,
+        folder.weights_file,
+        classes,
+        "softmax",
+        plan.classes,
+        plan.evaluation_size.value,
+        plan.trained_on,
+        folder.read_temperature(),
     )
 
 

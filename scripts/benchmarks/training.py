@@ -109,6 +109,7 @@ def own_export(case: Case) -> Timed:
     import numpy as np
     import tensorflow as tf
 
+    from hyperrule.export.card import Card
     from hyperrule.export.saved_model import export_saved_model
     from hyperrule.training.classifier import fold
 
@@ -116,7 +117,8 @@ def own_export(case: Case) -> Timed:
     copy = classifier.for_inference()
     fold(classifier, copy)
     folder = Path(tempfile.mkdtemp(), "saved_model")
-    export_saved_model(copy, tuple(map(str, range(CLASSES))), case.side, folder)
+    names = tuple(map(str, range(CLASSES)))
+    export_saved_model(copy, Card(name="bench", class_names=names, size=case.side, temperature=1.0), folder)
     module = tf.saved_model.load(str(folder))
     images = tf.constant(np.random.default_rng(0).integers(0, 256, (case.batch, case.side, case.side, 3)), tf.uint8)
     return timed(lambda: module.signatures["images"](images=images)["probabilities"].numpy())

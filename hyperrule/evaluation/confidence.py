@@ -1,0 +1,147 @@
+"""Can the probabilities be believed? Temperature scaling, calibration error, and accuracy against coverage.
+
+Source: Guo et al. 2017, arXiv 1706.04599: one temperature for all logits, 15 bins of equal width.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+BINS = 15
+HOTTEST = 20.0  # 1 / 20 to 20: beyond, probabilities are all alike or all certain
+FITTED_ON_AT_MOST = 5_000  # images: one number needs no more
+
+Floats = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int32]
+
+
+class Bin(BaseModel):
+    """Examples whose score (the highest probability) is above `low` and at most `high`: their number, mean score and
+    accuracy, both 0 where there are none."""
+
+    model_config = ConfigDict(frozen=True)
+
+    low: float
+    high: float
+    examples: int
+    score: float
+    accuracy: float
+
+
+class Reliability(BaseModel):
+    """`ece` is the expected calibration error, the mean distance of score and accuracy over the bins; `loss` is the
+    cross-entropy in nats."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ece: float
+    loss: float
+    bins: tuple[Bin, ...]
+
+
+class TemperatureScaling(BaseModel):
+    """Probabilities are softmax(logits / temperature), the temperature fitted on `examples` images of `fitted_on`.
+
+    `before` and `after` are of the test images. Where the temperature is fitted on those, `after` is as honest as
+    `before`: each half is judged by the temperature of the other.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    temperature: float
+    fitted_on: str
+    examples: int
+    before: Reliability
+    after: Reliability
+
+
+class Coverage(BaseModel):
+    """If only scores of at least `threshold` are believed: which part of the examples that is, and their accuracy."""
+
+    model_config = ConfigDict(frozen=True)
+
+    threshold: float
+    coverage: float
+    accuracy: float
+
+
+def fit_temperature(logits: Floats, labels: Labels) -> float:
+    """The temperature from 0.05 to 20 that gives logits [N, classes] the least cross-entropy against labels [N].
+
+    Targets are softened to (N + 1) / (N + 2), or a classifier without an error would be certain (Platt 1999).
+    """
+    count, classes = logits.shape
+    if count == 0 or classes == 1:
+        return 1.0
+    rest = 1 / ((count + 2) * (classes - 1))
+    wide = logits.astype(np.float64)
+
+    def loss(log_temperature: float) -> float:
+        logs = log_softmax(wide / np.exp(log_temperature), axis=1)
+        true = logs[np.arange(count), labels]
+        return float(-np.mean((1 - classes * rest) * true + rest * logs.sum(axis=1)))
+
+    bounds = (-np.log(HOTTEST), np.log(HOTTEST))
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+
+
+def scale_temperature(logits: Floats, labels: Labels, validation: tuple[Floats, Labels] | None) -> TemperatureScaling:
+    """Fit on the validation examples' logits and labels, or, without them, on the test examples' `logits`
+    [N, classes] and `labels` [N]; both judged on the latter."""
+    if validation is not None:
+        temperature = fit_temperature(*validation)
+        scaled, fitted_on, examples = logits / temperature, "validation", len(validation[1])
+    else:
+        temperature, fitted_on, examples = fit_temperature(logits, labels), "test", len(labels)
+        scaled = logits.copy()
+        halves = [np.arange(start, len(labels), 2) for start in (0, 1)]  # of every class: they are sorted
+        for half, other in (halves, halves[::-1]):
+            scaled[half] /= fit_temperature(logits[other], labels[other])
+    return TemperatureScaling(
+        temperature=temperature,
+        fitted_on=fitted_on,
+        examples=examples,
+        before=reliability(logits, labels),
+        after=reliability(scaled, labels),
+    )
+
+
+def reliability(logits: Floats, labels: Labels) -> Reliability:
+    """Of softmax(logits), logits [N, classes], against labels [N]."""
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    scores, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    edges = np.linspace(0, 1, BINS + 1)
+    place = np.clip(np.ceil(scores * BINS).astype(int) - 1, 0, BINS - 1)
+    counts = np.bincount(place, minlength=BINS)
+    mean_scores, accuracies = (
+        np.bincount(place, values, BINS) / np.maximum(counts, 1) for values in (scores, correct.astype(np.float64))
+    )
+    logs = log_softmax(logits.astype(np.float64), axis=1)
+    return Reliability(
+        ece=float(np.sum(counts * np.abs(mean_scores - accuracies)) / max(1, len(labels))),
+        loss=float(-np.mean(logs[np.arange(len(labels)), labels])),
+        bins=tuple(
+            Bin(low=float(low), high=float(high), examples=int(count), score=float(score), accuracy=float(accuracy))
+            for low, high, count, score, accuracy in zip(
+                edges[:-1], edges[1:], counts, mean_scores, accuracies, strict=True
+            )
+        ),
+    )
+
+
+def coverages(scores: Floats, correct: npt.NDArray[np.bool_]) -> list[Coverage]:
+    """Coverage and accuracy for every score [N] as the threshold, the highest first, so coverage grows to 1."""
+    if len(scores) == 0:
+        return []
+    order = np.argsort(-scores, kind="stable")
+    kept = np.arange(1, len(scores) + 1)
+    hits = np.cumsum(correct[order])
+    last_of_equals = np.append(np.diff(scores[order]) < 0, True)
+    return [
+        Coverage(
+            threshold=float(scores[order][i]), coverage=float(kept[i] / len(scores)), accuracy=float(hits[i] / kept[i])
+        )
+        for i in np.flatnonzero(last_of_equals)
+    ]
