@@ -7,6 +7,7 @@ import tensorflow as tf
 from hyperrule.data.preprocess import for_evaluation, resize
 from hyperrule.export.card import CARD_FILE, Card
 from hyperrule.export.hub_form import HubForm
+from hyperrule.export.warmup import WARMUP_FILE, write_warmup
 from hyperrule.training.classifier import Classifier
 
 
@@ -60,7 +61,7 @@ class Serving(HubForm):
 
 def export_saved_model(classifier: Classifier, card: Card, folder: Path) -> None:
     """Save the folded classifier to `folder` (made, with parents), with assets/labels.txt, a class a line, and
-    assets.extra/hyperrule.json, the card."""
+    in assets.extra/ hyperrule.json, the card, and tf_serving_warmup_requests."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     labels_file = folder.parent / "labels.txt"
     labels_file.write_text("".join(f"{name}\n" for name in card.class_names), encoding="utf-8")
@@ -71,3 +72,4 @@ def export_saved_model(classifier: Classifier, card: Card, folder: Path) -> None
     extra = folder / "assets.extra"
     extra.mkdir()
     (extra / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_warmup(extra / WARMUP_FILE)
