@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 from command_line import SMALL
+from modules import SmallNet
 
 import hyperrule
 from hyperrule.run_folder import RunFolder
@@ -41,7 +42,8 @@ def told(run: RunFolder) -> dict[tuple[str, int], Any]:
 def test_a_resumed_run_shows_every_step_once(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {**SMALL, "steps": 6, "train": "head", "checkpoint_every": 2, "eval_every": 3}
+    SmallNet().save(tmp_path / "small")
+    options = {**SMALL, "backbone": tmp_path / "small", "steps": 6, "checkpoint_every": 2, "eval_every": 3}
     run, check = RunFolder(tmp_path / "run"), Loop._check_finite
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "_check_finite", lambda loop, result, done: check(loop, result, done) or 1 / (6 - done))

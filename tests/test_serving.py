@@ -13,13 +13,13 @@ import tensorflow as tf
 import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from model_server import ModelServer
-from modules import R26
+from modules import SmallNet
 from PIL import Image
 
-from hyperrule.backbones.resnet_v2 import ResNetV2
+from hyperrule.backbones.graph_module import GraphModule
 from hyperrule.export.card import Card
 from hyperrule.export.saved_model import export_saved_model
-from hyperrule.training.classifier import Classifier, fold
+from hyperrule.training.classifier import Classifier
 
 SERVING = Path(__file__).parents[1] / "docs" / "serving"
 NAMES = ("tabby cat", "Löwe", 'the "best" dog')
@@ -38,13 +38,11 @@ MESSAGES = {
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random classifier, as a run exports it."""
-    tf.keras.utils.set_random_seed(0)
-    classifier = Classifier(ResNetV2(R26, "float32", "he_normal"), len(NAMES))
-    classifier.head.kernel.assign(tf.random.normal(classifier.head.kernel.shape, stddev=0.1))
-    inference = classifier.for_inference()
-    fold(classifier, inference)
     folder = tmp_path_factory.mktemp("saved_model") / "1"
-    export_saved_model(inference, Card(name="test", class_names=NAMES, size=SIZE, temperature=1.5), folder)
+    SmallNet().save(folder.with_name("backbone"))
+    classifier = Classifier(GraphModule(folder.with_name("backbone")), len(NAMES), (0, 1))
+    classifier.head.kernel.assign(np.random.default_rng(0).normal(size=classifier.head.kernel.shape))
+    export_saved_model(classifier, Card(name="test", class_names=NAMES, size=SIZE, temperature=1.5), folder)
     return folder
 
 
@@ -155,21 +153,39 @@ def test_client_says_what_is_wrong_in_one_line(
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("state", "code"), [("AVAILABLE", 0), ("LOADING", 1), (None, 1)])
-def test_health_check_says_whether_the_model_is_there(state: str | None, code: int, model: Any) -> None:
-    compose = yaml.safe_load((SERVING / "compose.yaml").read_text())
-    service = compose["services"]["classifier"]
+def test_client_refuses_answers_of_other_models(server: ModelServer, images: list[Path]) -> None:
+    server.predict = lambda request: {"predictions": [1.0]}  # type: ignore[method-assign]
+    done = client("--server", server.address, images[0])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no answer of a hyperrule export" in done.stderr
+
+
+@pytest.fixture
+def service() -> dict[str, Any]:
+    return yaml.safe_load((SERVING / "compose.yaml").read_text())["services"]["classifier"]
+
+
+def test_client_asks_where_the_compose_file_serves(service: dict[str, Any]) -> None:
+    usage = " ".join(client("--help").stdout.split())
+    name = service["environment"]["MODEL_NAME"]
+    assert f"MODEL_NAME of the server [{name}]" in usage
+    assert service["volumes"][0]["target"] == f"/models/{name}"
+    for published in service["ports"]:
+        outside, inside = published.removeprefix("127.0.0.1:").split(":")
+        assert outside == inside
+        assert f"localhost:{inside}" in usage
+
+
+def test_health_check_says_whether_the_model_is_there(service: dict[str, Any], model: Any) -> None:
     kind, *command = service["healthcheck"]["test"]
     assert kind == "CMD"
-    with ModelServer(model, state or "") as running:
-        port = running.port
-        if state is not None:
-            assert _health(command, port) == code
-    if state is None:
-        assert _health(command, port) == code
 
+    def exit_code(port: int) -> int:
+        ours = [part.replace("localhost/8501", f"127.0.0.1/{port}") for part in command]
+        return subprocess.run(ours, capture_output=True, timeout=20, check=False).returncode
 
-def _health(command: list[str], port: int) -> int:
-    """The exit code of the check, asking our port."""
-    here = [part.replace("localhost/8501", f"127.0.0.1/{port}") for part in command]
-    return subprocess.run(here, capture_output=True, timeout=20, check=False).returncode
+    with ModelServer(model) as running:
+        assert exit_code(running.port) == 0
+        running.state = "LOADING"
+        assert exit_code(running.port) != 0
+    assert exit_code(running.port) != 0

@@ -6,6 +6,7 @@ python client.py --grpc cat.jpg dog.png    # gRPC; pip install tensorflow-servin
 
 import argparse
 import base64
+import http.client
 import json
 import sys
 import urllib.error
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 Answer = tuple[str, float]  # the likeliest class, and its probability
+SHOWN = 300  # characters of an error, which may be a page of HTML
 REST, GRPC = "localhost:8501", "localhost:8500"
 
 
@@ -27,12 +29,14 @@ def ask_rest(images: list[bytes], server: str, model: str, timeout: float) -> li
     )
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
-            predictions = json.load(response)["predictions"]
+            rows = json.load(response)["predictions"]
+            return [(row["label"], row["score"]) for row in rows]
     except urllib.error.HTTPError as error:
         raise OSError(f"{error.code} {error.reason}: {error.read().decode(errors='replace')}") from None
     except urllib.error.URLError as error:
         raise OSError(f"no answer: {error.reason}") from None
-    return [(prediction["label"], prediction["score"]) for prediction in predictions]
+    except (http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+        raise OSError(f"no answer of a hyperrule export: {error!r}") from None
 
 
 def ask_grpc(images: list[bytes], server: str, model: str, timeout: float) -> list[Answer]:
@@ -80,7 +84,8 @@ def main() -> None:
         except ImportError as error:
             sys.exit(f"client.py: {error}; --grpc needs: pip install tensorflow-serving-api")
         except OSError as error:
-            sys.exit(f"client.py: {server}, asked about {', '.join(map(str, paths))}: {' '.join(str(error).split())}")
+            reason = " ".join(str(error).split())[:SHOWN]
+            sys.exit(f"client.py: {server}, asked about {', '.join(map(str, paths))}: {reason}")
         for path, (label, score) in zip(paths, answers, strict=True):
             print(path, label, f"{score:.4f}", sep="\t")
 
