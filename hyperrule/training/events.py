@@ -21,7 +21,8 @@ APART = ("kind", "step")
 
 
 class Events:
-    """Writes the run's `tensorboard/` anew from its metrics.jsonl, so that a resumed run shows every step once."""
+    """Writes the run's `tensorboard/` anew from its metrics.jsonl, so that a resumed run shows every step once; what
+    was before then carries the time of resuming."""
 
     def __init__(self, run: RunFolder) -> None:
         shutil.rmtree(run.tensorboard, ignore_errors=True)
