@@ -25,7 +25,8 @@ from hyperrule.planning.memory import tensor_bytes
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import make_plan, training_examples
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
-from hyperrule.prediction.images import find_images, labelled_images
+from hyperrule.prediction.image_paths import find_images
+from hyperrule.prediction.images import labelled_images
 from hyperrule.prediction.labels import match_folders
 from hyperrule.prediction.released import ReleasedClassifier, describe_classifier, make_asked
 from hyperrule.progress import Reporter
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from hyperrule.distillation.distillation import Distilled
     from hyperrule.finetuning import Result
     from hyperrule.prediction.accuracy import Accuracy
-    from hyperrule.prediction.predictions import Prediction
+    from hyperrule.prediction.predictions import Prediction, Predictions
     from hyperrule.preflight.findings import Preflight
 
 P = TypeVar("P", bound=TrainingPlan)
@@ -170,6 +171,7 @@ def predict(
     images: str | Path | Iterable[str | Path],
     *,
     top: int | None = None,
+    threshold: float = 0.0,
     size: int | None = None,
     activation: str | None = None,
     class_names: str | Path | None = None,
@@ -179,25 +181,59 @@ def predict(
     """The `top` likeliest classes (by default 5, or all where there are fewer) of every image, without training.
 
     `model` is a name of the zoo that has a head, a hub handle, SavedModel folder or BiT .npz of a classifier, or a
-    run folder. `images` are files and folders, which are searched. `size` is the side in pixels to which images are
+    run folder. `images` are files, folders, which are searched, globs, or "-" for a list on stdin. Where the best score
+    is below `threshold` (0 to 1), the prediction has `abstained`. `size` is the side in pixels to which images are
     resized, by default what the classifier was released for. `activation`, `class_names` (a file with a name a line,
     or "imagenet-1k" or "imagenet-21k") and `input_range` are for files of unknown origin.
 
     An image that cannot be decoded has an `error`. Raises UserError if the request cannot be met, RunError if the
     work cannot be finished.
     """
+    return list(
+        predict_each(
+            model,
+            images,
+            top=top,
+            threshold=threshold,
+            size=size,
+            activation=activation,
+            class_names=class_names,
+            input_range=input_range,
+            quiet=quiet,
+        )
+    )
+
+
+def predict_each(
+    model: str | Path,
+    images: str | Path | Iterable[str | Path],
+    *,
+    top: int | None = None,
+    threshold: float = 0.0,
+    size: int | None = None,
+    activation: str | None = None,
+    class_names: str | Path | None = None,
+    input_range: tuple[float, float] | str | None = None,
+    quiet: bool = False,
+) -> Predictions:
+    """What `predict` returns, as an iterator that predicts as it is asked: of a million images, in memory are their
+    paths and a few batches.
+
+    The request is checked, and the classifier loaded, before this returns: UserError is raised here. While it is
+    iterated it raises RunError, if the work cannot be finished.
+    """
     reporter = Reporter(quiet)
     with os_errors_as(UserError, "a path cannot be used"):
         asked = make_asked(size, activation, class_names, input_range)
-        given = [images] if isinstance(images, str | Path) else images
-        files = find_images(Path(os.path.expanduser(path)) for path in given)
+        least = _checked_threshold(threshold)
+        files = find_images([images] if isinstance(images, str | Path) else images)
         classifier = describe_classifier(os.fspath(model), asked, reporter)
         shown = _shown_classes(top, classifier)
     if classifier.note is not None:
         reporter.say(classifier.note)
     with silent_native_stderr():
         from hyperrule.prediction.predictions import predict_images
-    return predict_images(classifier, files, shown, reporter)
+    return predict_images(classifier, files, shown, least, reporter)
 
 
 def evaluate(
@@ -310,6 +346,12 @@ def _shown_classes(top: int | None, classifier: ReleasedClassifier) -> int:
             f"top must be from 1 to {classifier.classes}, the classes of {classifier.name}. Received: {top!r}"
         )
     return top
+
+
+def _checked_threshold(threshold: float) -> float:
+    if not 0 <= threshold <= 1:
+        raise RecipeError(f"threshold must be a probability, from 0 to 1. Received: {threshold!r}")
+    return threshold
 
 
 def _source(recipe: Recipe, reporter: Reporter, fetch: bool = True) -> Source:

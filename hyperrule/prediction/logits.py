@@ -1,6 +1,6 @@
 """A released classifier in memory, and images streamed through it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,8 +20,11 @@ from hyperrule.training.classifier import fold, make_classifier
 
 BATCH = 32  # at most; larger ones are hardly faster
 
+Logits = Callable[[tf.Tensor], tf.Tensor]
+Batches = Generator[tuple[npt.NDArray[np.int64], tf.Tensor]]
 
-def logits_function(classifier: ReleasedClassifier) -> Callable[[tf.Tensor], tf.Tensor]:
+
+def logits_function(classifier: ReleasedClassifier) -> Logits:
     """Images float32 [N, size, size, 3] in [0, 1] -> calibrated logits float32 [N, classes], compiled once.
 
     Raises BackboneError if the files cannot be loaded.
@@ -39,24 +42,29 @@ def logits_function(classifier: ReleasedClassifier) -> Callable[[tf.Tensor], tf.
                 network.head.kernel.assign(arrays[f"{HEAD}kernel"][0, 0])
                 network.head.bias.assign(arrays[f"{HEAD}bias"])
     images = tf.TensorSpec([None, classifier.size, classifier.size, 3], tf.float32)
-    compiled: Callable[[tf.Tensor], tf.Tensor] = tf.function(
+    compiled: Logits = tf.function(
         lambda images: function(images) / classifier.temperature, input_signature=[images], autograph=False
     )
     return compiled
 
 
-def streamed(
-    classifier: ReleasedClassifier, contents: Contents, stage: str, reporter: Reporter
-) -> Iterator[tuple[npt.NDArray[np.int64], tf.Tensor]]:
+def streamed(classifier: ReleasedClassifier, contents: Contents, stage: str, reporter: Reporter) -> Batches:
     """(index int64 [M], logits float32 [M, classes]) of the images that can be decoded, in their order.
 
-    The indices that never come are those of the others. Raises BackboneError if the classifier cannot be loaded,
-    RunError if TensorFlow fails.
+    The indices that never come are those of the others. Raises BackboneError if the classifier cannot be loaded;
+    while it is iterated, RunError if TensorFlow fails.
     """
-    with _told(classifier), reporter.stage(stage, len(contents)) as report:
+    with _told(classifier):
         logits = logits_function(classifier)
-        at_once = min(BATCH, len(contents))
-        batch, _ = fit(classifier.backbone, classifier.size, at_once, "float32", this_machine())
+    return _batches(classifier, logits, contents, stage, reporter)
+
+
+def _batches(
+    classifier: ReleasedClassifier, logits: Logits, contents: Contents, stage: str, reporter: Reporter
+) -> Batches:
+    at_once = min(BATCH, len(contents))
+    batch, _ = fit(classifier.backbone, classifier.size, at_once, "float32", this_machine())
+    with _told(classifier), reporter.stage(stage, len(contents)) as report:
         done = 0
         for indices, images in _decoded(contents, classifier.size, batch):
             yield indices.numpy(), logits(images)
