@@ -57,5 +57,5 @@ def command(
         click.echo(f"{undecodable:,} of {number(count, 'image')} cannot be decoded", err=True)
     if options["threshold"]:
         below = f"the best score is below {options['threshold']:g}"
-        click.echo(f"{abstained:,} of {number(count, 'image')} abstained from: {below}", err=True)
+        click.echo(f"{abstained:,} of {number(count, 'image')} are uncertain: {below}", err=True)
     click.get_current_context().exit(1 if undecodable else 0)

@@ -110,5 +110,5 @@ def _listed_on_stdin() -> list[str]:
             "the list of images on stdin is empty. Give a path a line, such as by: find photos -name '*.jpg'"
         )
     if not any(map(os.path.exists, paths)):
-        raise DataError(f"of the {len(paths):,} files listed on stdin, none exists: {listed(map(printable, paths))}.")
+        raise DataError(f"no file that stdin lists exists: {listed(map(printable, paths))}.")
     return [image for path in paths for image in (_images_at(Path(path)) if os.path.isdir(path) else [path])]
