@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hyperrule.backbones.describe import describe_backbone
-from hyperrule.data import Source, Split, open_source
-from hyperrule.data.pool import Pool, open_pool
+from hyperrule.data import Source, Split
+from hyperrule.data.pool import Pool
 from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.distillation.describe import describe_student, describe_teacher
 from hyperrule.errors import RecipeError, RunFolderError, UserError
+from hyperrule.export.formats import FormatName, checked_format, place
+from hyperrule.export.parity import Parity, add_parity
 from hyperrule.export.port import Ported, port_backbone
-from hyperrule.files import os_errors_as
+from hyperrule.files import os_errors_as, parent_made, taking_its_place
 from hyperrule.input_range import InputRange
 from hyperrule.planning.cluster import this_cluster
 from hyperrule.planning.distill_plan import DistillPlan
@@ -28,9 +30,10 @@ from hyperrule.planning.training_plan import Calibration, TrainingPlan
 from hyperrule.prediction.image_paths import find_images
 from hyperrule.prediction.images import labelled_images
 from hyperrule.prediction.labels import match_folders
-from hyperrule.prediction.released import ReleasedClassifier, describe_classifier, make_asked
+from hyperrule.prediction.released import Asked, ReleasedClassifier, describe_classifier, make_asked
 from hyperrule.progress import Reporter
 from hyperrule.recipe import Recipe, TrainingRecipe, make_recipe
+from hyperrule.recipe_data import images_of, pool_of, source_of
 from hyperrule.run_folder import RunFolder, check_free
 from hyperrule.silence import silent_native_stderr
 
@@ -166,6 +169,48 @@ def port(
         return port_backbone(os.fspath(source), path, input_range, classifier, Reporter(quiet))
 
 
+def export(
+    run: str | Path,
+    format: str,  # noqa: A002
+    *,
+    quantize: str = "none",
+    out: str | Path | None = None,
+    dataset: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    min_agreement: float | None = None,
+    quiet: bool = False,
+) -> Parity:
+    """The classifier of a finished run as "saved_model", "module" (TF2 Hub), "litert", "onnx" or "keras".
+
+    It lies in the run's export/ unless `out` is given: a new file or folder, for a saved_model one that holds versions,
+    of which this is the first. Up to 256 images of the run's test go through it in a fresh process, and what comes out
+    is compared with the evaluation; so the data set has to be there still, or its place told by `dataset` and
+    `data_dir`. `quantize` (litert): "float16", "dynamic" or "int8", of which at least 98, 95 and 90 % of the images
+    must keep their label, or `min_agreement` from 0 to 1. Raises UserError if the request cannot be met, RunError if
+    the export disagrees, and then leaves nothing behind.
+    """
+    reporter = Reporter(quiet)
+    with os_errors_as(UserError, "a path cannot be used"):
+        name, quantization = checked_format(format, quantize)
+        if min_agreement is not None and not 0 <= min_agreement <= 1:
+            raise RecipeError(f"--min-agreement must be from 0 to 1. Received: {min_agreement!r}")
+        folder = RunFolder(Path(os.path.expanduser(run)))
+        classifier = describe_classifier(os.fspath(folder.path), Asked(), reporter)
+        target = folder.export / place(name, quantization) if out is None else _export_to(out, name)
+        with folder.locked() if out is None else nullcontext(), parent_made(target):
+            with taking_its_place(target) as staging:
+                training, testing = images_of(folder, dataset, data_dir, reporter)
+                with silent_native_stderr():
+                    from hyperrule.export.export_run import export_run
+                parity = export_run(
+                    folder, classifier, training, testing, name, quantization, min_agreement, staging, reporter
+                )
+            parity = parity.model_copy(update={"path": str(target)})
+            if out is None:
+                add_parity(folder.parity_file, parity)
+    return parity
+
+
 def predict(
     model: str | Path,
     images: str | Path | Iterable[str | Path],
@@ -258,7 +303,7 @@ def evaluate(
     reporter = Reporter(quiet)
     with os_errors_as(UserError, "a path cannot be used"):
         asked = make_asked(size, activation, class_names, input_range)
-        source = _source(make_recipe({"dataset": dataset, **data}, Recipe), reporter)
+        source = source_of(make_recipe({"dataset": dataset, **data}, Recipe), reporter)
         images = labelled_images(os.fspath(dataset), source.listing, split)
         classifier = describe_classifier(os.fspath(model), asked, reporter)
         labels = match_folders(images.class_names, classifier.class_names, classifier.name)
@@ -280,10 +325,15 @@ def check(dataset: str | Path, *, quiet: bool = False, **options: Any) -> Prefli
     reporter = Reporter(quiet)
     with os_errors_as(UserError, "a path cannot be used"):
         recipe = make_recipe({"dataset": dataset, **options, "skip_corrupt": True}, Recipe)
-        source = _source(recipe, reporter)
+        source = source_of(recipe, reporter)
+
         from hyperrule.preflight.check_source import check_source
 
         return check_source(source, reporter)
+
+
+def _export_to(out: str | Path, name: FormatName) -> Path:
+    return Path(os.path.expanduser(out), *(["1"] if name == "saved_model" else []))
 
 
 def _run_folder(out: str | Path | None, restartable: bool) -> tuple[RunFolder | None, bool]:
@@ -354,27 +404,11 @@ def _checked_threshold(threshold: float) -> float:
     return threshold
 
 
-def _source(recipe: Recipe, reporter: Reporter, fetch: bool = True) -> Source:
-    return open_source(
-        recipe.dataset,
-        splits={split: name for split in get_args(Split) if (name := getattr(recipe, f"{split}_split")) is not None},
-        data_dir=None if recipe.data_dir is None else Path(os.path.expanduser(recipe.data_dir)),
-        image_key=recipe.image_key,
-        label_key=recipe.label_key,
-        split_seed=recipe.split_seed,
-        skip_corrupt=recipe.skip_corrupt,
-        strict=recipe.strict_data,
-        exclude=None if recipe.exclude is None else Path(os.path.expanduser(recipe.exclude)),
-        reporter=reporter,
-        fetch=fetch,
-    )
-
-
 def _plan(
     recipe: Recipe, reporter: Reporter, *, fetch: bool = True, before: Machine | None = None
 ) -> tuple[Plan, Source]:
     machine = _machine(recipe, before)
-    source = _source(recipe, reporter, fetch)
+    source = source_of(recipe, reporter, fetch)
     training_examples(recipe, source)  # mistakes about the data come before a long download
     backbone = describe_backbone(recipe.backbone, reporter, input_range=recipe.input_range, fetch=fetch)
     return make_plan(recipe, source, backbone, machine, this_cluster().count), source
@@ -384,8 +418,7 @@ def _plan_distillation(
     recipe: DistillRecipe, reporter: Reporter, *, fetch: bool = True, before: Machine | None = None
 ) -> tuple[DistillPlan, Pool]:
     student = describe_student(recipe.student, reporter, fetch)
-    data_dir = None if recipe.data_dir is None else Path(os.path.expanduser(recipe.data_dir))
-    pool = open_pool(recipe.dataset, data_dir, recipe.split_seed, recipe.skip_corrupt, reporter, fetch)
+    pool = pool_of(recipe, reporter, fetch)
     teacher = describe_teacher(recipe, reporter, fetch)
     machine = _machine(recipe, before)
     return make_distill_plan(recipe, pool.info, teacher, student, machine, this_cluster().count), pool

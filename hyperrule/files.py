@@ -5,8 +5,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from hyperrule.errors import HyperruleError, RunError
+from hyperrule.errors import HyperruleError, RunError, UserError
 
 
 @contextmanager
@@ -37,3 +38,32 @@ def os_errors_as(kind: type[HyperruleError], what: str) -> Iterator[None]:
         why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
         where = f" ({str(error.filename)[:80]})" if error.filename and str(error.filename) not in what else ""
         raise kind(f"{what}: {why}{where}.") from None
+
+
+@contextmanager
+def taking_its_place(target: Path) -> Iterator[Path]:
+    """Yields a path beside `target`, which must not exist, that gets its name when the block ends.
+
+    Raises UserError, before anything long is begun, if it could not be written there.
+    """
+    if os.path.lexists(target):
+        raise UserError(f"{target} exists. Choose a name that is free, or remove it first.")
+    with os_errors_as(UserError, f"cannot write {target}"):
+        scratch = TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
+    with scratch:
+        staging = Path(scratch.name, target.name)
+        yield staging
+        with os_errors_as(RunError, f"cannot write {target}"):
+            os.rename(staging, target)
+
+
+@contextmanager
+def parent_made(target: Path) -> Iterator[None]:
+    """Make the folder of `target`, if its own exists, for the block; it goes again if nothing is in it."""
+    with os_errors_as(UserError, f"cannot write {target}"):
+        target.parent.mkdir(exist_ok=True)
+    try:
+        yield
+    finally:
+        if not any(target.parent.iterdir()):
+            target.parent.rmdir()

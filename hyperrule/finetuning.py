@@ -21,7 +21,7 @@ from hyperrule.evaluation.confidence import FITTED_ON_AT_MOST, scale_temperature
 from hyperrule.evaluation.metrics import Metrics, compute_metrics
 from hyperrule.evaluation.predictions import write_predictions
 from hyperrule.evaluation.probe import fit_head
-from hyperrule.export.parity import Parity
+from hyperrule.export.parity import Parity, read_parities
 from hyperrule.files import whole_file
 from hyperrule.job import Job
 from hyperrule.planning.plan import Plan
@@ -73,8 +73,7 @@ def folder_result(run: RunFolder) -> Result:
     if not isinstance(plan, Plan):
         raise RunFolderError(f"{run.path} holds a distillation, not a fine-tuning.")
     metrics = Metrics.model_validate_json(run.eval_file.read_text(encoding="utf-8"))
-    parity = Parity.model_validate_json(run.parity_file.read_text(encoding="utf-8"))
-    return Result(run, plan, metrics, parity)
+    return Result(run, plan, metrics, read_parities(run.parity_file)["saved_model"])
 
 
 class Finetuning(Job[Plan, Result]):

@@ -19,7 +19,9 @@ from hyperrule.data.pipeline import MicroBatch, undecodable
 from hyperrule.errors import DataError, RunError
 from hyperrule.evaluation.evaluate import Evaluator
 from hyperrule.export.card import Card
-from hyperrule.export.parity import GPU_TOLERANCE, TOLERANCE, Parity, check_parity
+from hyperrule.export.check import check_parity
+from hyperrule.export.formats import AFTER_GPU, FLOAT32
+from hyperrule.export.parity import Parity, add_parity
 from hyperrule.export.saved_model import export_saved_model
 from hyperrule.files import os_errors_as
 from hyperrule.planning.cluster import this_cluster
@@ -260,12 +262,12 @@ class Job(ABC, Generic[P, R]):
         try:
             with os_errors_as(RunError, f"cannot write {run.saved_model}"):
                 export_saved_model(self._exported(), card, run.saved_model)
-            tolerance = GPU_TOLERANCE if self.plan.machine.gpus else TOLERANCE
-            parity = check_parity(run.saved_model, self.testing, probabilities, card.class_names, tolerance)
+            tolerance = AFTER_GPU if self.plan.machine.gpus else FLOAT32
+            parity = check_parity(run.saved_model, "saved_model", "none", card, self.testing, probabilities, tolerance)
+            add_parity(run.parity_file, parity)
         except BaseException:
             shutil.rmtree(run.export, ignore_errors=True)
             raise
-        run.write(run.parity_file, parity.model_dump_json(indent=2) + "\n")
         return parity
 
     def _exported(self) -> Classifier:

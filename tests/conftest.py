@@ -52,13 +52,25 @@ def image_folder(tmp_path: Path) -> Path:
 @contextmanager
 def _exporting_nothing() -> Iterator[None]:
     """In this process runs export nothing: half of the time of a small one, for tests of what comes before."""
-    from hyperrule.export.parity import Parity
+    from hyperrule.export.parity import Parity, add_parity
     from hyperrule.job import Job
 
     def export(job: Job, probabilities: npt.NDArray[np.float32], temperature: float = 1.0) -> Parity:
-        parity = Parity(examples=len(probabilities), top1_agreement=1.0, largest_difference=0.0)
+        parity = Parity(
+            format="saved_model",
+            quantize="none",
+            path=str(job.run.saved_model),
+            bytes=0,
+            examples=len(probabilities),
+            top1_agreement=1.0,
+            largest_difference=0.0,
+            accuracy_before=1.0,
+            accuracy_after=1.0,
+            latency_ms_1=1.0,
+            images_per_second_32=1.0,
+        )
         job.run.export.mkdir(exist_ok=True)
-        job.run.write(job.run.parity_file, parity.model_dump_json())
+        add_parity(job.run.parity_file, parity)
         return parity
 
     with pytest.MonkeyPatch.context() as patch:

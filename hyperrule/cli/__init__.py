@@ -17,6 +17,7 @@ COMMANDS = (
     "distill",
     "doctor",
     "evaluate",
+    "export",
     "finetune",
     "launch",
     "plan",

@@ -24,7 +24,7 @@ from hyperrule.distillation.teacher import Teacher
 from hyperrule.errors import RunFolderError
 from hyperrule.evaluation.evaluate import Floats, Pass
 from hyperrule.evaluation.predictions import write_predictions
-from hyperrule.export.parity import Parity
+from hyperrule.export.parity import Parity, read_parities
 from hyperrule.files import whole_file
 from hyperrule.job import Job
 from hyperrule.planning.distill_plan import DistillPlan
@@ -227,5 +227,4 @@ def folder_distilled(run: RunFolder) -> Distilled:
     if not isinstance(plan, DistillPlan):
         raise RunFolderError(f"{run.path} holds a fine-tuning, not a distillation.")
     agreements = Agreements.model_validate_json(run.eval_file.read_text(encoding="utf-8"))
-    told = run.parity_file.read_text(encoding="utf-8") if run.parity_file.exists() else None
-    return Distilled(run, plan, agreements, None if told is None else Parity.model_validate_json(told))
+    return Distilled(run, plan, agreements, read_parities(run.parity_file).get("saved_model"))

@@ -1,11 +1,9 @@
 """A BiT from any form to the two that others read: the public .npz, and a TF2 Hub module. No TensorFlow, unless
 it is needed."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -17,7 +15,7 @@ from hyperrule.backbones.checkpoints import StoredArrays, head_classes, write_ar
 from hyperrule.backbones.describe import UnknownInputRange, describe_backbone
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.errors import BackboneError, RunError, UserError
-from hyperrule.files import os_errors_as
+from hyperrule.files import os_errors_as, taking_its_place
 from hyperrule.input_range import BIT_RANGE, InputRange, parse_input_range
 from hyperrule.progress import Reporter
 from hyperrule.silence import silent_native_stderr
@@ -65,7 +63,7 @@ def port_backbone(
     input_range = _checked_range(form, asked)
     if form == "npz" and classifier:
         raise UserError("--classifier is for SavedModels: a .npz has the source's head anyway. Leave it out.")
-    with _taking_its_place(target) as staging:
+    with taking_its_place(target) as staging:
         info, architecture = _described(source, reporter)
         wanted = info.path is not None and (form == "npz" or classifier)
         classes = head_classes(Path(info.path or ""), info.features) if wanted else None
@@ -108,23 +106,6 @@ def _checked_range(form: str, asked: InputRange | str | None) -> InputRange:
     if received not in RANGES:
         raise UserError(f"--input-range must be 0,1 or -1,1. Received: {asked}")
     return received
-
-
-@contextmanager
-def _taking_its_place(target: Path) -> Iterator[Path]:
-    """Yields a path beside `target`, which must not exist, that gets its name when the block ends.
-
-    Raises UserError, before anything long is begun, if it could not be written there.
-    """
-    if os.path.lexists(target):
-        raise UserError(f"{target} exists. Choose a name that is free, or remove it first.")
-    with os_errors_as(UserError, f"cannot write {target}"):
-        scratch = TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
-    with scratch:
-        staging = Path(scratch.name, target.name)
-        yield staging
-        with os_errors_as(RunError, f"cannot write {target}"):
-            os.rename(staging, target)
 
 
 def _described(source: str, reporter: Reporter) -> tuple[BackboneInfo, Architecture]:

@@ -5,12 +5,12 @@ from pathlib import Path
 import tensorflow as tf
 
 from hyperrule.data.preprocess import for_evaluation, resize
-from hyperrule.export.card import CARD_FILE, Card
-from hyperrule.export.hub_form import HubForm
+from hyperrule.export.card import Card
+from hyperrule.export.classifier_module import ClassifierModule, write_card
 from hyperrule.training.classifier import Classifier
 
 
-class Serving(HubForm):
+class Serving(ClassifierModule):
     """Signatures over a classifier made for inference; as a module, it is the classifier's backbone.
 
     `serving_default`: image_bytes string [N], each a JPEG, PNG, GIF, BMP or WebP of any size.
@@ -20,19 +20,8 @@ class Serving(HubForm):
     """
 
     def __init__(self, classifier: Classifier, card: Card, labels_file: Path) -> None:
-        backbone = classifier.backbone
-        super().__init__(
-            classifier.features,
-            backbone.arrays.values(),
-            backbone.trainable_arrays,
-            backbone.regularizers,
-            (0, 1),
-            backbone.side,
-            backbone.heeds_training,
-        )
+        super().__init__(classifier, card)
         self.resized = card.size
-        self.temperature = card.temperature
-        self.classifier = classifier
         self.class_names = tf.constant(card.class_names)
         self.labels = tf.saved_model.Asset(str(labels_file))
 
@@ -48,7 +37,7 @@ class Serving(HubForm):
         return self._classify(resize(images, self.resized))
 
     def _classify(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = tf.nn.softmax(self.classifier.head(self.infer(images)) / self.temperature)
+        probabilities = self.probabilities(images)
         batch = tf.shape(probabilities)[0]
         return {
             "label": tf.gather(self.class_names, tf.argmax(probabilities, axis=1)),
@@ -68,6 +57,4 @@ def export_saved_model(classifier: Classifier, card: Card, folder: Path) -> None
     signatures = {"serving_default": serving.classify_bytes, "images": serving.classify_images}
     tf.saved_model.save(serving, str(folder), signatures=signatures)
     labels_file.unlink()
-    extra = folder / "assets.extra"
-    extra.mkdir()
-    (extra / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_card(card, folder)

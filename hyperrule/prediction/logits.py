@@ -16,7 +16,7 @@ from hyperrule.planning.estimate import fit
 from hyperrule.planning.machine import this_machine
 from hyperrule.prediction.released import ReleasedClassifier
 from hyperrule.progress import Reporter
-from hyperrule.training.classifier import fold, make_classifier
+from hyperrule.training.classifier import Classifier, fold, make_classifier
 
 BATCH = 32  # at most; larger ones are hardly faster
 
@@ -29,23 +29,35 @@ def logits_function(classifier: ReleasedClassifier) -> Logits:
 
     Raises BackboneError if the files cannot be loaded.
     """
-    backbone, head = classifier.backbone, classifier.head
-    if head is None:
-        function = make_classifier(backbone, classes=1).features  # a head of its own would be as large as the logits
+    if classifier.head is None:
+        # A head of its own would be as large as the logits.
+        function = make_classifier(classifier.backbone, classes=1).features
     else:
-        function = network = make_classifier(backbone, classifier.classes)
-        with StoredArrays(head) as arrays:
-            if backbone.network is not None:
-                network.load(arrays)
-                fold(network, network)  # in place: the largest have no room for a copy
-            else:
-                network.head.kernel.assign(arrays[f"{HEAD}kernel"][0, 0])
-                network.head.bias.assign(arrays[f"{HEAD}bias"])
+        function = load_classifier(classifier)
     images = tf.TensorSpec([None, classifier.size, classifier.size, 3], tf.float32)
     compiled: Logits = tf.function(
         lambda images: function(images) / classifier.temperature, input_signature=[images], autograph=False
     )
     return compiled
+
+
+def load_classifier(classifier: ReleasedClassifier, folded: bool = True) -> Classifier:
+    """The network of a classifier that has a head, a BiT's kernels as they are used or, not `folded`, as they train.
+
+    Raises BackboneError if the files cannot be loaded.
+    """
+    backbone = classifier.backbone
+    network = make_classifier(backbone, classifier.classes)
+    assert classifier.head is not None
+    with StoredArrays(classifier.head) as arrays:
+        if backbone.network is not None:
+            network.load(arrays)
+            if folded:
+                fold(network, network)  # in place: the largest have no room for a copy
+        else:
+            network.head.kernel.assign(arrays[f"{HEAD}kernel"][0, 0])
+            network.head.bias.assign(arrays[f"{HEAD}bias"])
+    return network
 
 
 def streamed(classifier: ReleasedClassifier, contents: Contents, stage: str, reporter: Reporter) -> Batches:

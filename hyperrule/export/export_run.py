@@ -1,0 +1,106 @@
+"""A finished run's classifier in another form: written, run in a fresh process, compared."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from hyperrule.data import Examples
+from hyperrule.errors import RunError, RunFolderError
+from hyperrule.export.card import Card
+from hyperrule.export.check import check_parity
+from hyperrule.export.classifier_module import export_module
+from hyperrule.export.formats import AFTER_GPU, FLOAT32, TOLERANCES, FormatName, Quantize, export_name
+from hyperrule.export.parity import Parity
+from hyperrule.export.saved_model import export_saved_model
+from hyperrule.files import os_errors_as
+from hyperrule.prediction.logits import load_classifier
+from hyperrule.prediction.released import ReleasedClassifier
+from hyperrule.progress import Reporter
+from hyperrule.run_folder import RunFolder
+
+
+def export_run(
+    run: RunFolder,
+    classifier: ReleasedClassifier,
+    training: Examples,
+    testing: Examples,
+    name: FormatName,
+    quantize: Quantize,
+    min_agreement: float | None,
+    target: Path,
+    reporter: Reporter,
+) -> Parity:
+    """Write the run's classifier to `target`, which does not exist, and run it.
+
+    `testing` are the images of the run's evaluation, `training` those that 8-bit ranges are measured on. Raises
+    RunFolderError if the evaluation was of other images, UserError if the network does not allow the format, RunError
+    if it cannot be converted, or disagrees with the evaluation.
+    """
+    probabilities = _evaluated(run, testing.ids)
+    card = Card(
+        name=run.path.resolve().name,
+        class_names=tuple(known.name for known in classifier.class_names),
+        size=classifier.size,
+        temperature=classifier.temperature,
+    )
+    tolerance = TOLERANCES[quantize]
+    if run.read_plan().machine.gpus and tolerance == FLOAT32:
+        tolerance = AFTER_GPU
+    if min_agreement is not None:
+        tolerance = tolerance.model_copy(update={"agreement": min_agreement})
+    reporter.say(f"Exporting {card.name} as {export_name(name, quantize)} ...")
+    with os_errors_as(RunError, "the export cannot be written"):
+        _write(classifier, card, name, quantize, training, target)
+    reporter.say("Comparing it with the evaluation, in a fresh process ...")
+    return check_parity(target, name, quantize, card, testing, probabilities, tolerance)
+
+
+def _evaluated(run: RunFolder, ids: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Probabilities [N, classes] of the test images with these ids, as the run evaluated them."""
+    with os_errors_as(RunFolderError, f"cannot read {run.predictions_file}"):
+        table = pq.read_table(run.predictions_file, columns=["id", "probabilities"])
+    if table["id"].to_pylist() != list(ids):
+        raise RunFolderError(f"{run.predictions_file} is of other test images than the data set has now.")
+    column = table["probabilities"].combine_chunks()
+    return np.asarray(column.flatten(), np.float32).reshape(len(ids), -1)
+
+
+def _write(
+    classifier: ReleasedClassifier, card: Card, name: FormatName, quantize: Quantize, training: Examples, target: Path
+) -> None:
+    network = load_classifier(classifier, folded=name != "module")
+    match name:
+        case "saved_model":
+            export_saved_model(network, card, target)
+        case "module":
+            export_module(network, card, target)
+        case "litert":
+            from hyperrule.export.litert import export_litert
+
+            with _converting("LiteRT"):
+                export_litert(network, card, quantize, training, target)
+        case "onnx":
+            from hyperrule.export.onnx import export_onnx
+
+            with _converting("ONNX"):
+                export_onnx(network, card, target)
+        case "keras":
+            from hyperrule.export.keras_model import export_keras
+
+            export_keras(network, card, target)
+
+
+@contextmanager
+def _converting(what: str) -> Iterator[None]:
+    """Within the block a converter's failure, of whatever kind, becomes a RunError with its first line."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RunError(f"this network cannot be converted to {what}: {reason[:300]}") from error

@@ -1,0 +1,51 @@
+"""LiteRT (.tflite): float32, float16 or 8-bit weights, or 8-bit integers throughout."""
+
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from hyperrule.data import Examples
+from hyperrule.data.pipeline import evaluation_batches
+from hyperrule.export.card import CARD_FILE, Card
+from hyperrule.export.formats import Quantize
+from hyperrule.training.classifier import Classifier
+
+CALIBRATION_IMAGES = 200  # whose activations set the ranges of 8-bit integers
+
+
+def export_litert(classifier: Classifier, card: Card, quantize: Quantize, calibration: Examples, file: Path) -> None:
+    """Images float32 [N, S, S, 3] in [0, 1] -> probabilities float32 [N, classes].
+
+    int8 has integers where LiteRT has integer kernels, with ranges from `calibration` images; what is left, such as
+    the statistics of GroupNorm, is float32. labels.txt and hyperrule.json are appended as a zip, as LiteRT's
+    associated files are (https://ai.google.dev/edge/litert/models/metadata).
+    """
+    function = tf.function(
+        lambda images: {"probabilities": tf.nn.softmax(classifier(images) / card.temperature)},
+        input_signature=[tf.TensorSpec([None, card.size, card.size, 3], tf.float32, name="images")],
+        autograph=False,
+    )
+    frozen = convert_variables_to_constants_v2(function.get_concrete_function())
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen], tf.Module())
+    if quantize != "none":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantize == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if quantize == "int8":
+        converter.representative_dataset = lambda: _images(calibration, card.size)
+    with warnings.catch_warnings(action="ignore"):  # that float inputs have no statistics
+        file.write_bytes(converter.convert())
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("labels.txt", "".join(f"{name}\n" for name in card.class_names))
+        archive.writestr(CARD_FILE, card.model_dump_json(indent=2))
+
+
+def _images(examples: Examples, size: int) -> Iterator[list[tf.Tensor]]:
+    chosen = np.unique(np.linspace(0, len(examples) - 1, min(CALIBRATION_IMAGES, len(examples))).astype(int))
+    for batch in evaluation_batches(examples.take(chosen), 1, size, 1):
+        yield [batch.images]
