@@ -27,10 +27,11 @@ from hyperrule.planning.memory import tensor_bytes
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import make_plan, training_examples
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
+from hyperrule.prediction.exported import Model, describe_model
 from hyperrule.prediction.image_paths import find_images
 from hyperrule.prediction.images import labelled_images
 from hyperrule.prediction.labels import match_folders
-from hyperrule.prediction.released import Asked, ReleasedClassifier, describe_classifier, make_asked
+from hyperrule.prediction.released import Asked, describe_classifier, make_asked
 from hyperrule.progress import Reporter
 from hyperrule.recipe import Recipe, TrainingRecipe, make_recipe
 from hyperrule.recipe_data import images_of, pool_of, source_of
@@ -225,11 +226,11 @@ def predict(
 ) -> list[Prediction]:
     """The `top` likeliest classes (by default 5, or all where there are fewer) of every image, without training.
 
-    `model` is a name of the zoo that has a head, a hub handle, SavedModel folder or BiT .npz of a classifier, or a
-    run folder. `images` are files, folders, which are searched, globs, or "-" for a list on stdin. Where the best score
-    is below `threshold` (0 to 1), the prediction has `abstained`. `size` is the side in pixels to which images are
-    resized, by default what the classifier was released for. `activation`, `class_names` (a file with a name a line,
-    or "imagenet-1k" or "imagenet-21k") and `input_range` are for files of unknown origin.
+    `model` is a run folder, an export of one, a name of the zoo that has a head, or a hub handle, SavedModel folder or
+    BiT .npz of a classifier. `images` are files, folders, which are searched, globs, or "-" for a list on stdin. Where
+    the best score is below `threshold` (0 to 1), the prediction has `abstained`. `size` is the side in pixels to which
+    images are resized, by default what the classifier was released for. `activation`, `class_names` (a file with a name
+    a line, or "imagenet-1k" or "imagenet-21k") and `input_range` are for files of unknown origin.
 
     An image that cannot be decoded has an `error`. Raises UserError if the request cannot be met, RunError if the
     work cannot be finished.
@@ -272,7 +273,7 @@ def predict_each(
         asked = make_asked(size, activation, class_names, input_range)
         least = _checked_threshold(threshold)
         files = find_images([images] if isinstance(images, str | Path) else images)
-        classifier = describe_classifier(os.fspath(model), asked, reporter)
+        classifier = describe_model(os.fspath(model), asked, reporter)
         shown = _shown_classes(top, classifier)
     if classifier.note is not None:
         reporter.say(classifier.note)
@@ -305,7 +306,7 @@ def evaluate(
         asked = make_asked(size, activation, class_names, input_range)
         source = source_of(make_recipe({"dataset": dataset, **data}, Recipe), reporter)
         images = labelled_images(os.fspath(dataset), source.listing, split)
-        classifier = describe_classifier(os.fspath(model), asked, reporter)
+        classifier = describe_model(os.fspath(model), asked, reporter)
         labels = match_folders(images.class_names, classifier.class_names, classifier.name)
     if classifier.note is not None:
         reporter.say(classifier.note)
@@ -388,7 +389,7 @@ def _importing_tensorflow(plan: TrainingPlan) -> Iterator[None]:
         yield
 
 
-def _shown_classes(top: int | None, classifier: ReleasedClassifier) -> int:
+def _shown_classes(top: int | None, classifier: Model) -> int:
     if top is None:
         return min(DEFAULT_TOP, classifier.classes)
     if isinstance(top, bool) or not 1 <= top <= classifier.classes:

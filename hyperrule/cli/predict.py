@@ -31,10 +31,12 @@ def command(
 ) -> None:
     """Say what is on images, by a released classifier or a finished run; nothing is trained.
 
-    MODEL is a name that 'hyperrule backbones' lists with a head, a hub handle or a SavedModel folder whose outputs
-    are logits, a BiT .npz with a head, or a run folder. IMAGES are files, folders, which are searched, globs (quoted,
-    with ** for any folders), or - for a list of paths on stdin, one a line or ended by NUL. Files are written whole or
-    not at all; a million images need no more memory than their paths.
+    MODEL is a run folder, an export of one (.tflite, .onnx, .keras or a SavedModel), a name that 'hyperrule backbones'
+    lists with a head, a hub handle or a SavedModel folder whose outputs are logits, or a BiT .npz with a head.
+
+    IMAGES are files, folders, which are searched, globs (quoted, with ** for any folders), or - for a list of paths on
+    stdin, one a line or ended by NUL. A million need no more memory than their paths. Files are written whole or not
+    at all.
 
     \b
     Examples:

@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict
 from scipy.special import log_softmax
 
 from hyperrule.errors import DataError
+from hyperrule.prediction.exported import Model
 from hyperrule.prediction.images import LabelledImages, why_undecodable
 from hyperrule.prediction.logits import streamed
-from hyperrule.prediction.released import Activation, ReleasedClassifier
+from hyperrule.prediction.released import Activation
 from hyperrule.progress import Reporter
 from hyperrule.wording import listed
 
@@ -54,9 +55,7 @@ class Accuracy(BaseModel):
     undecodable: dict[str, str]
 
 
-def evaluate_images(
-    classifier: ReleasedClassifier, images: LabelledImages, labels: dict[str, int], reporter: Reporter
-) -> Accuracy:
+def evaluate_images(classifier: Model, images: LabelledImages, labels: dict[str, int], reporter: Reporter) -> Accuracy:
     """Exact figures; `labels` are the outputs that the class names of the images mean.
 
     Raises DataError if no image can be decoded, and otherwise as `streamed` does.
@@ -104,7 +103,7 @@ def ranks_and_losses(
         return (~behind).sum(axis=1), -log_softmax(logits.astype(np.float64), axis=1)[rows, labels]
 
 
-def _of_folder(classifier: ReleasedClassifier, folder: str, index: int, ranks: npt.NDArray[np.int64]) -> FolderAccuracy:
+def _of_folder(classifier: Model, folder: str, index: int, ranks: npt.NDArray[np.int64]) -> FolderAccuracy:
     """A ratio without a denominator is 0."""
     wnid, name = classifier.class_names[index]
     count = max(len(ranks), 1)

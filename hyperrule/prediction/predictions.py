@@ -10,9 +10,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hyperrule.data.contents import Files
+from hyperrule.prediction.exported import Model
 from hyperrule.prediction.images import why_undecodable
 from hyperrule.prediction.logits import Batches, streamed
-from hyperrule.prediction.released import Activation, ReleasedClassifier
+from hyperrule.prediction.released import Activation
 from hyperrule.progress import Reporter
 
 
@@ -64,7 +65,7 @@ class Predictions(Iterator[Prediction]):
 class Naming:
     """How logits are told: the `top` likeliest classes, of which the first must have a score of `threshold`."""
 
-    classifier: ReleasedClassifier
+    classifier: Model
     top: int
     threshold: float
 
@@ -86,7 +87,7 @@ class Naming:
 
 
 def predict_images(
-    classifier: ReleasedClassifier, images: Sequence[str], top: int, threshold: float, reporter: Reporter
+    classifier: Model, images: Sequence[str], top: int, threshold: float, reporter: Reporter
 ) -> Predictions:
     """The `top` likeliest classes of each file. Raises BackboneError if the classifier cannot be loaded."""
     contents = Files.of(Path(), images)
