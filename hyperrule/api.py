@@ -294,7 +294,8 @@ def evaluate(
     quiet: bool = False,
     **data: Any,
 ) -> Accuracy:
-    """Exact top-1, top-5 and loss of a classifier on labelled images, over all of its classes, without training.
+    """Exact figures of a classifier on labelled images, over all of its classes, without training: accuracy (top-1,
+    balanced, top-5), loss, calibration error, precision, recall and F1 by class, confusion matrix.
 
     `dataset` is what it is for `finetune`, its classes called by WordNet id, name or index; all images count, but
     where they are split those of `split`, by default of the first of test, validation and train that there is.

@@ -29,7 +29,7 @@ def command(
     parquet_file: str | None,
     **options: Any,
 ) -> None:
-    """Say what is on images, by a released classifier or a finished run; nothing is trained.
+    """Say what is on images, by a finished run, an export of one or a released classifier; nothing is trained.
 
     MODEL is a run folder, an export of one (.tflite, .onnx, .keras or a SavedModel), a name that 'hyperrule backbones'
     lists with a head, a hub handle or a SavedModel folder whose outputs are logits, or a BiT .npz with a head.
