@@ -115,6 +115,7 @@ class TrainingRecipe(BaseModel):
     checkpoint_every: int | None = Field(
         None, gt=0, description="Checkpoint every so many steps; by default every minute."
     )
+    tensorboard: bool = Field(False, description="Write TensorBoard event files into the run folder while training.")
     skip_corrupt: bool = Field(False, description="Decode every image first and leave out those that fail.")
 
     @field_validator("*", mode="before")

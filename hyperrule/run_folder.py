@@ -2,6 +2,7 @@
 
 plan.json            what runs, with reasons; written first
 metrics.jsonl        one line a step and an evaluation
+tensorboard/         the same as event files, where they were asked for
 checkpoints/         step-*.npz: weights and what the optimizer keeps, while the run is unfinished
 weights.npz          the trained network in BiT's public format
 eval.json            figures over all test examples; of a distillation, over those held out
@@ -39,6 +40,7 @@ class RunFolder:
         self.plan_file = path / "plan.json"
         self.lock_file = path / ".lock"
         self.metrics_file = path / "metrics.jsonl"
+        self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.weights_file = path / "weights.npz"
         self.eval_file = path / "eval.json"

@@ -7,6 +7,7 @@ import tensorflow as tf
 from hyperrule.data.preprocess import for_evaluation, resize
 from hyperrule.export.card import Card
 from hyperrule.export.classifier_module import ClassifierModule, write_card
+from hyperrule.export.warmup import WARMUP_FILE, write_warmup
 from hyperrule.training.classifier import Classifier
 
 
@@ -49,7 +50,7 @@ class Serving(ClassifierModule):
 
 def export_saved_model(classifier: Classifier, card: Card, folder: Path) -> None:
     """Save the folded classifier to `folder` (made, with parents), with assets/labels.txt, a class a line, and
-    assets.extra/hyperrule.json, the card."""
+    in assets.extra/ hyperrule.json, the card, and tf_serving_warmup_requests."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     labels_file = folder.parent / "labels.txt"
     labels_file.write_text("".join(f"{name}\n" for name in card.class_names), encoding="utf-8")
@@ -58,3 +59,4 @@ def export_saved_model(classifier: Classifier, card: Card, folder: Path) -> None
     tf.saved_model.save(serving, str(folder), signatures=signatures)
     labels_file.unlink()
     write_card(card, folder)
+    write_warmup(folder / "assets.extra" / WARMUP_FILE)

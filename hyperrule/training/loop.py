@@ -14,6 +14,7 @@ from hyperrule.planning.training_plan import Decided, TrainingPlan
 from hyperrule.progress import Reporter
 from hyperrule.run_folder import RunFolder
 from hyperrule.training.checkpoint import save_checkpoint
+from hyperrule.training.events import Events
 from hyperrule.training.feed import Feed
 from hyperrule.training.step import StepResult, TrainingStep
 from hyperrule.training.stop import StopRequest, interrupted, noting_signals
@@ -50,6 +51,7 @@ class Loop(Generic[P]):
         self.evaluate = evaluate
         self.workers = workers
         self.reporter = reporter
+        self.events = Events(run) if plan.recipe.tensorboard and workers.chief else None
         self.stop = StopRequest()
         self.last_checkpoint = time.monotonic()
         self.step_seconds = math.inf
@@ -161,6 +163,8 @@ class Loop(Generic[P]):
     def _record(self, line: dict[str, object]) -> None:
         if self.workers.chief:
             self.run.append_metrics(line)
+        if self.events is not None:
+            self.events.add(line)
 
     def _checkpoint_due(self, done: int) -> bool:
         if done == self.plan.steps:
