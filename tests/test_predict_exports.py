@@ -65,7 +65,8 @@ def export(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> 
                 export_saved_model(classifier, CARD, folder / "any")
                 return folder / "any"
             case "versions":
-                export_saved_model(classifier, CARD, folder / "served" / "1")
+                export_saved_model(classifier, CARD, folder / "served" / "10")
+                (folder / "served" / "9").mkdir()
                 return folder / "served"
             case "module":
                 export_module(classifier, CARD, folder / "module")

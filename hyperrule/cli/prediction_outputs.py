@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self, TextIO, cast
 import click
 
 from hyperrule.cli.options import writable
-from hyperrule.errors import RecipeError
+from hyperrule.errors import RecipeError, RunError
 from hyperrule.files import whole_file
 from hyperrule.prediction.formats import Write, csv_rows, json_array, json_lines, parquet_rows
 from hyperrule.wording import printable
@@ -100,9 +100,14 @@ def _stdout() -> Iterator[TextIO]:
     if sys.stdout.isatty():
         yield cast("TextIO", _Terminal())
     else:
-        # Taken now: a live display of progress takes the place of sys.stdout while it is on.
-        with _utf8(sys.stdout.buffer) as stream:
-            yield stream
+        try:
+            # Taken now: a live display of progress takes the place of sys.stdout while it is on.
+            with _utf8(sys.stdout.buffer) as stream:
+                yield stream
+        except BrokenPipeError:  # whoever reads has enough
+            raise
+        except OSError as error:
+            raise RunError(f"cannot write to stdout: {error.strerror or error}.") from None
 
 
 class _Terminal:

@@ -67,9 +67,8 @@ def describe_export(model: str, asked: Asked) -> ExportedClassifier | None:
     """Facts of an export; None if it is no SavedModel with a card, and not called .tflite, .onnx or .keras."""
     path = Path(os.path.expanduser(model))
     runtime = RUNTIMES.get(path.suffix)
-    if runtime is None:
-        places = (place for place in (path, path / "1") if (place / "assets.extra" / CARD_FILE).is_file())
-        path, runtime = next(places, path), SAVED_MODEL
+    if runtime is None or path.is_dir():
+        path, runtime = _newest(path), SAVED_MODEL
         if _card_of_saved_model(path) is None:
             return None
     card = _read(path, runtime)
@@ -82,7 +81,13 @@ def describe_export(model: str, asked: Asked) -> ExportedClassifier | None:
             raise BackboneError(f"{printable(path)} {what}. Received: {received}. Leave it out.")
     own = tuple(ClassName("", name) for name in card.class_names)
     names = own if asked.class_names is None else named_classes(asked.class_names, len(own), path.name)
-    return ExportedClassifier(path.name if path.suffix else card.name, path, runtime.name, names, card.size)
+    return ExportedClassifier(card.name if runtime is SAVED_MODEL else path.name, path, runtime.name, names, card.size)
+
+
+def _newest(path: Path) -> Path:
+    """Of a folder of numbered versions the one that TensorFlow Serving serves, the highest; else the path itself."""
+    versions = [child for child in path.iterdir() if child.name.isdecimal()] if path.is_dir() else []
+    return max(versions, key=lambda child: int(child.name), default=path)
 
 
 def _read(path: Path, runtime: _Runtime) -> Card:
