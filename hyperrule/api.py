@@ -27,9 +27,11 @@ from hyperrule.planning.memory import tensor_bytes
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import make_plan, training_examples
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
-from hyperrule.prediction.images import find_images, labelled_images
+from hyperrule.prediction.exported import Model, describe_model
+from hyperrule.prediction.image_paths import find_images
+from hyperrule.prediction.images import labelled_images
 from hyperrule.prediction.labels import match_folders
-from hyperrule.prediction.released import Asked, ReleasedClassifier, describe_classifier, make_asked
+from hyperrule.prediction.released import Asked, describe_classifier, make_asked
 from hyperrule.progress import Reporter
 from hyperrule.recipe import Recipe, TrainingRecipe, make_recipe
 from hyperrule.recipe_data import images_of, pool_of, source_of
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from hyperrule.distillation.distillation import Distilled
     from hyperrule.finetuning import Result
     from hyperrule.prediction.accuracy import Accuracy
-    from hyperrule.prediction.predictions import Prediction
+    from hyperrule.prediction.predictions import Prediction, Predictions
     from hyperrule.preflight.findings import Preflight
 
 P = TypeVar("P", bound=TrainingPlan)
@@ -215,6 +217,7 @@ def predict(
     images: str | Path | Iterable[str | Path],
     *,
     top: int | None = None,
+    threshold: float = 0.0,
     size: int | None = None,
     activation: str | None = None,
     class_names: str | Path | None = None,
@@ -223,26 +226,60 @@ def predict(
 ) -> list[Prediction]:
     """The `top` likeliest classes (by default 5, or all where there are fewer) of every image, without training.
 
-    `model` is a name of the zoo that has a head, a hub handle, SavedModel folder or BiT .npz of a classifier, or a
-    run folder. `images` are files and folders, which are searched. `size` is the side in pixels to which images are
-    resized, by default what the classifier was released for. `activation`, `class_names` (a file with a name a line,
-    or "imagenet-1k" or "imagenet-21k") and `input_range` are for files of unknown origin.
+    `model` is a run folder, an export of one, a name of the zoo that has a head, or a hub handle, SavedModel folder or
+    BiT .npz of a classifier. `images` are files, folders, which are searched, globs, or "-" for a list on stdin. Where
+    the best score is below `threshold` (0 to 1), the prediction has `abstained`. `size` is the side in pixels to which
+    images are resized, by default what the classifier was released for. `activation`, `class_names` (a file with a name
+    a line, or "imagenet-1k" or "imagenet-21k") and `input_range` are for files of unknown origin.
 
     An image that cannot be decoded has an `error`. Raises UserError if the request cannot be met, RunError if the
     work cannot be finished.
     """
+    return list(
+        predict_each(
+            model,
+            images,
+            top=top,
+            threshold=threshold,
+            size=size,
+            activation=activation,
+            class_names=class_names,
+            input_range=input_range,
+            quiet=quiet,
+        )
+    )
+
+
+def predict_each(
+    model: str | Path,
+    images: str | Path | Iterable[str | Path],
+    *,
+    top: int | None = None,
+    threshold: float = 0.0,
+    size: int | None = None,
+    activation: str | None = None,
+    class_names: str | Path | None = None,
+    input_range: tuple[float, float] | str | None = None,
+    quiet: bool = False,
+) -> Predictions:
+    """What `predict` returns, as an iterator that predicts as it is asked: of a million images, in memory are their
+    paths and a few batches.
+
+    The request is checked, and the classifier loaded, before this returns: UserError is raised here. While it is
+    iterated it raises RunError, if the work cannot be finished.
+    """
     reporter = Reporter(quiet)
     with os_errors_as(UserError, "a path cannot be used"):
         asked = make_asked(size, activation, class_names, input_range)
-        given = [images] if isinstance(images, str | Path) else images
-        files = find_images(Path(os.path.expanduser(path)) for path in given)
-        classifier = describe_classifier(os.fspath(model), asked, reporter)
+        least = _checked_threshold(threshold)
+        files = find_images([images] if isinstance(images, str | Path) else images)
+        classifier = describe_model(os.fspath(model), asked, reporter)
         shown = _shown_classes(top, classifier)
     if classifier.note is not None:
         reporter.say(classifier.note)
     with silent_native_stderr():
         from hyperrule.prediction.predictions import predict_images
-    return predict_images(classifier, files, shown, reporter)
+    return predict_images(classifier, files, shown, least, reporter)
 
 
 def evaluate(
@@ -257,7 +294,8 @@ def evaluate(
     quiet: bool = False,
     **data: Any,
 ) -> Accuracy:
-    """Exact top-1, top-5 and loss of a classifier on labelled images, over all of its classes, without training.
+    """Exact figures of a classifier on labelled images, over all of its classes, without training: accuracy (top-1,
+    balanced, top-5), loss, calibration error, precision, recall and F1 by class, confusion matrix.
 
     `dataset` is what it is for `finetune`, its classes called by WordNet id, name or index; all images count, but
     where they are split those of `split`, by default of the first of test, validation and train that there is.
@@ -269,7 +307,7 @@ def evaluate(
         asked = make_asked(size, activation, class_names, input_range)
         source = source_of(make_recipe({"dataset": dataset, **data}, Recipe), reporter)
         images = labelled_images(os.fspath(dataset), source.listing, split)
-        classifier = describe_classifier(os.fspath(model), asked, reporter)
+        classifier = describe_model(os.fspath(model), asked, reporter)
         labels = match_folders(images.class_names, classifier.class_names, classifier.name)
     if classifier.note is not None:
         reporter.say(classifier.note)
@@ -352,7 +390,7 @@ def _importing_tensorflow(plan: TrainingPlan) -> Iterator[None]:
         yield
 
 
-def _shown_classes(top: int | None, classifier: ReleasedClassifier) -> int:
+def _shown_classes(top: int | None, classifier: Model) -> int:
     if top is None:
         return min(DEFAULT_TOP, classifier.classes)
     if isinstance(top, bool) or not 1 <= top <= classifier.classes:
@@ -360,6 +398,12 @@ def _shown_classes(top: int | None, classifier: ReleasedClassifier) -> int:
             f"top must be from 1 to {classifier.classes}, the classes of {classifier.name}. Received: {top!r}"
         )
     return top
+
+
+def _checked_threshold(threshold: float) -> float:
+    if not 0 <= threshold <= 1:
+        raise RecipeError(f"threshold must be a probability, from 0 to 1. Received: {threshold!r}")
+    return threshold
 
 
 def _plan(

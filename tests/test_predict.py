@@ -30,14 +30,15 @@ from hyperrule.cli import main
 from hyperrule.data import open_source
 from hyperrule.data.preprocess import for_evaluation
 from hyperrule.errors import BackboneError, DataError, RecipeError, UserError
+from hyperrule.evaluation.confidence import reliability
 from hyperrule.evaluation.metrics import compute_metrics
 from hyperrule.export.card import Card
 from hyperrule.export.saved_model import export_saved_model
-from hyperrule.prediction.accuracy import ranks_and_losses
 from hyperrule.prediction.images import labelled_images
 from hyperrule.prediction.labels import ClassIndex, match_folders
 from hyperrule.prediction.predictions import Prediction
 from hyperrule.prediction.released import Asked, ReleasedClassifier, describe_classifier
+from hyperrule.prediction.tally import Tally, ranks_and_losses
 from hyperrule.progress import Reporter
 from hyperrule.training.classifier import Classifier, make_classifier
 
@@ -225,6 +226,17 @@ def test_figures_are_those_of_the_evaluation_after_training(small: Path, photogr
     assert (figures["examples"], figures["classes"], figures["split"]) == (6, 16, None)
     assert (figures["top1"], figures["top5"]) == (expected.top1, expected.top5) == (2 / 6, 4 / 6)
     assert figures["loss"] == pytest.approx(expected.loss, rel=1e-4)
+    assert figures["balanced_accuracy"] == pytest.approx(expected.balanced_accuracy)
+    assert figures["confusion"] == [list(row) for row in expected.confusion]
+    assert figures["class_names"] == [str(index) for index in range(16)]
+    by_class = {known.name: known for known in expected.per_class}
+    for row in figures["per_class"]:
+        known = by_class[format(row["index"], "x")]
+        found = [row[name] for name in ("examples", "precision", "recall", "f1", "top1")]
+        assert found == pytest.approx([known.examples, known.precision, known.recall, known.f1, known.recall])
+    judged = reliability(logits, labels)
+    assert figures["reliability"]["ece"] == pytest.approx(judged.ece, abs=1e-5)
+    assert [row["examples"] for row in figures["reliability"]["bins"]] == [row.examples for row in judged.bins]
     assert {row["folder"]: row["examples"] for row in figures["per_class"]} == {
         str(label): int(np.sum(labels == label)) for label in np.unique(labels)
     }
@@ -261,6 +273,22 @@ def test_one_image_is_enough_and_bad_ones_are_left_out_and_told(small: Path, pho
     (tmp_path / "val" / "5" / images_in(photographs)[0].name).unlink()
     with pytest.raises(DataError, match=r"none of the 1 images .* can be decoded: val/5/bad\.jpg \(not JPEG"):
         hyperrule.evaluate(small, tmp_path, size=SIZE, quiet=True)
+
+
+def test_batches_add_up_to_the_figures_of_all() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 3, (500, 9)).astype(np.float32), rng.integers(0, 9, 500)
+    tally = Tally(labels)
+    for start in range(0, 490, 70):  # the last 10 never come
+        tally.add(np.arange(start, start + 70), logits[start : start + 70])
+    expected = reliability(logits[:490], labels[:490].astype(np.int32))
+    found = tally.reliability()
+    assert (found.ece, found.loss) == pytest.approx((expected.ece, expected.loss))
+    assert [row.model_dump() for row in found.bins] == [pytest.approx(row.model_dump()) for row in expected.bins]
+    assert tally.predicted[:490].tolist() == logits[:490].argmax(axis=1).tolist()
+    assert tally.seen.sum() == 490
+    tally.add(np.array([490]), np.full((1, 9), np.nan, np.float32))
+    assert (tally.predicted[490], tally.ranks[490], tally.reliability().ece) == (-1, 9, found.ece)
 
 
 def test_ranks_of_equal_and_broken_logits() -> None:
@@ -417,6 +445,7 @@ def test_a_run_of_a_foreign_network(
     images = images_in(photographs)
     assert_run_predicts(run_folder, classifier, images)
     shutil.copytree(run_folder / "export" / "saved_model" / "1", tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "elsewhere" / "assets.extra")  # as exports were before they had a card
     with pytest.raises(BackboneError, match=r"is the export of a run, which returns features .* Give the run folder"):
         hyperrule.predict(tmp_path / "elsewhere", images, quiet=True)
 
@@ -467,6 +496,18 @@ def refused(files: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.
         (["7.npz", "image.png", "gone.jpg"], ["no such image or folder: gone.jpg."]),
         (["7.npz", "image.png", "--top", "8"], ["from 1 to 7", "Received: 8"]),
         (["7.npz", "image.png", "--top", "0"], ["from 1 to 7", "Received: 0"]),
+        (["7.npz", "image.png", "--threshold", "43"], ["threshold must be a probability, from 0 to 1", "43.0"]),
+        (["7.npz", "image.png", "--threshold", "nan"], ["threshold must be a probability", "Received: nan"]),
+        (
+            ["7.npz", "image.png", "--csv", "gone/o.csv"],
+            ["--csv gone/o.csv cannot be written: there is no folder gone"],
+        ),
+        (["7.npz", "image.png", "--jsonl", "empty"], ["--jsonl empty cannot be written: it is a folder"]),
+        (["7.npz", "image.png", "--csv", "/dev/null"], ["--csv /dev/null cannot be written: it is not a regular file"]),
+        (["7.npz", "image.png", "--parquet", "-"], ["cannot be written to stdout"]),
+        (["7.npz", "image.png", "--csv", "-", "--json"], ["--csv and --json would write to the same place"]),
+        (["7.npz", "image.png", "--csv", "o", "--parquet", "./o"], ["--csv and --parquet would write to the same"]),
+        (["7.npz", "*.jgp"], ["no image matches '*.jgp'"]),
         (["7.npz", "image.png", "--size", "31"], ["from 32 to 4096", "Received: 31"]),
         (["7.npz", "image.png", "--activation", "tanh"], ["softmax or sigmoid", "Received: 'tanh'"]),
         (["7.npz", "image.png", "--input-range", "1,2"], ["0,1 or -1,1 or 0,255", "Received: '1,2'"]),

@@ -1,7 +1,6 @@
 """`hyperrule check`: what is wrong with a data set."""
 
 import json
-import os
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -10,8 +9,7 @@ import click
 from rich.console import Console
 
 from hyperrule.api import check
-from hyperrule.cli.options import data_options
-from hyperrule.errors import RecipeError
+from hyperrule.cli.options import data_options, writable
 from hyperrule.preflight.description import facts
 from hyperrule.preflight.findings import Preflight
 from hyperrule.preflight.verdicts import verdicts
@@ -42,7 +40,7 @@ def command(dataset: str, html: str | None, write_exclusions: str | None, as_jso
 
     Exit codes: 0 nothing must be mended; 1 errors were found; 2 the request cannot be met.
     """
-    page, exclusions = _writable("--html", html), _writable("--write-exclusions", write_exclusions)
+    page, exclusions = writable("--html", html), writable("--write-exclusions", write_exclusions)
     found = check(dataset, **{name: value for name, value in options.items() if value is not None})
     if exclusions is not None:
         found.write_exclusions(exclusions)
@@ -53,20 +51,6 @@ def command(dataset: str, html: str | None, write_exclusions: str | None, as_jso
     else:
         _render(found, exclusions)
     click.get_current_context().exit(1 if found.must_be_mended else 0)
-
-
-def _writable(flag: str, name: str | None) -> Path | None:
-    """The file, if it can be there: what is decoded for an hour must not be lost to a typing mistake."""
-    if name is None:
-        return None
-    file = Path(os.path.expanduser(name))
-    if not file.parent.is_dir():
-        raise RecipeError(f"{flag} {file} cannot be written: there is no folder {file.parent}.")
-    if file.is_dir():
-        raise RecipeError(f"{flag} {file} cannot be written: it is a folder. Name a file in it.")
-    if not os.access(file.parent, os.W_OK):
-        raise RecipeError(f"{flag} {file} cannot be written: no permission to write in {file.parent}.")
-    return file
 
 
 def _render(found: Preflight, exclusions: Path | None) -> None:

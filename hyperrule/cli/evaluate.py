@@ -22,14 +22,15 @@ WEAKEST = 5  # classes that are shown
 @data_options()
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
 def command(model: str, dataset: str, as_json: bool, **options: Any) -> None:
-    """Measure a released classifier or a finished run on labelled images; nothing is trained.
+    """Measure a finished run, an export of one or a released classifier on labelled images; nothing is trained.
 
     MODEL is what 'hyperrule predict' takes. Every image is judged against all classes of MODEL; class folders are
     called by WordNet id (n01440764 or n01440764_tench), name or index of a class. Where images are not split,
-    all of them count.
+    all of them count. --json has all figures by class, and up to 1,000 classes the confusion matrix.
 
     \b
-    Example:
+    Examples:
+      hyperrule evaluate runs/flowers/export/classifier.tflite --dataset flowers --json
       hyperrule evaluate bit-s-r50x1 --dataset imagenette --split validation
 
     Exit codes: 0 done; 1 an image could not be decoded and is not counted; 2 the request cannot be met.
@@ -49,6 +50,8 @@ def _render(accuracy: "Accuracy") -> None:
         f"{accuracy.split or 'overall'} accuracy {accuracy.top1:.2%} ({correct} of {accuracy.examples}), "
         f"top-5 {accuracy.top5:.2%}{loss}"
     )
+    ece = f", expected calibration error {accuracy.reliability.ece:.2%}" if accuracy.reliability is not None else ""
+    click.echo(f"balanced    {accuracy.balanced_accuracy:.2%}{ece}")
     click.echo(f"classifier  {accuracy.model}: {accuracy.classes} classes, {accuracy.activation}, {accuracy.size} px")
     present = (figures for figures in accuracy.per_class if figures.examples)
     weakest = sorted(present, key=lambda figures: figures.top1)[:WEAKEST]

@@ -1,12 +1,15 @@
-"""Flags made from the fields of a recipe, and their way back into one set of options."""
+"""Flags made from the fields of a recipe, their way back into one set of options, and files to be written."""
 
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
 
+from hyperrule.errors import RecipeError
 from hyperrule.recipe import LENGTHS, LISTED, Recipe, TrainingRecipe, load_recipe, parse_assignment
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -68,6 +71,22 @@ def collect(recipe: str | None, assignments: tuple[str, ...], flags: dict[str, A
             options = {name: value for name, value in options.items() if name not in LENGTHS}
         options.update(layer)
     return options
+
+
+def writable(flag: str, name: str | None) -> Path | None:
+    """The file, if it can be there: what is decoded for an hour must not be lost to a typing mistake."""
+    if name is None:
+        return None
+    file = Path(os.path.expanduser(name))
+    if not file.parent.is_dir():
+        raise RecipeError(f"{flag} {file} cannot be written: there is no folder {file.parent}.")
+    if file.is_dir():
+        raise RecipeError(f"{flag} {file} cannot be written: it is a folder. Name a file in it.")
+    if file.exists() and not file.is_file():
+        raise RecipeError(f"{flag} {file} cannot be written: it is not a regular file. Name one.")
+    if not os.access(file.parent, os.W_OK):
+        raise RecipeError(f"{flag} {file} cannot be written: no permission to write in {file.parent}.")
+    return file
 
 
 def _kind(field: FieldInfo, kind: Any) -> str:

@@ -1,17 +1,14 @@
-"""Images that a classifier is given: files on the command line, labelled ones of a data set; no TensorFlow."""
+"""Labelled images of a data set that a classifier is judged by, and why some cannot be; no TensorFlow."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from hyperrule.data import Listing, Split
 from hyperrule.data.contents import Contents
 from hyperrule.data.inspection import UNREADABLE, opened, reason
-from hyperrule.data.sources.image_folder import EXTENSIONS, image_files
 from hyperrule.errors import DataError
-from hyperrule.wording import listed, printable
 
 BY_DEFAULT: tuple[Split, ...] = ("test", "validation", "train")  # the first that a data set has
 
@@ -25,22 +22,6 @@ class LabelledImages:
     ids: Sequence[str]
     class_names: Sequence[str]
     contents: Contents
-
-
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """The files among the paths, and all image files in the folders, by name. Raises DataError if there is no image
-    at all or a path does not exist."""
-    given = list(paths)
-    if missing := [printable(path) for path in given if not path.exists()]:
-        raise DataError(f"no such image or folder: {listed(missing)}.")
-    found = [image for path in given for image in (image_files(path)[0] if path.is_dir() else [path])]
-    if not found:
-        received = f"no image in {listed(map(printable, given))}" if given else "nothing"
-        raise DataError(
-            f"give images, or folders with them. Received: {received}. "
-            f"Of folders, these files count: {', '.join(sorted(EXTENSIONS))}."
-        )
-    return found
 
 
 def labelled_images(name: str, listing: Listing, split: Split | None) -> LabelledImages:
@@ -66,9 +47,11 @@ def labelled_images(name: str, listing: Listing, split: Split | None) -> Labelle
 
 def why_undecodable(contents: Contents, index: int) -> str:
     """What is wrong with an image that TensorFlow has not decoded."""
-    encoded = b""
     try:
         encoded = contents[index]
+    except OSError as error:
+        return error.strerror or str(error)
+    try:
         with opened(encoded) as image:
             image.load()
             return f"a kind of {image.format} that TensorFlow does not read; save it as PNG"

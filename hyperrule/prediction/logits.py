@@ -1,7 +1,8 @@
-"""A released classifier in memory, and images streamed through it."""
+"""A classifier in memory, and images streamed through it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 import numpy as np
 import numpy.typing as npt
@@ -11,31 +12,53 @@ from hyperrule.backbones.checkpoints import HEAD, StoredArrays
 from hyperrule.data.contents import Contents
 from hyperrule.data.preprocess import for_evaluation
 from hyperrule.data.reading import load_images
-from hyperrule.errors import RunError
+from hyperrule.errors import BackboneError, RunError
 from hyperrule.planning.estimate import fit
 from hyperrule.planning.machine import this_machine
+from hyperrule.prediction.exported import ExportedClassifier, Model
 from hyperrule.prediction.released import ReleasedClassifier
 from hyperrule.progress import Reporter
+from hyperrule.silence import silent_native_stderr
 from hyperrule.training.classifier import Classifier, fold, make_classifier
+from hyperrule.wording import printable
 
 BATCH = 32  # at most; larger ones are hardly faster
+SMALLEST = np.finfo(np.float32).tiny  # a probability that has a logarithm
+
+Logits = Callable[[tf.Tensor], tf.Tensor]
+Batches = Generator[tuple[npt.NDArray[np.int64], tf.Tensor]]
 
 
-def logits_function(classifier: ReleasedClassifier) -> Callable[[tf.Tensor], tf.Tensor]:
+def logits_function(classifier: Model) -> Logits:
     """Images float32 [N, size, size, 3] in [0, 1] -> calibrated logits float32 [N, classes], compiled once.
 
     Raises BackboneError if the files cannot be loaded.
     """
+    if isinstance(classifier, ExportedClassifier):
+        return _logits_of_export(classifier)
     if classifier.head is None:
         # A head of its own would be as large as the logits.
         function = make_classifier(classifier.backbone, classes=1).features
     else:
         function = load_classifier(classifier)
     images = tf.TensorSpec([None, classifier.size, classifier.size, 3], tf.float32)
-    compiled: Callable[[tf.Tensor], tf.Tensor] = tf.function(
+    compiled: Logits = tf.function(
         lambda images: function(images) / classifier.temperature, input_signature=[images], autograph=False
     )
     return compiled
+
+
+def _logits_of_export(classifier: ExportedClassifier) -> Logits:
+    """Logarithms of the probabilities: they are logits of the same softmax."""
+    try:
+        with silent_native_stderr():
+            runtime = import_module(f"hyperrule.export.runtimes.{classifier.runtime}")
+            probabilities = runtime.load(str(classifier.path))
+            probabilities(np.zeros((1, classifier.size, classifier.size, 3), np.float32))
+    except Exception as error:  # of whatever kind a runtime raises
+        reason = " ".join(str(error).split())[:200]
+        raise BackboneError(f"{printable(classifier.path)} cannot be loaded: {reason}") from error
+    return lambda images: tf.math.log(tf.maximum(probabilities(images.numpy()), SMALLEST))
 
 
 def load_classifier(classifier: ReleasedClassifier, folded: bool = True) -> Classifier:
@@ -57,18 +80,22 @@ def load_classifier(classifier: ReleasedClassifier, folded: bool = True) -> Clas
     return network
 
 
-def streamed(
-    classifier: ReleasedClassifier, contents: Contents, stage: str, reporter: Reporter
-) -> Iterator[tuple[npt.NDArray[np.int64], tf.Tensor]]:
+def streamed(classifier: Model, contents: Contents, stage: str, reporter: Reporter) -> Batches:
     """(index int64 [M], logits float32 [M, classes]) of the images that can be decoded, in their order.
 
-    The indices that never come are those of the others. Raises BackboneError if the classifier cannot be loaded,
-    RunError if TensorFlow fails.
+    The indices that never come are those of the others. Raises BackboneError if the classifier cannot be loaded;
+    while it is iterated, RunError if TensorFlow fails.
     """
-    with _told(classifier), reporter.stage(stage, len(contents)) as report:
+    with _told(classifier):
         logits = logits_function(classifier)
-        at_once = min(BATCH, len(contents))
-        batch, _ = fit(classifier.backbone, classifier.size, at_once, "float32", this_machine())
+    return _batches(classifier, logits, contents, stage, reporter)
+
+
+def _batches(classifier: Model, logits: Logits, contents: Contents, stage: str, reporter: Reporter) -> Batches:
+    batch = min(BATCH, len(contents))
+    if isinstance(classifier, ReleasedClassifier):
+        batch, _ = fit(classifier.backbone, classifier.size, batch, "float32", this_machine())
+    with _told(classifier), reporter.stage(stage, len(contents)) as report:
         done = 0
         for indices, images in _decoded(contents, classifier.size, batch):
             yield indices.numpy(), logits(images)
@@ -89,7 +116,7 @@ def _decoded(contents: Contents, side: int, batch: int) -> tf.data.Dataset:
 
 
 @contextmanager
-def _told(classifier: ReleasedClassifier) -> Iterator[None]:
+def _told(classifier: Model) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:

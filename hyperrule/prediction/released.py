@@ -250,13 +250,18 @@ def _refuse_export(backbone: BackboneInfo) -> None:
 
 
 def _class_names(found: _Found, asked: str | None) -> tuple[ClassName, ...]:
-    if asked is None:
-        if found.class_names is None and found.classes == CLASSES[NAMES_OF_21K]:
-            return class_names(NAMES_OF_21K)
-        return found.class_names or tuple(ClassName("", str(index)) for index in range(found.classes))
-    for key, classes in CLASSES.items():
+    if asked is not None:
+        return named_classes(asked, found.classes, found.backbone.name)
+    if found.class_names is None and found.classes == CLASSES[NAMES_OF_21K]:
+        return class_names(NAMES_OF_21K)
+    return found.class_names or tuple(ClassName("", str(index)) for index in range(found.classes))
+
+
+def named_classes(asked: str, classes: int, classifier: str) -> tuple[ClassName, ...]:
+    """The `classes` names that `asked`, as of `Asked.class_names`, gives. Raises BackboneError for another number."""
+    for key, known in CLASSES.items():
         if asked == key:
-            if classes != found.classes:
-                raise BackboneError(f"{key} names {classes} classes; {found.backbone.name} has {found.classes}.")
+            if known != classes:
+                raise BackboneError(f"{key} names {known} classes; {classifier} has {classes}.")
             return class_names(key)
-    return read_class_names(Path(os.path.expanduser(asked)), found.classes)
+    return read_class_names(Path(os.path.expanduser(asked)), classes)
