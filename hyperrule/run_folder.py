@@ -83,9 +83,11 @@ class RunFolder:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise RunFolderError(f"{self.path} is in use: another process is working on this run.") from None
-            yield
-            if self.finished:  # nobody resumes it
-                self.lock_file.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                if self.finished:  # nobody resumes it
+                    self.lock_file.unlink(missing_ok=True)
 
     def read_plan(self) -> Plan | DistillPlan:
         """The stored plan. Raises RunFolderError if there is none or it is of another format."""
