@@ -14,9 +14,9 @@ from hyperrule.data.pool import Pool
 from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.distillation.describe import describe_student, describe_teacher
 from hyperrule.errors import RecipeError, RunFolderError, UserError
-from hyperrule.export.formats import FormatName, checked_format, place
-from hyperrule.export.parity import Parity, add_parity
-from hyperrule.export.port import Ported, port_backbone
+from hyperrule.exporting.formats import FormatName, checked_format, place
+from hyperrule.exporting.parity import Parity, add_parity
+from hyperrule.exporting.port import Ported, port_backbone
 from hyperrule.files import os_errors_as, parent_made, taking_its_place
 from hyperrule.input_range import InputRange
 from hyperrule.planning.cluster import this_cluster
@@ -202,7 +202,7 @@ def export(
             with taking_its_place(target) as staging:
                 training, testing = images_of(folder, dataset, data_dir, reporter)
                 with silent_native_stderr():
-                    from hyperrule.export.export_run import export_run
+                    from hyperrule.exporting.export_run import export_run
                 parity = export_run(
                     folder, classifier, training, testing, name, quantization, min_agreement, staging, reporter
                 )

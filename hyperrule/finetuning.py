@@ -21,7 +21,7 @@ from hyperrule.evaluation.confidence import FITTED_ON_AT_MOST, scale_temperature
 from hyperrule.evaluation.metrics import Metrics, compute_metrics
 from hyperrule.evaluation.predictions import write_predictions
 from hyperrule.evaluation.probe import fit_head
-from hyperrule.export.parity import Parity, read_parities
+from hyperrule.exporting.parity import Parity, read_parities
 from hyperrule.files import whole_file
 from hyperrule.job import Job
 from hyperrule.planning.plan import Plan

@@ -18,11 +18,11 @@ from hyperrule.data import Examples
 from hyperrule.data.pipeline import MicroBatch, undecodable
 from hyperrule.errors import DataError, RunError
 from hyperrule.evaluation.evaluate import Evaluator
-from hyperrule.export.card import Card
-from hyperrule.export.check import check_parity
-from hyperrule.export.formats import AFTER_GPU, FLOAT32
-from hyperrule.export.parity import Parity, add_parity
-from hyperrule.export.saved_model import export_saved_model
+from hyperrule.exporting.card import Card
+from hyperrule.exporting.check import check_parity
+from hyperrule.exporting.formats import AFTER_GPU, FLOAT32
+from hyperrule.exporting.parity import Parity, add_parity
+from hyperrule.exporting.saved_model import export_saved_model
 from hyperrule.files import os_errors_as
 from hyperrule.planning.cluster import this_cluster
 from hyperrule.planning.training_plan import Calibration, TrainingPlan

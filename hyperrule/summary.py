@@ -3,7 +3,7 @@
 import json
 
 from hyperrule.evaluation.metrics import Metrics
-from hyperrule.export.parity import Parity
+from hyperrule.exporting.parity import Parity
 from hyperrule.planning.plan import Plan
 from hyperrule.run_folder import RunFolder
 from hyperrule.wording import number, plain

@@ -56,7 +56,9 @@ def terminal(command: str, said: str, file: Path) -> None:
 def screenshot(page: Path, theme: str, file: Path) -> None:
     browser = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if browser is None:
-        sys.exit(f"scripts/pictures: no Chromium to draw {file.name} with; one of {', '.join(CHROMIUM)} must be installed")
+        sys.exit(
+            f"scripts/pictures: no Chromium to draw {file.name} with; one of {', '.join(CHROMIUM)} must be installed"
+        )
     command = [browser, "--headless", "--no-sandbox", "--hide-scrollbars", "--force-device-scale-factor=1"]
     size = ",".join(map(str, PAGE))
     scheme = f"--blink-settings=preferredColorScheme={THEMES[theme]}"

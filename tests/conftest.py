@@ -52,7 +52,7 @@ def image_folder(tmp_path: Path) -> Path:
 @contextmanager
 def _exporting_nothing() -> Iterator[None]:
     """In this process runs export nothing: half of the time of a small one, for tests of what comes before."""
-    from hyperrule.export.parity import Parity, add_parity
+    from hyperrule.exporting.parity import Parity, add_parity
     from hyperrule.job import Job
 
     def export(job: Job, probabilities: npt.NDArray[np.float32], temperature: float = 1.0) -> Parity:

@@ -26,13 +26,13 @@ from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data import Examples
 from hyperrule.data.contents import Files
 from hyperrule.errors import UserError
-from hyperrule.export.card import Card
-from hyperrule.export.classifier_module import export_module
-from hyperrule.export.formats import FORMATS, FormatName, Quantize, place
-from hyperrule.export.keras_model import export_keras
-from hyperrule.export.litert import export_litert
-from hyperrule.export.onnx import export_onnx
-from hyperrule.export.saved_model import export_saved_model
+from hyperrule.exporting.card import Card
+from hyperrule.exporting.classifier_module import export_module
+from hyperrule.exporting.formats import FORMATS, FormatName, Quantize, place
+from hyperrule.exporting.keras_model import export_keras
+from hyperrule.exporting.litert import export_litert
+from hyperrule.exporting.onnx import export_onnx
+from hyperrule.exporting.saved_model import export_saved_model
 from hyperrule.training.classifier import Classifier, fold, make_classifier
 
 SIDE, NAMES = 32, ("naïve\u202e", "<b>cat</b>", 'a "quoted, name"', "狗")
@@ -110,7 +110,7 @@ def write(classifier: Classifier, name: FormatName, quantize: Quantize, examples
 
 
 def assert_says_the_same(path: Path, name: FormatName, classifier: Classifier, examples: Examples, most: float) -> None:
-    runtime = importlib.import_module(f"hyperrule.export.runtimes.{FORMATS[name].runtime}")
+    runtime = importlib.import_module(f"hyperrule.exporting.runtimes.{FORMATS[name].runtime}")
     images = pixels(examples)
     expected = softmax(classifier(images).numpy() / CARD.temperature, axis=1)
     assert expected.max(axis=1).std() > 0.01  # they tell the images apart
@@ -252,6 +252,6 @@ def test_runs_that_cannot_be_exported(run: Path, image_folder: Path, tmp_path: P
 
 
 def test_a_runtime_that_is_not_installed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("hyperrule.export.formats"), "find_spec", lambda _: None)
+    monkeypatch.setattr("hyperrule.exporting.formats.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"litert needs ai_edge_litert\. Install: pip install 'hyperrule\[litert\]'"):
         hyperrule.export(run, "litert", quiet=True)

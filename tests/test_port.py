@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 from click.testing import CliRunner
 from conftest import golden_array
+from hyperrule.export import bit_module
 from modules import R26, SmallNet, golden_arrays
 
 import hyperrule
@@ -28,7 +29,6 @@ from hyperrule.backbones.module_facts import module_facts
 from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.cli import main
 from hyperrule.errors import RunError
-from hyperrule.export import bit_module
 from hyperrule.progress import Reporter
 
 CLASSES = 10
@@ -260,7 +260,7 @@ def test_says_what_was_written(checkpoint: Path, module: Path, tmp_path: Path) -
 
 @pytest.fixture
 def no_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("tensorflow", "keras", "hyperrule.export.bit_module"):
+    for name in ("tensorflow", "keras", "hyperrule.exporting.bit_module"):
         monkeypatch.setitem(sys.modules, name, None)
 
 

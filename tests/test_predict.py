@@ -32,8 +32,8 @@ from hyperrule.data.preprocess import for_evaluation
 from hyperrule.errors import BackboneError, DataError, RecipeError, UserError
 from hyperrule.evaluation.confidence import reliability
 from hyperrule.evaluation.metrics import compute_metrics
-from hyperrule.export.card import Card
-from hyperrule.export.saved_model import export_saved_model
+from hyperrule.exporting.card import Card
+from hyperrule.exporting.saved_model import export_saved_model
 from hyperrule.prediction.images import labelled_images
 from hyperrule.prediction.labels import ClassIndex, match_folders
 from hyperrule.prediction.predictions import Prediction

@@ -18,8 +18,8 @@ from modules import SmallNet
 from PIL import Image
 
 from hyperrule.backbones.graph_module import GraphModule
-from hyperrule.export.card import Card
-from hyperrule.export.saved_model import export_saved_model
+from hyperrule.exporting.card import Card
+from hyperrule.exporting.saved_model import export_saved_model
 from hyperrule.training.classifier import Classifier
 
 SERVING = Path(__file__).parents[1] / "docs" / "serving"

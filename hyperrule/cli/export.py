@@ -9,7 +9,7 @@ from hyperrule.api import export
 from hyperrule.wording import size
 
 if TYPE_CHECKING:
-    from hyperrule.export.parity import Parity
+    from hyperrule.exporting.parity import Parity
 
 
 @click.command("export", short_help="A finished run's classifier as saved_model, module, litert, onnx or keras.")

@@ -10,7 +10,7 @@ from hyperrule.input_range import shown_range
 from hyperrule.wording import size
 
 if TYPE_CHECKING:
-    from hyperrule.export.port import Ported
+    from hyperrule.exporting.port import Ported
 
 RANGES = ("0,1", "-1,1")
 

@@ -24,7 +24,7 @@ from hyperrule.distillation.teacher import Teacher
 from hyperrule.errors import RunFolderError
 from hyperrule.evaluation.evaluate import Floats, Pass
 from hyperrule.evaluation.predictions import write_predictions
-from hyperrule.export.parity import Parity, read_parities
+from hyperrule.exporting.parity import Parity, read_parities
 from hyperrule.files import whole_file
 from hyperrule.job import Job
 from hyperrule.planning.distill_plan import DistillPlan

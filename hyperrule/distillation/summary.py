@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from hyperrule.distillation.agreement import Agreement
-from hyperrule.export.parity import Parity
+from hyperrule.exporting.parity import Parity
 from hyperrule.planning.distill_plan import DistillPlan
 from hyperrule.run_folder import RunFolder
 from hyperrule.summary import overflows

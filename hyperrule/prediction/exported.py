@@ -10,7 +10,7 @@ from pathlib import Path
 from hyperrule.backbones.class_names import ClassName
 from hyperrule.data.dataset_info import Split
 from hyperrule.errors import BackboneError
-from hyperrule.export.card import CARD_FILE, Card
+from hyperrule.exporting.card import CARD_FILE, Card
 from hyperrule.prediction.released import Activation, Asked, ReleasedClassifier, describe_classifier, named_classes
 from hyperrule.progress import Reporter
 from hyperrule.wording import printable
@@ -22,7 +22,7 @@ PIXELS = (0.0, 1.0)  # what every export takes
 class ExportedClassifier:
     """A classifier that a runtime runs as it is: it gives calibrated probabilities of images of `size` pixels.
 
-    `runtime` is the module of `hyperrule.export.runtimes` that loads `path`. All else is as for ReleasedClassifier.
+    `runtime` is the module of `hyperrule.exporting.runtimes` that loads `path`. All else is as for ReleasedClassifier.
     """
 
     name: str

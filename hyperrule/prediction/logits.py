@@ -52,7 +52,7 @@ def _logits_of_export(classifier: ExportedClassifier) -> Logits:
     """Logarithms of the probabilities: they are logits of the same softmax."""
     try:
         with silent_native_stderr():
-            runtime = import_module(f"hyperrule.export.runtimes.{classifier.runtime}")
+            runtime = import_module(f"hyperrule.exporting.runtimes.{classifier.runtime}")
             probabilities = runtime.load(str(classifier.path))
             probabilities(np.zeros((1, classifier.size, classifier.size, 3), np.float32))
     except Exception as error:  # of whatever kind a runtime raises

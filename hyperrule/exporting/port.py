@@ -77,7 +77,7 @@ def port_backbone(
                 difference = _write_npz(arrays, staging)
             else:
                 with silent_native_stderr():
-                    from hyperrule.export.bit_module import write_module
+                    from hyperrule.exporting.bit_module import write_module
                 difference = write_module(arrays, architecture, classifier, input_range, staging, reporter)
         size = sum(path.stat().st_size for path in (staging, *staging.rglob("*")) if path.is_file())
     return Ported(
@@ -127,7 +127,7 @@ def _arrays(info: BackboneInfo, architecture: Architecture) -> Iterator[Mapping[
             yield arrays
     else:
         with silent_native_stderr():
-            from hyperrule.export.bit_module import random_arrays
+            from hyperrule.exporting.bit_module import random_arrays
         yield random_arrays(architecture)
 
 

@@ -11,7 +11,7 @@ from hyperrule.backbones.architecture import GROUPS
 from hyperrule.backbones.layers import GROUP_NORM_EPSILON, GroupNormReLU, StandardizedConv2D
 from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.errors import UserError
-from hyperrule.export.card import CARD_FILE, Card
+from hyperrule.exporting.card import CARD_FILE, Card
 from hyperrule.training.classifier import Classifier
 
 

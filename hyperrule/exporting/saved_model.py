@@ -5,9 +5,9 @@ from pathlib import Path
 import tensorflow as tf
 
 from hyperrule.data.preprocess import for_evaluation, resize
-from hyperrule.export.card import Card
-from hyperrule.export.classifier_module import ClassifierModule, write_card
-from hyperrule.export.warmup import WARMUP_FILE, write_warmup
+from hyperrule.exporting.card import Card
+from hyperrule.exporting.classifier_module import ClassifierModule, write_card
+from hyperrule.exporting.warmup import WARMUP_FILE, write_warmup
 from hyperrule.training.classifier import Classifier
 
 

@@ -15,7 +15,7 @@ from hyperrule.backbones.graph_module import SavedModule
 from hyperrule.backbones.inspection import SIDES, TOLERANCE, as_graph, difference, in_range, native_outputs, photographs
 from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.errors import RunError
-from hyperrule.export.hub_form import HubForm
+from hyperrule.exporting.hub_form import HubForm
 from hyperrule.input_range import BIT_RANGE, InputRange
 from hyperrule.progress import Reporter
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from hyperrule.errors import RunFolderError
-from hyperrule.export.formats import FormatName, Quantize, export_name
+from hyperrule.exporting.formats import FormatName, Quantize, export_name
 from hyperrule.files import whole_file
 
 

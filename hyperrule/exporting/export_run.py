@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 
 from hyperrule.data import Examples
 from hyperrule.errors import RunError, RunFolderError
-from hyperrule.export.card import Card
-from hyperrule.export.check import check_parity
-from hyperrule.export.classifier_module import export_module
-from hyperrule.export.formats import AFTER_GPU, FLOAT32, TOLERANCES, FormatName, Quantize, export_name
-from hyperrule.export.parity import Parity
-from hyperrule.export.saved_model import export_saved_model
+from hyperrule.exporting.card import Card
+from hyperrule.exporting.check import check_parity
+from hyperrule.exporting.classifier_module import export_module
+from hyperrule.exporting.formats import AFTER_GPU, FLOAT32, TOLERANCES, FormatName, Quantize, export_name
+from hyperrule.exporting.parity import Parity
+from hyperrule.exporting.saved_model import export_saved_model
 from hyperrule.files import os_errors_as
 from hyperrule.prediction.logits import load_classifier
 from hyperrule.prediction.released import ReleasedClassifier
@@ -79,17 +79,17 @@ def _write(
         case "module":
             export_module(network, card, target)
         case "litert":
-            from hyperrule.export.litert import export_litert
+            from hyperrule.exporting.litert import export_litert
 
             with _converting("LiteRT"):
                 export_litert(network, card, quantize, training, target)
         case "onnx":
-            from hyperrule.export.onnx import export_onnx
+            from hyperrule.exporting.onnx import export_onnx
 
             with _converting("ONNX"):
                 export_onnx(network, card, target)
         case "keras":
-            from hyperrule.export.keras_model import export_keras
+            from hyperrule.exporting.keras_model import export_keras
 
             export_keras(network, card, target)
 

@@ -12,8 +12,8 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.data import Examples
 from hyperrule.data.pipeline import evaluation_batches
-from hyperrule.export.card import CARD_FILE, Card
-from hyperrule.export.formats import Quantize
+from hyperrule.exporting.card import CARD_FILE, Card
+from hyperrule.exporting.formats import Quantize
 from hyperrule.silence import silent_native_stderr
 from hyperrule.training.classifier import Classifier
 

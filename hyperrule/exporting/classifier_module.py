@@ -4,8 +4,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from hyperrule.export.card import CARD_FILE, Card
-from hyperrule.export.hub_form import HubForm
+from hyperrule.exporting.card import CARD_FILE, Card
+from hyperrule.exporting.hub_form import HubForm
 from hyperrule.training.classifier import Classifier
 
 
