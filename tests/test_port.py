@@ -16,7 +16,6 @@ import pytest
 import tensorflow as tf
 from click.testing import CliRunner
 from conftest import golden_array
-from hyperrule.export import bit_module
 from modules import R26, SmallNet, golden_arrays
 
 import hyperrule
@@ -29,6 +28,7 @@ from hyperrule.backbones.module_facts import module_facts
 from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.cli import main
 from hyperrule.errors import RunError
+from hyperrule.exporting import bit_module
 from hyperrule.progress import Reporter
 
 CLASSES = 10

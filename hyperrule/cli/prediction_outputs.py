@@ -14,7 +14,7 @@ import click
 from hyperrule.cli.options import writable
 from hyperrule.errors import RecipeError, RunError
 from hyperrule.files import whole_file
-from hyperrule.prediction.formats import Write, csv_rows, json_array, json_lines, parquet_rows
+from hyperrule.prediction.writers import Write, csv_rows, json_array, json_lines, parquet_rows
 from hyperrule.wording import printable
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ Quantize = Literal["none", "float16", "dynamic", "int8"]
 
 
 class Format(BaseModel):
-    """`place` is where it lies in a run's export/, `runtime` the module of `exporting.runtimes` that runs it, `packages`
-    what has to be importable, from the extra of that name."""
+    """`place` is where it lies in a run's export/, `runtime` the module of `exporting.runtimes` that runs it,
+    `packages` what has to be importable, from the extra of that name."""
 
     model_config = ConfigDict(frozen=True)
 
