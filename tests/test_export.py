@@ -124,13 +124,33 @@ def assert_says_the_same(path: Path, name: FormatName, classifier: Classifier, e
         assert runtime.load_encoded(str(path))(list(examples.encoded())) == pytest.approx(expected, abs=most)
 
 
+@pytest.fixture(scope="module")
+def written(
+    bit: Classifier, photographs: Examples, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[FormatName, Quantize], Path]:
+    """The BiT in a form, written when it is first asked for."""
+    folder = tmp_path_factory.mktemp("exports")
+
+    def path_of(name: FormatName, quantize: Quantize) -> Path:
+        path = folder / place(name, quantize)
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            write(bit, name, quantize, photographs, path)
+        return path
+
+    return path_of
+
+
 @pytest.mark.parametrize(("name", "quantize", "most"), EVERY_FORM, ids=lambda part: str(part))
 def test_every_form_says_what_the_network_says(
-    name: FormatName, quantize: Quantize, most: float, bit: Classifier, photographs: Examples, tmp_path: Path
+    name: FormatName,
+    quantize: Quantize,
+    most: float,
+    written: Callable[[FormatName, Quantize], Path],
+    bit: Classifier,
+    photographs: Examples,
 ) -> None:
-    path = tmp_path / Path(place(name, quantize)).name
-    write(bit, name, quantize, photographs, path)
-    assert_says_the_same(path, name, bit, photographs, most)
+    assert_says_the_same(written(name, quantize), name, bit, photographs, most)
 
 
 @pytest.mark.parametrize(("name", "quantize"), [("onnx", "none"), ("litert", "none"), ("module", "none")])
@@ -144,37 +164,37 @@ def test_a_foreign_network(
         write(foreign, "keras", "none", photographs, tmp_path / "x.keras")
 
 
-def test_a_module_trains_and_is_a_backbone_again(bit: Classifier, photographs: Examples, tmp_path: Path) -> None:
-    write(bit, "module", "none", photographs, tmp_path / "module")
-    module = tf.saved_model.load(str(tmp_path / "module"))
+def test_a_module_trains_and_is_a_backbone_again(
+    written: Callable[[FormatName, Quantize], Path], bit: Classifier, photographs: Examples
+) -> None:
+    module = tf.saved_model.load(str(written("module", "none")))
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(tf.square(module(pixels(photographs)[:4], True)))
     gradients = tape.gradient(loss, module.trainable_variables)
     assert len(gradients) == len(bit.backbone.arrays)
     assert all(np.abs(gradient).max() > 0 for gradient in gradients)
-    info = describe_backbone(str(tmp_path / "module"))
+    info = describe_backbone(str(written("module", "none")))
     assert (info.architecture, info.features) == ("R26x0.5", bit.backbone.features)
 
 
 @pytest.mark.parametrize("quantize", ["none", "int8"])
 def test_a_litert_file_is_smaller_for_it_and_has_its_labels(
-    quantize: Quantize, bit: Classifier, photographs: Examples, tmp_path: Path
+    quantize: Quantize, written: Callable[[FormatName, Quantize], Path], bit: Classifier, tmp_path: Path
 ) -> None:
-    write(bit, "litert", quantize, photographs, tmp_path / "x.tflite")
-    floats = 4 * sum(int(np.prod(variable.shape)) for variable in bit.backbone.arrays.values())
-    bytes_a_weight = (tmp_path / "x.tflite").stat().st_size / (floats / 4)
+    path = written("litert", quantize)
+    weights = sum(int(np.prod(variable.shape)) for variable in bit.backbone.arrays.values())
+    bytes_a_weight = path.stat().st_size / weights
     assert (3.9 < bytes_a_weight < 5) if quantize == "none" else (0.9 < bytes_a_weight < 2.5)
-    shutil.unpack_archive(tmp_path / "x.tflite", tmp_path / "unpacked", "zip")
+    shutil.unpack_archive(path, tmp_path / "unpacked", "zip")
     assert (tmp_path / "unpacked" / "labels.txt").read_text(encoding="utf-8").splitlines() == list(NAMES)
 
 
-def test_keras_opens_its_file_without_us(bit: Classifier, photographs: Examples, tmp_path: Path) -> None:
-    write(bit, "keras", "none", photographs, tmp_path / "x.keras")
+def test_keras_opens_its_file_without_us(written: Callable[[FormatName, Quantize], Path]) -> None:
     script = (
         "import sys, keras; model = keras.models.load_model(sys.argv[1]); "
         "assert not any(name.startswith('hyperrule') for name in sys.modules); print(model.input_shape)"
     )
-    command = [sys.executable, "-I", "-c", script, str(tmp_path / "x.keras")]
+    command = [sys.executable, "-I", "-c", script, str(written("keras", "none"))]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     assert told.stdout.strip() == f"(None, {SIDE}, {SIDE}, 3)", told.stderr
 
@@ -205,8 +225,7 @@ def test_an_export_of_a_run_is_compared_in_a_fresh_process(run: Path) -> None:
     assert "classifier.onnx exists. Choose a name" in told.splitlines()[-1]
 
 
-@pytest.mark.parametrize("out", [None, "elsewhere"])
-def test_what_disagrees_is_not_kept(out: str | None, run: Path, tmp_path: Path) -> None:
+def test_what_disagrees_is_not_kept(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     table = pq.read_table(copy / "predictions.parquet")
@@ -214,9 +233,8 @@ def test_what_disagrees_is_not_kept(out: str | None, run: Path, tmp_path: Path) 
     column = table.schema.names.index("probabilities")
     pq.write_table(table.set_column(column, "probabilities", backwards), copy / "predictions.parquet")
     before = sorted(tmp_path.rglob("*"))
-    target = None if out is None else tmp_path / out
     with pytest.raises(hyperrule.RunError, match=r"disagrees with the evaluation on 256 test images.*accuracy"):
-        hyperrule.export(copy, "module", out=target, quiet=True)
+        hyperrule.export(copy, "module", quiet=True)
     assert sorted(tmp_path.rglob("*")) == before
 
 
