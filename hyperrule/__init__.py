@@ -16,7 +16,7 @@ os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU's memory is 
 # As nvidia-smi numbers them, so that --devices means the same GPUs to TensorFlow.
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
-from hyperrule.api import check, distill, evaluate, finetune, plan, plan_distillation, port, predict, resume
+from hyperrule.api import check, distill, evaluate, finetune, plan, plan_distillation, port, predict, report, resume
 from hyperrule.errors import HyperruleError, RunError, UserError
 from hyperrule.version import __version__
 
@@ -33,5 +33,6 @@ __all__ = [
     "plan_distillation",
     "port",
     "predict",
+    "report",
     "resume",
 ]

@@ -1,4 +1,4 @@
-"""The Python API: check, plan, finetune, distill and resume; predict and evaluate; port."""
+"""The Python API: check, plan, finetune, distill and resume; predict and evaluate; port; report."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hyperrule.prediction.accuracy import Accuracy
     from hyperrule.prediction.predictions import Prediction
     from hyperrule.preflight.findings import Preflight
+    from hyperrule.report.make import Reported
 
 P = TypeVar("P", bound=TrainingPlan)
 R = TypeVar("R", bound=TrainingRecipe)
@@ -128,7 +129,7 @@ def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result | 
     with os_errors_as(UserError, "a path cannot be used"):
         stored = folder.read_plan()
         if folder.finished:
-            raise RunFolderError(f"{folder.path} is finished; its result is in {folder.summary_file}.")
+            raise RunFolderError(f"{folder.path} is finished; its result is in {folder.report_file}.")
         recipe = make_recipe({**stored.recipe.model_dump(), **options}, type(stored.recipe))
         if isinstance(recipe, DistillRecipe):
             distilling, pool = _plan_distillation(_as_decided(recipe, stored), reporter, before=stored.machine)
@@ -248,6 +249,22 @@ def check(dataset: str | Path, *, quiet: bool = False, **options: Any) -> Prefli
         from hyperrule.preflight.check_source import check_source
 
         return check_source(source, reporter)
+
+
+def report(runs: str | Path | Iterable[str | Path], *, out: str | Path | None = None) -> Reported:
+    """Make the web page of a finished run anew, report.html in its folder, and its model card.
+
+    Of several runs, one page puts them side by side: `out`, by default report.html in the current folder. `out` of a
+    single run is where its page goes instead, and its folder stays as it is. Nothing but the run folders is read.
+    Raises UserError, with nothing written, if a run is not finished or damaged, or if `out` is a file that is no such
+    page; RunError if a page cannot be written.
+    """
+    given = [runs] if isinstance(runs, str | Path) else list(runs)
+    with os_errors_as(UserError, "a path cannot be used"):
+        from hyperrule.report.make import make_report
+
+        folders = [RunFolder(Path(os.path.expanduser(run))) for run in given]
+        return make_report(folders, None if out is None else Path(os.path.expanduser(out)))
 
 
 def _run_folder(out: str | Path | None, restartable: bool) -> tuple[RunFolder | None, bool]:

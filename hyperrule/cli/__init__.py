@@ -23,6 +23,7 @@ COMMANDS = (
     "port",
     "predict",
     "recipes",
+    "report",
 )
 
 

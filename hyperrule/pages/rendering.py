@@ -32,7 +32,11 @@ def _environment() -> jinja2.Environment:
 
 def percent(fraction: float, digits: int = 1) -> str:
     r"""
-    >>> percent(0.9876), percent(1.0), percent(0.98765, 2)
-    ('98.8\xa0%', '100\xa0%', '98.77\xa0%')
+    Only what is all is 100 %.
+
+    >>> percent(0.9876), percent(1.0), percent(0.98765, 2), percent(0.99999)
+    ('98.8\xa0%', '100\xa0%', '98.77\xa0%', '99.9\xa0%')
     """
-    return "100\N{NO-BREAK SPACE}%" if fraction == 1 else f"{fraction:.{digits}%}".replace("%", "\N{NO-BREAK SPACE}%")
+    highest = 100 - 10.0**-digits
+    shown = "100" if fraction == 1 else f"{min(100 * fraction, highest):.{digits}f}"
+    return f"{shown}\N{NO-BREAK SPACE}%"
