@@ -31,7 +31,8 @@ def test_digits_from_command_line_to_a_classifier_that_strangers_can_use(tmp_pat
     result = json.loads(stdout)
     folder = RunFolder(out)
     assert sorted(path.name for path in out.iterdir()) == [
-        "eval.json", "export", "metrics.jsonl", "plan.json", "predictions.parquet", "summary.md", "weights.npz",
+        "eval.json", "export", "metrics.jsonl", "model_card.md", "pictures.parquet", "plan.json",
+        "predictions.parquet", "report.html", "weights.npz",
     ]  # fmt: skip
 
     # The evaluation is exact, and its parts agree with each other.
@@ -98,7 +99,7 @@ def test_skipped_images_are_counted_in_plan_and_result(image_folder: Path, tmp_p
         dataset=str(image_folder), out=tmp_path / "run", skip_corrupt=True, head_init="probe", quiet=True, **SMALL
     )
     assert list(result.plan.dataset.skipped) == ["cold/99.jpg"]
-    assert "cold/99.jpg" in result.run.summary_file.read_text()
+    assert "cold/99.jpg" in result.run.card_file.read_text()
     assert result.metrics.examples == 4
     assert result.metrics.top1 == 1.0  # colour tells the classes apart
 
@@ -159,6 +160,6 @@ def test_class_names_of_strangers_come_out_as_they_are(image_folder: Path, tmp_p
     answer = classify(image_bytes=tf.constant([(image_folder / "cold/00.jpg").read_bytes()]))
     assert [name.decode() for name in answer["class_names"].numpy()[0]] == sorted(names)
     assert [row["name"] for row in json.loads(folder.eval_file.read_text())["per_class"]] == sorted(names)
-    summary = folder.summary_file.read_text(encoding="utf-8")
-    assert r"\<b\>\&amp;\</b\>" in summary
-    assert r"\| \*x\* \`y\` \|" in summary
+    card = folder.card_file.read_text(encoding="utf-8")
+    assert r"\<b\>\&amp;\</b\>" in card
+    assert r"\| \*x\* \`y\` \|" in card

@@ -14,8 +14,12 @@ from hyperrule.report.page import GENERATOR, LISTED_CLASSES, Figure, headline_fi
 from hyperrule.report.read import DistilledRun, FinetunedRun
 
 Run = FinetunedRun | DistilledRun
-OVERLAID = (("loss", "step", "Training loss"), ("learning_rate", "step", "Learning rate"))
-EVALUATED = (("top1", "evaluation", "Accuracy on the way"), ("top1_agreement", "evaluation", "Agreement on the way"))
+OVERLAID = (
+    ("loss", "step", "Training loss"),
+    ("learning_rate", "step", "Learning rate"),
+    ("top1", "evaluation", "Accuracy on the way"),
+    ("top1_agreement", "evaluation", "Agreement on the way"),
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Row:
     name: str
     data: str
     comparable: bool
-    figures: list[Figure]
+    figures: dict[str, Figure]
     against: Against | None
 
 
@@ -69,12 +73,14 @@ def render_comparison(runs: Sequence[Run]) -> str:
             )
     names = unique_names([run.folder.path for run in runs])
     finetuned = [run for run in runs if isinstance(run, FinetunedRun)]
+    rows = [_row(name, run, finetuned[0]) for name, run in zip(names, finetuned, strict=False)]
     return render(
         "report/comparison.html",
         generator=GENERATOR,
         title=", ".join(names),
         names=names,
-        rows=[_row(name, run, finetuned[0]) for name, run in zip(names, finetuned, strict=False)],
+        rows=rows,
+        measured=list(dict.fromkeys(name for row in rows for name in row.figures)),
         agreements=[run.agreements.overall for run in runs if isinstance(run, DistilledRun)],
         comparable=all(_same_data(runs[0], run) for run in runs),
         differences=_differences(runs),
@@ -107,7 +113,7 @@ def _row(name: str, run: FinetunedRun, first: FinetunedRun) -> Row:
         name=name,
         data=name_of(run.plan),
         comparable=comparable,
-        figures=headline_figures(run.metrics),
+        figures={figure.name: figure for figure in headline_figures(run.metrics)},
         against=_against(run, first) if comparable and run is not first else None,
     )
 
@@ -124,9 +130,7 @@ def _differences(runs: Sequence[Run]) -> list[Difference]:
     """What is not the same in all plans, the data and the backbone first."""
     plans = [run.plan for run in runs]
     told = {
-        "data": [
-            name_of(run.plan) if isinstance(run, FinetunedRun) else ", ".join(run.plan.trained_on) for run in runs
-        ],
+        "data": list(map(_data, runs)),
         "classes": [str(len(plan.class_names)) for plan in plans],
         "backbone": [plan.backbone.name for plan in plans],
         **{
@@ -139,13 +143,20 @@ def _differences(runs: Sequence[Run]) -> list[Difference]:
     return [Difference(name, values) for name, values in told.items() if len(set(values)) > 1]
 
 
+def _data(run: Run) -> str:
+    """Its name, and the beginning of its hash."""
+    if isinstance(run, FinetunedRun):
+        return f"{name_of(run.plan)} ({run.plan.dataset.sha256[:8]})"
+    return f"{', '.join(part.name for part in run.plan.pool.parts)} ({run.plan.pool.sha256[:8]})"
+
+
 def _curves(names: Sequence[str], runs: Sequence[Run]) -> list[Markup]:
     figures = []
-    for what, kind, title in (*OVERLAID, *EVALUATED):
+    for what, kind, title in OVERLAID:
         found = {name: curve(run.log, what, kind) for name, run in zip(names, runs, strict=True)}
         known = {name: points for name, points in found.items() if len(points[0])}
         if known:
-            figures.append(overlaid(what.replace("_", "-"), title, known, log_scale=what == "learning_rate"))
+            figures.append(overlaid(what.replace("_", "-"), title, known))
     return figures
 
 

@@ -17,7 +17,8 @@ COUNTED = 15  # classes with a count in each cell
 LONGEST_NAME = 14  # characters of a name on an axis
 PAIRS = 15
 RIGHT, WRONG = to_rgb("#4a80ba"), to_rgb("#d0582f")  # by their opacity they do on light and on dark
-STRONGEST = 0.8  # opacity, so that ink can be read on it
+WEAKEST, STRONGEST = 0.1, 0.8  # opacity, so that ink can be read on it
+WEAKEST_DOT = 0.4  # where cells are too small for counts
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def confusion_figure(metrics: Metrics) -> Markup:
     said = (
         f"Confusion matrix of {classes} classes: {percent(metrics.top1)} of {metrics.examples} images on the diagonal"
     )
-    side = 560 if classes > COUNTED else min(560, 170 + 42 * classes)
+    side = min(480, 150 + 32 * classes)
     drawing = Drawing("confusion", said, side, side)
     with drawing as axes:
         axes.imshow(_colours(counts), interpolation="none")
@@ -61,8 +62,9 @@ def confusion_figure(metrics: Metrics) -> Markup:
         places = np.arange(classes)
         if classes <= NAMED:
             names = [shortened(known.name) for known in metrics.per_class]
-            axes.set_xticks(places, names, rotation=90 if max(map(len, names)) > 3 else 0)
-            axes.set_yticks(places, names)
+            size = 11 if classes <= COUNTED else 9
+            axes.set_xticks(places, names, rotation=90 if max(map(len, names)) > 3 else 0, fontsize=size)
+            axes.set_yticks(places, names, fontsize=size)
         axes.set(xlabel="predicted" if classes <= NAMED else "predicted, by number of the class", ylabel="label")
         axes.spines[:].set_visible(True)
         axes.tick_params(length=0)
@@ -82,7 +84,8 @@ def shortened(name: str, longest: int = LONGEST_NAME) -> str:
 def _colours(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """RGBA [classes, classes, 4]."""
     share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    weakest = WEAKEST if len(counts) <= COUNTED else WEAKEST_DOT
     colours = np.zeros((*counts.shape, 4))
     colours[..., :3] = np.where(np.eye(len(counts), dtype=bool)[..., np.newaxis], RIGHT, WRONG)
-    colours[..., 3] = np.where(counts > 0, 0.1 + (STRONGEST - 0.1) * share, 0)
+    colours[..., 3] = np.where(counts > 0, weakest + (STRONGEST - weakest) * share, 0)
     return colours

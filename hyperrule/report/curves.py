@@ -8,7 +8,8 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from hyperrule.pages.rendering import percent
-from hyperrule.report.drawing import BLUE, INK, ORANGE, PERCENT, RED, SHORT, SOFT, Drawing
+from hyperrule.report.drawing import BLUE, INK, ORANGE, PERCENT, RED, SHORT, SOFT, Drawing, step_axis
+from hyperrule.wording import printable
 
 Log = Sequence[Mapping[str, Any]]
 Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # steps, values: both [n]
@@ -35,14 +36,19 @@ def curve(log: Log, name: str, kind: str = "step") -> Curve:
     return steps, values
 
 
-def overlaid(name: str, title: str, named: Mapping[str, Curve], log_scale: bool = False) -> Markup:
-    """The curves of several runs in one figure, by what they are called."""
-    drawing = Drawing(name, f"{title} of {len(named)} runs by step: {', '.join(named)}", height=280)
+def overlaid(name: str, title: str, named: Mapping[str, Curve]) -> Markup:
+    """The curves of several runs in one figure, by what they are called: the loss smoothed, others as they are."""
+    drawing = Drawing(name, f"{title} by step, of {', '.join(named)}", height=240)
     with drawing as axes:
-        for (label, (steps, values)), colour in zip(named.items(), COLOURS, strict=False):
-            axes.plot(*thinned(steps, smoothed(values)), color=colour, label=label)
-        axes.set(title=title, xlabel="step", yscale="log" if log_scale else "linear")
-        axes.xaxis.set_major_formatter(SHORT)
+        for place, (label, (steps, values)) in enumerate(named.items()):
+            shown = smoothed(values) if name == "loss" else np.where(values > 0, values, np.nan)
+            axes.plot(*thinned(steps, shown), color=COLOURS[place % len(COLOURS)], label=printable(label))
+        axes.set(title=title, yscale="log" if name == "learning-rate" else "linear")
+        step_axis(axes)
+        if name == "loss":
+            axes.set_ylim(0, None)
+        axes.yaxis.set_major_formatter(PERCENT if name.startswith("top1") else SHORT)
+        axes.minorticks_off()
         axes.legend()
     return drawing.svg
 
@@ -80,8 +86,8 @@ def _loss(found: Curve) -> Markup:
             axes.legend()
         else:
             axes.plot(steps, values, color=BLUE, marker="o", markersize=4)
-        axes.set(title="Training loss", xlabel="step", ylim=(0, None))
-        axes.xaxis.set_major_formatter(SHORT)
+        axes.set(title="Training loss", ylim=(0, None))
+        step_axis(axes)
     return drawing.svg
 
 
@@ -90,8 +96,8 @@ def _rate(found: Curve) -> Markup:
     drawing = Drawing("rate", f"Learning rate by step: {values.max():.2g} at the highest, {values[-1]:.2g} at the end")
     with drawing as axes:
         axes.plot(*thinned(steps, np.where(values > 0, values, np.nan)), color=ORANGE)
-        axes.set(title="Learning rate", xlabel="step", yscale="log")
-        axes.xaxis.set_major_formatter(SHORT)
+        axes.set(title="Learning rate", yscale="log")
+        step_axis(axes)
         axes.yaxis.set_major_formatter(SHORT)
         axes.minorticks_off()
     return drawing.svg
@@ -104,8 +110,8 @@ def _speed(found: Curve) -> Markup:
     with drawing as axes:
         axes.plot(*thinned(steps, values), color=BLUE, linewidth=1.2)
         axes.axhline(median, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
-        axes.set(title=f"Images a second (median {median:,.3g})", xlabel="step", ylim=(0, None))
-        axes.xaxis.set_major_formatter(SHORT)
+        axes.set(title=f"Images a second (median {median:,.3g})", ylim=(0, None))
+        step_axis(axes)
         axes.yaxis.set_major_formatter(SHORT)
     return drawing.svg
 
@@ -116,8 +122,8 @@ def _gradient(found: Curve) -> Markup:
     with drawing as axes:
         axes.plot(*thinned(steps, values), color=ORANGE, alpha=0.35, linewidth=1)
         axes.plot(*thinned(steps, smoothed(values)), color=ORANGE)
-        axes.set(title="Norm of the gradient", xlabel="step", ylim=(0, None))
-        axes.xaxis.set_major_formatter(SHORT)
+        axes.set(title="Norm of the gradient", ylim=(0, None))
+        step_axis(axes)
     return drawing.svg
 
 
@@ -129,8 +135,8 @@ def _evaluations(log: Log) -> Markup | None:
             drawing = Drawing("on-the-way", f"{title.capitalize()} on the way: {percent(values[-1])} at the last")
             with drawing as axes:
                 axes.plot(*thinned(steps, values), color=BLUE, marker="o", markersize=4)
-                axes.set(title=f"{title.capitalize()}, evaluated on the way", xlabel="step")
-                axes.xaxis.set_major_formatter(SHORT)
+                axes.set(title=f"{title.capitalize()}, evaluated on the way")
+                step_axis(axes)
                 axes.yaxis.set_major_formatter(PERCENT)
             return drawing.svg
     return None

@@ -9,7 +9,7 @@ import matplotlib
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 # What matplotlib draws in one of these becomes a colour of the page's style sheet.
 INK, SOFT, LINE, BLUE, ORANGE, RED, CARD = (f"#0102{number:02x}" for number in range(7))
@@ -50,8 +50,16 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 2,
     "lines.solid_capstyle": "round",
 }
+WIDEST = 1.5  # times the size it was made for
 PERCENT = PercentFormatter(1, decimals=0, symbol="\N{NO-BREAK SPACE}%")
 SHORT = FuncFormatter(lambda value, _: f"{value:,.0f}" if value == round(value) else f"{value:,g}")
+
+
+def step_axis(axes: Axes) -> None:
+    """Steps are whole numbers."""
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(SHORT)
 
 
 class Drawing:
@@ -63,7 +71,7 @@ class Drawing:
 
     svg: Markup
 
-    def __init__(self, name: str, description: str, width: float = 420, height: float = 230) -> None:
+    def __init__(self, name: str, description: str, width: float = 380, height: float = 215) -> None:
         self.name, self.description = name, description
         self.size = (width / 72, height / 72)
 
@@ -99,4 +107,6 @@ def _inline(figure: Figure, name: str, description: str) -> Markup:
     for colour, variable in VARIABLES.items():
         body = body.replace(colour, f"var(--{variable})")
     body = re.sub(r"\s*\n\s*", "\n", body)
-    return Markup(f'<svg role="img" aria-label="{escape(description)}" viewBox="{view[1]}">{body}</svg>')
+    widest = f"max-width:{WIDEST * figure.get_figwidth() * 72:.0f}px"
+    opened = f'<svg role="img" aria-label="{escape(description)}" viewBox="{view[1]}" style="{widest}">'
+    return Markup(f"{opened}{body}</svg>")

@@ -11,7 +11,7 @@ from hyperrule.pages.rendering import percent, render
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.training_plan import Decided, TrainingPlan
 from hyperrule.report.confidence_figures import coverage_curve, coverage_figure, reliability_figure, thresholds
-from hyperrule.report.confusion import confusion_figure, most_confused
+from hyperrule.report.confusion import NAMED, confusion_figure, most_confused
 from hyperrule.report.curves import curves
 from hyperrule.report.intervals import Interval, balanced, wilson
 from hyperrule.report.pictures import MISTAKES, read_pictures
@@ -37,8 +37,9 @@ class Figure:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """Figures of a class and the 95 % interval of its recall."""
+    """Figures of the class of that number, and the 95 % interval of its recall."""
 
+    number: int
     figures: ClassMetrics
     interval: Interval
 
@@ -119,6 +120,7 @@ def _finetuned(run: FinetunedRun) -> str:
         listed_classes=LISTED_CLASSES,
         pictures=pictures,
         classes=_by_f1(metrics)[:LISTED_CLASSES],
+        numbered=len(metrics.per_class) > NAMED,
         confusion=confusion_figure(metrics),
         confused=most_confused(metrics),
         mistakes=mistakes[:MISTAKES],
@@ -178,7 +180,7 @@ def _hashes(run: FinetunedRun | DistilledRun) -> Mapping[str, str]:
 def _by_f1(metrics: Metrics) -> Sequence[ClassRow]:
     """The weakest first; classes without a test image last."""
     rows = [
-        ClassRow(known, wilson(metrics.confusion[label][label], known.examples))
+        ClassRow(label, known, wilson(metrics.confusion[label][label], known.examples))
         for label, known in enumerate(metrics.per_class)
     ]
     return sorted(rows, key=lambda row: (row.figures.examples == 0, row.figures.f1))
