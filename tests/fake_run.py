@@ -47,7 +47,9 @@ def make_run(path: Path, dataset: Path | str, seed: int = 0, skill: float = 3.0,
         line |= {"learning_rate": plan.learning_rate(step), "images_per_second": 90 + 9 * rng.random()}
         run.append_metrics({"kind": "step", "step": step + 1, **line})
         if (step + 1) % 20 == 0:
-            run.append_metrics({"kind": "evaluation", "step": step + 1, "top1": (step + 1) / plan.steps, "top5": 1, "loss": 1.0})
+            run.append_metrics(
+                {"kind": "evaluation", "step": step + 1, "top1": (step + 1) / plan.steps, "top5": 1, "loss": 1.0}
+            )
     source = open_source(str(dataset))
     testing = source.examples("test")
     logits = rng.standard_normal((len(testing), len(plan.class_names))).astype(np.float32)

@@ -22,11 +22,14 @@ COLOURS = (BLUE, ORANGE, RED, INK, SOFT)
 
 
 def curves(log: Log) -> list[Markup]:
-    """Four figures; none of a log without steps."""
+    """Four figures, as far as the log tells."""
     loss, rate, speed = (curve(log, name) for name in ("loss", "learning_rate", "images_per_second"))
-    if not len(loss[0]):
-        return []
-    return [_loss(loss), _rate(rate), _speed(speed), _evaluations(log) or _gradient(curve(log, "gradient_norm"))]
+    norm = curve(log, "gradient_norm")
+    drawn = ((_loss, loss), (_rate, rate), (_speed, speed))
+    figures = [draw(found) for draw, found in drawn if len(found[0])]
+    if (evaluated := _evaluations(log)) is not None:
+        return [*figures, evaluated]
+    return [*figures, _gradient(norm)] if len(norm[0]) else figures
 
 
 def curve(log: Log, name: str, kind: str = "step") -> Curve:
@@ -95,8 +98,8 @@ def _rate(found: Curve) -> Markup:
     steps, values = found
     drawing = Drawing("rate", f"Learning rate by step: {values.max():.2g} at the highest, {values[-1]:.2g} at the end")
     with drawing as axes:
-        axes.plot(*thinned(steps, np.where(values > 0, values, np.nan)), color=ORANGE)
-        axes.set(title="Learning rate", yscale="log")
+        axes.plot(*thinned(steps[values > 0], values[values > 0]), color=ORANGE)
+        axes.set(title="Learning rate", yscale="log" if (values > 0).any() else "linear")
         step_axis(axes)
         axes.yaxis.set_major_formatter(SHORT)
         axes.minorticks_off()

@@ -104,6 +104,7 @@ def _inline(figure: Figure, name: str, description: str) -> Markup:
     body = re.sub(r"<style[^>]*>.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r'<g id="[^"]*"', "<g", body)  # axes_1 and the like, which every figure would have
     body = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", body)
+    body = re.sub(r" ?font-family: [^;\"]+;?", "", body)
     for colour, variable in VARIABLES.items():
         body = body.replace(colour, f"var(--{variable})")
     body = re.sub(r"\s*\n\s*", "\n", body)

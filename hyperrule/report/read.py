@@ -61,6 +61,8 @@ def read_run(folder: RunFolder) -> FinetunedRun | DistilledRun:
         exports = read_exports(folder)
     with _damage(folder.metrics_file):
         log = folder.read_metrics()
+        if not all(isinstance(line, dict) and {"kind", "step"} <= line.keys() for line in log):
+            raise ValueError("a line of it is none of hyperrule's")
     if isinstance(figures, Agreements):
         assert isinstance(plan, DistillPlan)
         return DistilledRun(folder, plan, figures, log, exports)

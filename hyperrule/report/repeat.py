@@ -36,9 +36,9 @@ def shown_value(name: str, value: Any) -> str:
         case _, str():
             return value
         case "budget", _:
-            return f"{value:f}".rstrip("0").rstrip(".") + "s"
+            return repr(value).removesuffix(".0") + "s"
         case "memory_limit", _:
-            return f"{value / 2**20:f}".rstrip("0").rstrip(".") + "MiB"
+            return repr(value / 2**20).removesuffix(".0") + "MiB"
         case "input_range" | "teacher_range", _:
             return flag_value(value)
         case _, tuple():
