@@ -13,7 +13,7 @@ from hyperrule.report.intervals import Interval, wilson
 from hyperrule.report.read import Prediction
 
 TARGETS = (0.9, 0.95, 0.98, 0.99, 0.995)  # accuracies
-MOST_POINTS = 300
+MOST_POINTS, FEW_POINTS = 300, 5
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,11 @@ def coverage_figure(curve: Sequence[Coverage], marked: Threshold | None) -> Mark
     """How accurate the surest part of the images is."""
     drawing = Drawing("coverage", _coverage_in_words(curve, marked), 300, 280)
     with drawing as axes:
+        marker = 0 if len(curve) > FEW_POINTS else 5
         shown = [curve[place] for place in np.unique(np.linspace(0, len(curve) - 1, MOST_POINTS).round().astype(int))]
-        axes.plot([one.coverage for one in shown], [one.accuracy for one in shown], color=BLUE)
+        axes.plot(
+            [one.coverage for one in shown], [one.accuracy for one in shown], color=BLUE, marker="o", markersize=marker
+        )
         if marked is not None:
             axes.plot(marked.found.coverage, marked.found.accuracy, color=ORANGE, marker="o", markersize=7)
             axes.axhline(marked.target, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
