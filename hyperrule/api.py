@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from hyperrule.prediction.accuracy import Accuracy
     from hyperrule.prediction.predictions import Prediction
     from hyperrule.preflight.findings import Preflight
-    from hyperrule.report.make import Reported
+    from hyperrule.reporting.make import Reported
 
 P = TypeVar("P", bound=TrainingPlan)
 R = TypeVar("R", bound=TrainingRecipe)
@@ -261,7 +261,7 @@ def report(runs: str | Path | Iterable[str | Path], *, out: str | Path | None = 
     """
     given = [runs] if isinstance(runs, str | Path) else list(runs)
     with os_errors_as(UserError, "a path cannot be used"):
-        from hyperrule.report.make import make_report
+        from hyperrule.reporting.make import make_report
 
         folders = [RunFolder(Path(os.path.expanduser(run))) for run in given]
         return make_report(folders, None if out is None else Path(os.path.expanduser(out)))

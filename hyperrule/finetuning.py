@@ -27,8 +27,8 @@ from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import training_examples
 from hyperrule.planning.training_plan import Calibration
 from hyperrule.progress import Report, Reporter
-from hyperrule.report.finish import finish_run
-from hyperrule.report.pictures import keep_pictures
+from hyperrule.reporting.finish import finish_run
+from hyperrule.reporting.pictures import keep_pictures
 from hyperrule.run_folder import RunFolder, free_run_folder
 from hyperrule.training.classifier import make_classifier
 from hyperrule.training.step import TrainingStep

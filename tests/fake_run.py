@@ -14,7 +14,7 @@ from hyperrule.data import open_source
 from hyperrule.evaluation.confidence import scale_temperature
 from hyperrule.evaluation.metrics import compute_metrics
 from hyperrule.evaluation.predictions import write_predictions
-from hyperrule.report.pictures import keep_pictures
+from hyperrule.reporting.pictures import keep_pictures
 from hyperrule.run_folder import RunFolder
 
 PARITY = {"examples": 64, "top1_agreement": 1.0, "largest_difference": 1e-6}

@@ -1,6 +1,7 @@
 """`report.html` and `model_card.md`: what they say, of whatever run, and what `hyperrule report` refuses."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -30,16 +31,16 @@ from hyperrule.evaluation.confidence import coverages
 from hyperrule.evaluation.metrics import compute_metrics
 from hyperrule.progress import Reporter
 from hyperrule.recipe import Recipe, make_recipe
-from hyperrule.report.confidence_figures import thresholds
-from hyperrule.report.confusion import confusion_figure, most_confused
-from hyperrule.report.curves import MOST_POINTS, curves, smoothed, thinned
-from hyperrule.report.exports import read_exports
-from hyperrule.report.finish import finish_run
-from hyperrule.report.intervals import balanced, wilson
-from hyperrule.report.model_card import model_card
-from hyperrule.report.page import write_report
-from hyperrule.report.read import read_run
-from hyperrule.report.repeat import command_of
+from hyperrule.reporting.confidence_figures import thresholds
+from hyperrule.reporting.confusion import confusion_figure, most_confused
+from hyperrule.reporting.curves import MOST_POINTS, curves, smoothed, thinned
+from hyperrule.reporting.exports import read_exports
+from hyperrule.reporting.finish import finish_run
+from hyperrule.reporting.intervals import balanced, wilson
+from hyperrule.reporting.model_card import model_card
+from hyperrule.reporting.page import write_report
+from hyperrule.reporting.read import read_run
+from hyperrule.reporting.repeat import command_of
 from hyperrule.run_folder import RunFolder
 
 STRANGE = [
@@ -356,7 +357,8 @@ def test_several_runs_side_by_side(
     assert "a &lt;b&gt; run" in html
     assert "script" not in page.tags
     assert len(page.svgs) == 3
-    assert report(other.path, finished.path).exit_code == 0  # in the place of a page of its own
+    made = hyperrule.report([other.path, finished.path], out="report.html")  # in the place of a page of its own
+    assert os.fspath(made) == "report.html"
 
 
 def test_runs_on_other_data_are_marked(finished: RunFolder, tmp_path: Path) -> None:
@@ -460,7 +462,7 @@ def test_pictures_are_small_and_upright(finished: RunFolder, tmp_path: Path) -> 
 
 def test_unwritable_card_leaves_the_run_to_be_resumed(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     run.card_file.unlink()
-    monkeypatch.setattr("hyperrule.report.finish.write_card", lambda _: (_ for _ in ()).throw(RunError("disk full")))
+    monkeypatch.setattr("hyperrule.reporting.finish.write_card", lambda _: (_ for _ in ()).throw(RunError("disk full")))
     with pytest.raises(RunError, match="disk full"):
         finish_run(run, Reporter())
     assert not run.finished

@@ -27,7 +27,7 @@ from hyperrule.job import Job
 from hyperrule.planning.distill_plan import DistillPlan
 from hyperrule.planning.training_plan import Calibration
 from hyperrule.progress import Report, Reporter
-from hyperrule.report.finish import finish_run
+from hyperrule.reporting.finish import finish_run
 from hyperrule.run_folder import RunFolder, free_run_folder
 from hyperrule.training.classifier import POLICIES
 from hyperrule.training.optimizer import adamw

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from hyperrule.pages.rendering import percent
-from hyperrule.report.drawing import BLUE, INK, ORANGE, PERCENT, RED, SHORT, SOFT, Drawing, step_axis
+from hyperrule.reporting.drawing import BLUE, INK, ORANGE, PERCENT, RED, SHORT, SOFT, Drawing, step_axis
 from hyperrule.wording import printable
 
 Log = Sequence[Mapping[str, Any]]

@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 
 from hyperrule.evaluation.metrics import Metrics
 from hyperrule.pages.rendering import percent
-from hyperrule.report.drawing import INK, Drawing
+from hyperrule.reporting.drawing import INK, Drawing
 from hyperrule.wording import printable
 
 NAMED = 30  # classes by name; of more, axes have their numbers

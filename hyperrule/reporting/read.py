@@ -13,7 +13,7 @@ from hyperrule.errors import RunFolderError
 from hyperrule.evaluation.metrics import Metrics
 from hyperrule.planning.distill_plan import DistillPlan
 from hyperrule.planning.plan import Plan
-from hyperrule.report.exports import Export, read_exports
+from hyperrule.reporting.exports import Export, read_exports
 from hyperrule.run_folder import RunFolder
 
 

@@ -14,12 +14,12 @@ from hyperrule.distillation.summary import headline as distilled_headline
 from hyperrule.evaluation.metrics import Metrics
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.training_plan import TrainingPlan
-from hyperrule.report.exports import Export
-from hyperrule.report.intervals import Interval, balanced, wilson
-from hyperrule.report.page import name_of, shown_decision
-from hyperrule.report.read import DistilledRun, FinetunedRun, read_run
-from hyperrule.report.repeat import command_of
-from hyperrule.report.snippets import snippets
+from hyperrule.reporting.exports import Export
+from hyperrule.reporting.intervals import Interval, balanced, wilson
+from hyperrule.reporting.page import name_of, shown_decision
+from hyperrule.reporting.read import DistilledRun, FinetunedRun, read_run
+from hyperrule.reporting.repeat import command_of
+from hyperrule.reporting.snippets import snippets
 from hyperrule.run_folder import RunFolder
 from hyperrule.summary import headline, overflows
 from hyperrule.wording import number, plain

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from hyperrule.errors import Interrupted
 from hyperrule.progress import Reporter
-from hyperrule.report.model_card import write_card
-from hyperrule.report.page import write_report
+from hyperrule.reporting.model_card import write_card
+from hyperrule.reporting.page import write_report
 from hyperrule.run_folder import RunFolder
 
 

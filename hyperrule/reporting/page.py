@@ -10,14 +10,14 @@ from hyperrule.evaluation.metrics import ClassMetrics, Metrics
 from hyperrule.pages.rendering import percent, render
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.training_plan import Decided, TrainingPlan
-from hyperrule.report.confidence_figures import coverage_curve, coverage_figure, reliability_figure, thresholds
-from hyperrule.report.confusion import NAMED, confusion_figure, most_confused
-from hyperrule.report.curves import curves
-from hyperrule.report.intervals import Interval, balanced, wilson
-from hyperrule.report.pictures import MISTAKES, read_pictures
-from hyperrule.report.read import DistilledRun, FinetunedRun, read_run
-from hyperrule.report.repeat import asked_of, command_of, shown_value
-from hyperrule.report.snippets import snippets
+from hyperrule.reporting.confidence_figures import coverage_curve, coverage_figure, reliability_figure, thresholds
+from hyperrule.reporting.confusion import NAMED, confusion_figure, most_confused
+from hyperrule.reporting.curves import curves
+from hyperrule.reporting.intervals import Interval, balanced, wilson
+from hyperrule.reporting.pictures import MISTAKES, read_pictures
+from hyperrule.reporting.read import DistilledRun, FinetunedRun, read_run
+from hyperrule.reporting.repeat import asked_of, command_of, shown_value
+from hyperrule.reporting.snippets import snippets
 from hyperrule.run_folder import RunFolder
 
 GENERATOR = "hyperrule report"
@@ -111,7 +111,7 @@ def _finetuned(run: FinetunedRun) -> str:
     calibration = metrics.calibration
     judged = {} if calibration is None else {"before": calibration.before, "after": calibration.after}
     return render(
-        "report/finetuned.html",
+        "reporting/finetuned.html",
         **_common(run),
         title=name_of(plan),
         metrics=metrics,
@@ -134,7 +134,7 @@ def _finetuned(run: FinetunedRun) -> str:
 def _distilled(run: DistilledRun) -> str:
     overall = run.agreements.overall
     return render(
-        "report/distilled.html",
+        "reporting/distilled.html",
         **_common(run),
         title=f"{run.plan.backbone.architecture}, taught by {run.plan.teacher.name}",
         headline=distilled_headline(overall),

@@ -9,9 +9,9 @@ from scipy.stats import binomtest
 
 from hyperrule.errors import RunFolderError
 from hyperrule.pages.rendering import render
-from hyperrule.report.curves import curve, overlaid
-from hyperrule.report.page import GENERATOR, LISTED_CLASSES, Figure, headline_figures, name_of, shown_decision
-from hyperrule.report.read import DistilledRun, FinetunedRun
+from hyperrule.reporting.curves import curve, overlaid
+from hyperrule.reporting.page import GENERATOR, LISTED_CLASSES, Figure, headline_figures, name_of, shown_decision
+from hyperrule.reporting.read import DistilledRun, FinetunedRun
 
 Run = FinetunedRun | DistilledRun
 OVERLAID = (
@@ -75,7 +75,7 @@ def render_comparison(runs: Sequence[Run]) -> str:
     finetuned = [run for run in runs if isinstance(run, FinetunedRun)]
     rows = [_row(name, run, finetuned[0]) for name, run in zip(names, finetuned, strict=False)]
     return render(
-        "report/comparison.html",
+        "reporting/comparison.html",
         generator=GENERATOR,
         title=", ".join(names),
         names=names,

@@ -8,9 +8,9 @@ from markupsafe import Markup
 
 from hyperrule.evaluation.confidence import Coverage, Reliability, coverages
 from hyperrule.pages.rendering import percent
-from hyperrule.report.drawing import BLUE, ORANGE, PERCENT, SOFT, Drawing
-from hyperrule.report.intervals import Interval, wilson
-from hyperrule.report.read import Prediction
+from hyperrule.reporting.drawing import BLUE, ORANGE, PERCENT, SOFT, Drawing
+from hyperrule.reporting.intervals import Interval, wilson
+from hyperrule.reporting.read import Prediction
 
 TARGETS = (0.9, 0.95, 0.98, 0.99, 0.995)  # accuracies
 MOST_POINTS, FEW_POINTS = 300, 5
