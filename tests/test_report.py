@@ -45,7 +45,7 @@ from hyperrule.run_folder import RunFolder
 
 STRANGE = [
     "<script>alert(1)</script>", "x' onerror='alert(1)' \"", "--> <!-- ]]>", "{{ 7 * 7 }}", "$x^2$ \\frac", "null",
-    "---", "- yes: no", "| *x* `y`", "\u202eturned round", "日本語 🐈", "a" * 80,
+    "---", "- yes: no", "| *x* `y`", "\u202eturned round", "日本語 🐈", "a" * 80, "font-family: x", "#010203",
 ]  # fmt: skip
 
 
@@ -147,9 +147,11 @@ def test_figures_are_described_and_take_the_colours_of_the_page(finished: RunFol
     for svg in svgs:
         drawn = ElementTree.tostring(svg, encoding="unicode")
         assert "var(--soft)" in drawn
-        assert "#0102" not in drawn
+        assert not re.search("<[^>]*#0102", drawn)
         assert "DejaVu" not in drawn
         assert [text for text in svg.iter("{http://www.w3.org/2000/svg}text") if text.text]
+    drawn = "".join(svgs[4].itertext())
+    assert all(name in drawn for name in ("font-family: x", "#010203", "$x^2$ \\frac", "{{ 7 * 7 }}", "null"))
 
 
 @pytest.mark.parametrize(("classes", "labels"), [(2, True), (12, True), (100, False)])

@@ -41,7 +41,7 @@ def curve(log: Log, name: str, kind: str = "step") -> Curve:
 
 def overlaid(name: str, title: str, named: Mapping[str, Curve]) -> Markup:
     """The curves of several runs in one figure, by what they are called: the loss smoothed, others as they are."""
-    drawing = Drawing(name, f"{title} by step, of {', '.join(named)}", height=240)
+    drawing = Drawing(name, f"{title} by step, of {', '.join(map(printable, named))}", height=240)
     with drawing as axes:
         for place, (label, (steps, values)) in enumerate(named.items()):
             shown = smoothed(values) if name == "loss" else np.where(values > 0, values, np.nan)

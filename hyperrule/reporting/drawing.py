@@ -12,14 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 # What matplotlib draws in one of these becomes a colour of the page's style sheet.
-INK, SOFT, LINE, BLUE, ORANGE, RED, CARD = (f"#0102{number:02x}" for number in range(7))
-VARIABLES = dict(
-    zip(
-        (INK, SOFT, LINE, BLUE, ORANGE, RED, CARD),
-        ("ink", "soft", "line", "bar", "accent", "error", "card"),
-        strict=True,
-    )
-)
+INK, SOFT, LINE, BLUE, ORANGE, RED = (f"#0102{number:02x}" for number in range(6))
+VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", BLUE: "bar", ORANGE: "accent", RED: "error"}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # class names may hold dollars
@@ -100,14 +94,19 @@ def _inline(figure: Figure, name: str, description: str) -> Markup:
     view = re.search(r'viewBox="([^"]+)"', text)
     assert view is not None
     body = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r"<style[^>]*>.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
-    body = re.sub(r'<g id="[^"]*"', "<g", body)  # axes_1 and the like, which every figure would have
-    body = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", body)
-    body = re.sub(r" ?font-family: [^;\"]+;?", "", body)
-    for colour, variable in VARIABLES.items():
-        body = body.replace(colour, f"var(--{variable})")
+    body = re.sub(r"<(metadata|style)\b.*?</\1>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r"<[^>]+>", _as_the_page_has_it, body)  # tags alone: text may say anything
     body = re.sub(r"\s*\n\s*", "\n", body)
     widest = f"max-width:{WIDEST * figure.get_figwidth() * 72:.0f}px"
     opened = f'<svg role="img" aria-label="{escape(description)}" viewBox="{view[1]}" style="{widest}">'
     return Markup(f"{opened}{body}</svg>")
+
+
+def _as_the_page_has_it(tag: re.Match[str]) -> str:
+    """Without font, without the ids that every figure would have, and in the page's colours."""
+    text = re.sub(r'<g id="[^"]*"', "<g", tag[0])
+    text = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", text)
+    text = re.sub(r" ?font-family: [^;\"]+;?", "", text)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var(--{variable})")
+    return text
