@@ -27,6 +27,7 @@ from hyperrule.api import (
     port,
     predict,
     predict_each,
+    report,
     resume,
 )
 from hyperrule.errors import HyperruleError, RunError, UserError
@@ -47,5 +48,6 @@ __all__ = [
     "port",
     "predict",
     "predict_each",
+    "report",
     "resume",
 ]

@@ -1,4 +1,4 @@
-"""The Python API: check, plan, finetune, distill and resume; predict and evaluate; port."""
+"""The Python API: check, plan, finetune, distill and resume; predict and evaluate; port; report."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from hyperrule.prediction.accuracy import Accuracy
     from hyperrule.prediction.predictions import Prediction, Predictions
     from hyperrule.preflight.findings import Preflight
+    from hyperrule.reporting.make import Reported
 
 P = TypeVar("P", bound=TrainingPlan)
 R = TypeVar("R", bound=TrainingRecipe)
@@ -133,7 +134,7 @@ def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result | 
     with os_errors_as(UserError, "a path cannot be used"):
         stored = folder.read_plan()
         if folder.finished:
-            raise RunFolderError(f"{folder.path} is finished; its result is in {folder.summary_file}.")
+            raise RunFolderError(f"{folder.path} is finished; its result is in {folder.report_file}.")
         recipe = make_recipe({**stored.recipe.model_dump(), **options}, type(stored.recipe))
         if isinstance(recipe, DistillRecipe):
             distilling, pool = _plan_distillation(_as_decided(recipe, stored), reporter, before=stored.machine)
@@ -183,12 +184,12 @@ def export(
 ) -> Parity:
     """The classifier of a finished run as "saved_model", "module" (TF2 Hub), "litert", "onnx" or "keras".
 
-    It lies in the run's export/ unless `out` is given: a new file or folder, for a saved_model one that holds versions,
-    of which this is the first. Up to 256 images of the run's test go through it in a fresh process, and what comes out
-    is compared with the evaluation; so the data set has to be there still, or its place told by `dataset` and
-    `data_dir`. `quantize` (litert): "float16", "dynamic" or "int8", of which at least 98, 95 and 90 % of the images
-    must keep their label, or `min_agreement` from 0 to 1. Raises UserError if the request cannot be met, RunError if
-    the export disagrees, and then leaves nothing behind.
+    It lies in the run's export/, and its report tells of it, unless `out` is given: a new file or folder, for a
+    saved_model one that holds versions, of which this is the first. Up to 256 images of the run's test go through it in
+    a fresh process, and what comes out is compared with the evaluation; so the data set has to be there still, or its
+    place told by `dataset` and `data_dir`. `quantize` (litert): "float16", "dynamic" or "int8", of which at least 98,
+    95 and 90 % of the images must keep their label, or `min_agreement` from 0 to 1. Raises UserError if the request
+    cannot be met, RunError if the export disagrees, and then leaves nothing behind.
     """
     reporter = Reporter(quiet)
     with os_errors_as(UserError, "a path cannot be used"):
@@ -209,6 +210,8 @@ def export(
             parity = parity.model_copy(update={"path": str(target)})
             if out is None:
                 add_parity(folder.parity_file, parity)
+        if out is None:
+            report(folder.path)
     return parity
 
 
@@ -332,6 +335,22 @@ def check(dataset: str | Path, *, quiet: bool = False, **options: Any) -> Prefli
         from hyperrule.preflight.check_source import check_source
 
         return check_source(source, reporter)
+
+
+def report(runs: str | Path | Iterable[str | Path], *, out: str | Path | None = None) -> Reported:
+    """Make the web page of a finished run anew, report.html in its folder, and its model card.
+
+    Of several runs, one page puts them side by side: `out`, by default report.html in the current folder. `out` of a
+    single run is where its page goes instead, and its folder stays as it is. Nothing but the run folders is read.
+    Raises UserError, with nothing written, if a run is not finished or damaged, or if `out` is a file that is no such
+    page; RunError if a page cannot be written.
+    """
+    given = [runs] if isinstance(runs, str | Path) else list(runs)
+    with os_errors_as(UserError, "a path cannot be used"):
+        from hyperrule.reporting.make import make_report
+
+        folders = [RunFolder(Path(os.path.expanduser(run))) for run in given]
+        return make_report(folders, None if out is None else Path(os.path.expanduser(out)))
 
 
 def _export_to(out: str | Path, name: FormatName) -> Path:

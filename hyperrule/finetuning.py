@@ -1,6 +1,5 @@
 """The main job: plan -> data -> head -> training -> evaluation -> export, each into the run folder."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,8 +27,9 @@ from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import training_examples
 from hyperrule.planning.training_plan import Calibration
 from hyperrule.progress import Report, Reporter
+from hyperrule.reporting.finish import finish_run
+from hyperrule.reporting.pictures import keep_pictures
 from hyperrule.run_folder import RunFolder, free_run_folder
-from hyperrule.summary import summary
 from hyperrule.training.classifier import make_classifier
 from hyperrule.training.step import TrainingStep
 
@@ -182,8 +182,7 @@ class Finetuning(Job[Plan, Result]):
         run.write(run.eval_file, metrics.model_dump_json(indent=2) + "\n")
         write_predictions(run.predictions_file, self.testing, probabilities, self.plan.class_names)
         parity = self.export(probabilities, temperature)
-        run.write(run.summary_file, summary(self.plan, metrics, parity, run))
-        shutil.rmtree(run.checkpoints, ignore_errors=True)  # only now: until the summary is there, they are the run
+        finish_run(run, self.reporter, lambda: keep_pictures(run, self.source, self.testing, probabilities))
         return parity
 
     def _initialise_head(self) -> None:

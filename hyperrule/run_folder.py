@@ -7,8 +7,10 @@ checkpoints/         step-*.npz: weights and what the optimizer keeps, while the
 weights.npz          the trained network in BiT's public format
 eval.json            figures over all test examples; of a distillation, over those held out
 predictions.parquet  one row each of these; for a distillation, the label is the teacher's
+pictures.parquet     of a fine-tuning: small pictures of samples and mistakes, for the report
 export/              the classifier to deploy, saved_model/1 first; parity.json: each compared with eval
-summary.md           the result for people; written last, so its presence means "finished"
+report.html          the result for people, on one page
+model_card.md        the same for whoever gets the model; written last, so its presence means "finished"
 """
 
 import fcntl
@@ -24,6 +26,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from hyperrule.backbones.describe import CARD, is_finished
 from hyperrule.errors import RunError, RunFolderError
 from hyperrule.files import os_errors_as, whole_file
 from hyperrule.planning.distill_plan import DistillPlan
@@ -48,11 +51,13 @@ class RunFolder:
         self.export = path / "export"
         self.saved_model = self.export / "saved_model" / "1"  # as TensorFlow Serving wants it
         self.parity_file = self.export / "parity.json"
-        self.summary_file = path / "summary.md"
+        self.pictures_file = path / "pictures.parquet"
+        self.report_file = path / "report.html"
+        self.card_file = path / CARD
 
     @property
     def finished(self) -> bool:
-        return self.summary_file.exists()
+        return is_finished(self.path)
 
     def create(self, plan: TrainingPlan) -> None:
         """Make the folder and write its plan, in one moment. Raises RunFolderError if it is not empty."""

@@ -1,4 +1,4 @@
-"""summary.md: the result of a run for people, from the plan, the figures and the folder."""
+"""The result of a run in a line, for people, and as JSON, for programs."""
 
 import json
 
@@ -6,7 +6,7 @@ from hyperrule.evaluation.metrics import Metrics
 from hyperrule.exporting.parity import Parity
 from hyperrule.planning.plan import Plan
 from hyperrule.run_folder import RunFolder
-from hyperrule.wording import number, plain
+from hyperrule.wording import number
 
 
 def headline(plan: Plan, metrics: Metrics) -> str:
@@ -16,54 +16,6 @@ def headline(plan: Plan, metrics: Metrics) -> str:
     return (
         f"{plan.test_split.value} accuracy {metrics.top1:.2%} ({correct} of {metrics.examples}){balanced}, "
         f"top-5 {metrics.top5:.2%}, loss {metrics.loss:.4f}"
-    )
-
-
-def summary(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str:
-    schedule = plan.schedule.value
-    deviations = [f"- {name}: {decided.value} ({decided.reason})" for name, decided in plan.deviations.items()]
-    worst = sorted(metrics.per_class, key=lambda figures: figures.f1)[:5]
-    warnings = [f"- {plain(warning)}" for warning in plan.dataset.warnings]
-    skipped = [f"- {plain(name)}: {plain(problem)}" for name, problem in plan.dataset.skipped.items()]
-    return "\n".join(
-        [
-            f"# {plain(plan.dataset.name)}, fine-tuned from {plan.backbone.name}",
-            "",
-            headline(plan, metrics),
-            "",
-            f"Trained on {plan.examples.value} images of {len(plan.class_names)} classes: {schedule.steps} steps of "
-            f"{plan.batch.value} at {plan.crop.value} px, base rate {plan.base_learning_rate.value:g}, "
-            f"seed {plan.seed.value}, {plan.precision.value}{overflows(run)}; "
-            f"{', '.join(f'{name} {version}' for name, version in plan.versions.items())}.",
-            f"Exported SavedModel agrees with the evaluation on {parity.examples} test images "
-            f"(largest difference of a probability: {parity.largest_difference:.1e}).",
-            "",
-            "## Departures from the BiT-HyperRule",
-            "",
-            *(deviations or ["none"]),
-            "",
-            "## Weakest classes",
-            "",
-            "| class | examples | precision | recall | F1 |",
-            "|---|---|---|---|---|",
-            *(
-                f"| {plain(figures.name)} | {figures.examples} "
-                f"| {figures.precision:.3f} | {figures.recall:.3f} | {figures.f1:.3f} |"
-                for figures in worst
-            ),
-            "",
-            *(["## Images left out", "", *skipped, ""] if skipped else []),
-            *(["## Warnings about the data", "", *warnings, ""] if warnings else []),
-            "## Use it",
-            "",
-            "```python",
-            "import tensorflow as tf",
-            f'classify = tf.saved_model.load({str(run.saved_model)!r}).signatures["serving_default"]',
-            'answer = classify(image_bytes=tf.constant([tf.io.read_file("image.jpg").numpy()]))',
-            'print(answer["label"], answer["score"])',
-            "```",
-            "",
-        ]
     )
 
 
@@ -80,7 +32,8 @@ def result_json(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) ->
             "run": str(run.path),
             "saved_model": str(run.saved_model),
             "eval": str(run.eval_file),
-            "summary": str(run.summary_file),
+            "report": str(run.report_file),
+            "model_card": str(run.card_file),
             "steps": plan.schedule.value.steps,
             **metrics.model_dump(exclude={"per_class", "confusion"}),
             "parity": parity.model_dump(),

@@ -606,7 +606,7 @@ def test_out_that_holds_another_run(refused: Refused) -> None:
 def test_out_that_holds_a_finished_run(refused: Refused) -> None:
     """Which cannot be resumed, so that must not be the advice."""
     run = make_run()
-    (run / "summary.md").write_text("")
+    (run / "model_card.md").write_text("")
     line = refused("finetune", *NO_DATA, "--out", str(run))
     assert_says(line, ["--out run", "another run", "(finished)", "another folder"])
     assert "--resume" not in line
@@ -663,8 +663,8 @@ def test_resume_with_out(refused: Refused) -> None:
 
 def test_resume_of_a_finished_run(refused: Refused) -> None:
     run = make_run()
-    (run / "summary.md").write_text("")
-    assert_says(refused("finetune", "--resume", str(run)), ["run is finished", "run/summary.md"])
+    (run / "model_card.md").write_text("")
+    assert_says(refused("finetune", "--resume", str(run)), ["run is finished", "run/report.html"])
 
 
 @pytest.mark.parametrize(

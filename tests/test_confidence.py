@@ -41,12 +41,15 @@ def test_calibration_error_counted_by_hand() -> None:
     assert sum(one.examples for one in found.bins) == 4
 
 
-def test_scaling_on_the_test_itself_judges_each_half_by_the_other() -> None:
+def test_scaling_judges_each_half_by_the_other() -> None:
     logits, labels = drawn(2_000)
-    logits[::2] *= 3  # each half wants another temperature, and gets the wrong one
-    honest = scale_temperature(logits, labels, None)
+    honest = scale_temperature(3 * logits, labels, None)
     assert (honest.fitted_on, honest.examples) == ("test", 2_000)
-    assert honest.after.loss > honest.before.loss
+    assert honest.after.ece < 0.5 * honest.before.ece
+    logits[::2] *= 3  # each half wants another temperature, and gets the wrong one
+    refused = scale_temperature(logits, labels, None)
+    assert refused.temperature == 1
+    assert refused.after == refused.before
     by_validation = scale_temperature(3 * logits[1::2], labels[1::2], (3 * logits[1::2], labels[1::2]))
     assert by_validation.fitted_on == "validation"
     assert by_validation.temperature == pytest.approx(3, rel=0.15)

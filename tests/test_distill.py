@@ -188,7 +188,8 @@ def test_run_folder_holds_a_bit_that_says_what_the_student_says(finished: Path, 
     assert overall.feature_norm == pytest.approx(5.0, rel=1e-4)  # as asked, of what is in weights.npz
     assert (overall.labelled, overall.student_top1) == (0, None)
     assert not folder.checkpoints.exists()
-    assert "| all |" in folder.summary_file.read_text()
+    assert "| all |" in folder.card_file.read_text()
+    assert "agrees with its teacher" in folder.report_file.read_text()
     # Whoever takes the run as a classifier gets the teacher's classes.
     prediction = hyperrule.predict(finished, pool / "000.png", top=CLASSES, quiet=True)[0]
     assert {likely.class_name for likely in prediction.classes} == {str(index) for index in range(CLASSES)}

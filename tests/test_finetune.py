@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,13 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 import yaml
+from click.testing import CliRunner
 from command_line import SMALL, flags, run
+from pages import page_of
 
 import hyperrule
 from hyperrule.backbones.describe import describe_backbone
+from hyperrule.cli import main
 from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.recipe import make_recipe, shipped_recipes
 from hyperrule.run_folder import RunFolder
+from hyperrule.wording import printable
 
 
 def test_digits_from_command_line_to_a_classifier_that_strangers_can_use(tmp_path: Path) -> None:
@@ -31,7 +36,8 @@ def test_digits_from_command_line_to_a_classifier_that_strangers_can_use(tmp_pat
     result = json.loads(stdout)
     folder = RunFolder(out)
     assert sorted(path.name for path in out.iterdir()) == [
-        "eval.json", "export", "metrics.jsonl", "plan.json", "predictions.parquet", "summary.md", "weights.npz",
+        "eval.json", "export", "metrics.jsonl", "model_card.md", "pictures.parquet", "plan.json",
+        "predictions.parquet", "report.html", "weights.npz",
     ]  # fmt: skip
 
     # The evaluation is exact, and its parts agree with each other.
@@ -98,7 +104,7 @@ def test_skipped_images_are_counted_in_plan_and_result(image_folder: Path, tmp_p
         dataset=str(image_folder), out=tmp_path / "run", skip_corrupt=True, head_init="probe", quiet=True, **SMALL
     )
     assert list(result.plan.dataset.skipped) == ["cold/99.jpg"]
-    assert "cold/99.jpg" in result.run.summary_file.read_text()
+    assert "cold/99.jpg" in result.run.card_file.read_text()
     assert result.metrics.examples == 4
     assert result.metrics.top1 == 1.0  # colour tells the classes apart
 
@@ -142,7 +148,9 @@ def test_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.M
     assert RunFolder(next((tmp_path / "runs").iterdir())).finished
 
 
-def test_class_names_of_strangers_come_out_as_they_are(image_folder: Path, tmp_path: Path) -> None:
+def test_class_names_of_strangers_come_out_as_they_are(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = ['it\'s "a", b', "a/b\\c", "<b>&amp;</b>", "日本 🐈‍⬛", "| *x* `y` |"]
     rows = [
         [f"images/{folder}/{index:02d}.jpg", name]
@@ -152,13 +160,32 @@ def test_class_names_of_strangers_come_out_as_they_are(image_folder: Path, tmp_p
     with (tmp_path / "images.csv").open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([["path", "label"], *rows])
     options = {"steps": 1, "batch": 4, "crop": 32, "resize": 32, "precision": "float32"}
-    result = hyperrule.finetune(dataset=tmp_path / "images.csv", out=tmp_path / "run", quiet=True, **options)
+    result = hyperrule.finetune(dataset=tmp_path / "images.csv", out=tmp_path / "it's a run", quiet=True, **options)
     folder = result.run
     assert (folder.saved_model / "assets/labels.txt").read_text(encoding="utf-8").splitlines() == sorted(names)
     classify = tf.saved_model.load(str(folder.saved_model)).signatures["serving_default"]
     answer = classify(image_bytes=tf.constant([(image_folder / "cold/00.jpg").read_bytes()]))
     assert [name.decode() for name in answer["class_names"].numpy()[0]] == sorted(names)
     assert [row["name"] for row in json.loads(folder.eval_file.read_text())["per_class"]] == sorted(names)
-    summary = folder.summary_file.read_text(encoding="utf-8")
-    assert r"\<b\>\&amp;\</b\>" in summary
-    assert r"\| \*x\* \`y\` \|" in summary
+    card = folder.card_file.read_text(encoding="utf-8")
+    assert r"\<b\>\&amp;\</b\>" in card
+    assert r"\| \*x\* \`y\` \|" in card
+    assert_snippets_run(folder, answer["label"][0].numpy().decode(), image_folder / "cold/00.jpg", monkeypatch)
+
+
+def assert_snippets_run(folder: RunFolder, label: str, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they stand on the page, beside an image.jpg."""
+    monkeypatch.chdir(folder.path.parent)
+    shutil.copy(image, "image.jpg")
+    shutil.copytree(image.parents[1], "my_images", dirs_exist_ok=True)
+    snippets, said = page_of(folder).texts, []
+    exec(snippets["use-tensorflow"], {"print": lambda *words: said.extend(words)})
+    assert said[0] == label
+    predicted = CliRunner().invoke(main, shlex.split(snippets["use-predict"])[1:])
+    assert predicted.exit_code == 0, predicted.stderr
+    assert f"{said[1]:.2%}  {printable(label)}" in predicted.stdout
+    program, command, *flags = shlex.split(snippets["use-finetune"])
+    assert (program, command) == ("hyperrule", "finetune")
+    planned = CliRunner().invoke(main, ["plan", *flags, "--json"])
+    assert planned.exit_code == 0, planned.stderr
+    assert json.loads(planned.stdout)["backbone"]["origin"] == str(folder.path.resolve())

@@ -390,7 +390,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Classif
         planned = hyperrule.plan(dataset=folder, backbone=backbone, crop=SIZE, steps=1)
         (path / "plan.json").write_text(planned.model_dump_json())
         write_arrays(path / "weights.npz", classifier.snapshot())
-        (path / "summary.md").touch()
+        (path / "model_card.md").touch()
         return path
 
     return make
@@ -428,7 +428,7 @@ def test_a_run_of_a_bit(
     assert len(known.trained_on) == 1
     assert (known.has_seen(known.trained_on[0], None), known.has_seen(known.trained_on[0], "test")) == (True, False)
     assert not known.has_seen(tmp_path, None)
-    (run_folder / "summary.md").unlink()
+    (run_folder / "model_card.md").unlink()
     with pytest.raises(BackboneError, match="unfinished run"):
         hyperrule.predict(run_folder, photographs, quiet=True)
 

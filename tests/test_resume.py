@@ -102,7 +102,9 @@ def test_run_that_fails_at_its_last_write_has_lost_nothing(
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("hyperrule.finetuning.summary", lambda *_: (_ for _ in ()).throw(RunError("the disk is full")))
+        patch.setattr(
+            "hyperrule.reporting.finish.write_card", lambda *_: (_ for _ in ()).throw(RunError("the disk is full"))
+        )
         with pytest.raises(RunError, match="disk is full"):
             hyperrule.finetune(dataset=uninterrupted["data"], out=out, quiet=True, **SMALL)
     monkeypatch.setattr("hyperrule.job.Loop.train", lambda *_: pytest.fail("trained again"))
@@ -204,7 +206,9 @@ def test_restartable_begins_goes_on_and_returns_the_result(
 ) -> None:
     request = {"dataset": str(uninterrupted["data"]), "out": tmp_path / "run", "restartable": True, "quiet": True}
     with monkeypatch.context() as patch:
-        patch.setattr("hyperrule.finetuning.summary", lambda *_: (_ for _ in ()).throw(RunError("the disk is full")))
+        patch.setattr(
+            "hyperrule.reporting.finish.write_card", lambda *_: (_ for _ in ()).throw(RunError("the disk is full"))
+        )
         with pytest.raises(RunError, match="disk is full"):
             hyperrule.finetune(**request, **SMALL)
     with pytest.raises(RunFolderError, match="batch: 8, not 4"):
@@ -281,5 +285,5 @@ def test_budget_shrinks_every_boundary_once_and_is_frozen(
     assert plan.head_init.value == "probe"
     assert steps_done(out) == shrunk.steps
     # Unfinished again, it goes on under the same steps: nothing is measured a second time.
-    result.run.summary_file.unlink()
+    result.run.card_file.unlink()
     assert hyperrule.resume(out, quiet=True).plan == plan

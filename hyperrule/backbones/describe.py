@@ -21,6 +21,7 @@ from hyperrule.silence import silent_native_stderr
 from hyperrule.wording import resume_command
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
+CARD, OLD_CARD = "model_card.md", "summary.md"  # the file that a run writes last; what it was called once
 TOLD_APART = 3.0  # times as far off must the second-best input range be
 PLAUSIBLE = 0.6  # standard deviations that the best may be off; 0.16 when EfficientNet-Lite0 was measured
 
@@ -87,6 +88,11 @@ def is_backbone(path: Path) -> bool:
     return os.path.isfile(path) and path.name.endswith((".npz", *ARCHIVES))
 
 
+def is_finished(run: Path) -> bool:
+    """Whether the run in a folder came to its end."""
+    return any((run / name).is_file() for name in (CARD, OLD_CARD))
+
+
 def _of_path(path: Path, input_range: InputRange | None, reporter: Reporter) -> BackboneInfo:
     if path.is_dir() and not (path / "saved_model.pb").is_file():
         return _of_run(path, input_range, reporter)
@@ -98,7 +104,7 @@ def _of_path(path: Path, input_range: InputRange | None, reporter: Reporter) -> 
 
 def _of_run(run: Path, input_range: InputRange | None, reporter: Reporter) -> BackboneInfo:
     """The trained backbone of a finished run: its weights, or the export where they are no BiT's."""
-    if not (run / "summary.md").is_file():
+    if not is_finished(run):
         raise BackboneError(f"{run} is an unfinished run. Finish it first: {resume_command(run)}")
     try:
         is_bit = json.loads((run / "plan.json").read_text(encoding="utf-8"))["backbone"]["depth"] is not None

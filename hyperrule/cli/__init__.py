@@ -24,6 +24,7 @@ COMMANDS = (
     "port",
     "predict",
     "recipes",
+    "report",
 )
 
 

@@ -50,7 +50,7 @@ def _render_finetuned(result: "Result", as_json: bool) -> None:
     click.echo(headline(result.plan, result.metrics))
     click.echo(f"SavedModel  {run.saved_model}")
     click.echo(f"metrics     {run.eval_file}")
-    click.echo(f"summary     {run.summary_file}")
+    click.echo(f"report      {run.report_file}")
     if result.plan.dataset.kind == "digits":
         click.echo(
             "next        hyperrule finetune --dataset FOLDER --budget 5m   (FOLDER/CLASS/*.jpg: your own images)"
@@ -72,5 +72,5 @@ def _render_distilled(result: "Distilled", as_json: bool) -> None:
     if result.parity is not None:
         click.echo(f"SavedModel  {run.saved_model}")
     click.echo(f"agreement   {run.eval_file}")
-    click.echo(f"summary     {run.summary_file}")
+    click.echo(f"report      {run.report_file}")
     click.echo(f"next        hyperrule finetune --backbone {shlex.quote(str(run.path))} --dataset FOLDER")

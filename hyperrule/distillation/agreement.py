@@ -56,6 +56,15 @@ class Agreement(BaseModel):
         return ", ".join(said)
 
 
+class Agreements(BaseModel):
+    """Over all held-out images, and by data set."""
+
+    model_config = ConfigDict(frozen=True)
+
+    overall: Agreement
+    by_data_set: tuple[Agreement, ...]
+
+
 @dataclass(frozen=True)
 class Answers:
     """What both say of N images: logits [N, classes], None where they are not matched; squared errors [N] of the

@@ -1,6 +1,5 @@
 """The job: pool -> teacher and student -> training -> agreement -> weights and export, each into the run folder."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from pydantic import BaseModel, ConfigDict
 from scipy.special import softmax
 
 from hyperrule.backbones.checkpoints import StoredArrays, write_arrays
@@ -17,9 +15,8 @@ from hyperrule.data import Examples
 from hyperrule.data.augmentation import InceptionAugmentation
 from hyperrule.data.pipeline import training_batches
 from hyperrule.data.pool import Pool
-from hyperrule.distillation.agreement import Agreement, Answers, agreement, labels_among
+from hyperrule.distillation.agreement import Agreements, Answers, agreement, labels_among
 from hyperrule.distillation.student import Student
-from hyperrule.distillation.summary import summary
 from hyperrule.distillation.teacher import Teacher
 from hyperrule.errors import RunFolderError
 from hyperrule.evaluation.evaluate import Floats, Pass
@@ -30,6 +27,7 @@ from hyperrule.job import Job
 from hyperrule.planning.distill_plan import DistillPlan
 from hyperrule.planning.training_plan import Calibration
 from hyperrule.progress import Report, Reporter
+from hyperrule.reporting.finish import finish_run
 from hyperrule.run_folder import RunFolder, free_run_folder
 from hyperrule.training.classifier import POLICIES
 from hyperrule.training.optimizer import adamw
@@ -37,15 +35,6 @@ from hyperrule.training.step import TrainingStep
 
 SAMPLE, SAMPLE_ON_A_BUDGET = 2_048, 256  # images by which the teacher's features are standardised
 LEAST_SCALE = 1e-3  # of a feature, against the mean of all: one that never moves must not be divided by 0
-
-
-class Agreements(BaseModel):
-    """Over all held-out images, and by data set."""
-
-    model_config = ConfigDict(frozen=True)
-
-    overall: Agreement
-    by_data_set: tuple[Agreement, ...]
 
 
 @dataclass(frozen=True)
@@ -203,8 +192,7 @@ class Distillation(Job[DistillPlan, Distilled]):
             by_teacher = Examples(self.testing.ids, chosen, self.testing.contents)
             write_predictions(run.predictions_file, by_teacher, probabilities, self.plan.class_names)
             parity = self.export(probabilities)
-        run.write(run.summary_file, summary(self.plan, agreements.overall, agreements.by_data_set, parity, run))
-        shutil.rmtree(run.checkpoints, ignore_errors=True)  # only now: until the summary is there, they are the run
+        finish_run(run, self.reporter)
         return parity
 
 

@@ -89,23 +89,32 @@ def fit_temperature(logits: Floats, labels: Labels) -> float:
 
 def scale_temperature(logits: Floats, labels: Labels, validation: tuple[Floats, Labels] | None) -> TemperatureScaling:
     """Fit on the validation examples' logits and labels, or, without them, on the test examples' `logits`
-    [N, classes] and `labels` [N]; both judged on the latter."""
-    if validation is not None:
-        temperature = fit_temperature(*validation)
-        scaled, fitted_on, examples = logits / temperature, "validation", len(validation[1])
-    else:
-        temperature, fitted_on, examples = fit_temperature(logits, labels), "test", len(labels)
-        scaled = logits.copy()
-        halves = [np.arange(start, len(labels), 2) for start in (0, 1)]  # of every class: they are sorted
-        for half, other in (halves, halves[::-1]):
-            scaled[half] /= fit_temperature(logits[other], labels[other])
+    [N, classes] and `labels` [N]; both judged on the latter.
+
+    The temperature is 1 where one of the least cross-entropy would make the calibration error larger: a few confident
+    mistakes can do that.
+    """
+    fitted, fitted_labels = validation if validation is not None else (logits, labels)
+    crosswise = _scaled_crosswise(fitted, fitted_labels)
+    helps = reliability(crosswise, fitted_labels).ece < reliability(fitted, fitted_labels).ece
+    temperature = fit_temperature(fitted, fitted_labels) if helps else 1.0
+    scaled = crosswise if validation is None and helps else logits / temperature
     return TemperatureScaling(
         temperature=temperature,
-        fitted_on=fitted_on,
-        examples=examples,
+        fitted_on="test" if validation is None else "validation",
+        examples=len(fitted_labels),
         before=reliability(logits, labels),
         after=reliability(scaled, labels),
     )
+
+
+def _scaled_crosswise(logits: Floats, labels: Labels) -> Floats:
+    """Each half of the examples divided by the temperature of the other."""
+    scaled = logits.copy()
+    halves = [np.arange(start, len(labels), 2) for start in (0, 1)]  # of every class: they are sorted
+    for half, other in (halves, halves[::-1]):
+        scaled[half] /= fit_temperature(logits[other], labels[other])
+    return scaled
 
 
 def reliability(logits: Floats, labels: Labels) -> Reliability:

@@ -5,23 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import jinja2
 import numpy as np
 
 from hyperrule.data.source import Source
+from hyperrule.pages.rendering import render
 from hyperrule.preflight.description import facts, mode_in_words
 from hyperrule.preflight.findings import Preflight
 from hyperrule.preflight.pictures import pictures
 from hyperrule.preflight.verdicts import Verdict, verdicts
-from hyperrule.version import __version__
-from hyperrule.wording import number, printable
 
 T = TypeVar("T")
 
 GROUPS, WIDE = 12, 6  # groups shown of a verdict, images shown of a group
 SINGLES = 24  # images shown of a verdict without groups
 CLASSES, SAMPLES = 24, 6  # classes shown with images, images of each
-LISTED_CLASSES = 200  # rows of the table of classes
 
 
 @dataclass(frozen=True)
@@ -38,16 +35,19 @@ def render_page(found: Preflight, source: Source) -> str:
     judged = [_shown(verdict) for verdict in verdicts(found)]
     samples = _samples(source)
     ids = {identity for one in judged for group in one.groups for identity in group}
-    return _template().render(
+    return render(
+        "preflight/page.html",
         found=found,
         judged=judged,
         levels=Counter(one.verdict.level for one in judged),
         facts=[(heading, line) for heading, line in facts(found) if heading != "formats"],
-        classes=list(enumerate(found.class_names))[:LISTED_CLASSES],
-        most={split: max(per_class, default=0) for split, per_class in found.splits.items()},
+        formats=[
+            (name, mode_in_words(mode), images)
+            for name, modes in found.formats.items()
+            for mode, images in modes.items()
+        ],
         samples=samples,
         pictures=pictures(source, ids.union(*samples.values())),
-        version=__version__,
     )
 
 
@@ -73,15 +73,3 @@ def _samples(source: Source) -> dict[str, list[str]]:
         members = readable[listing.labels[readable] == label]
         samples[name] = [listing.ids[number] for number in _spread(members, SAMPLES)]
     return samples
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hyperrule.preflight", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"shown": printable, "mode": mode_in_words, "count": "{:,}".format, "of": number}
-    return environment.get_template("page.html")

@@ -1,0 +1,42 @@
+"""Images small enough to be part of a page."""
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from hyperrule.data.contents import Contents
+from hyperrule.data.inspection import UNREADABLE, opened
+from hyperrule.data.looks import on_white
+
+SIDE = 96  # pixels, at most
+TINY = 16  # pixels; up to here each is drawn as a square, or browsers would blur them
+QUALITY = 80
+
+
+def thumbnail(contents: Contents, number: int) -> bytes | None:
+    """JPEG of the image with that number, upright by EXIF, on white; None if it cannot be read."""
+    try:
+        with opened(contents[number]) as image:
+            image.draft("RGB", (2 * SIDE, 2 * SIDE))  # JPEG decodes to less than it has
+            upright = ImageOps.exif_transpose(_eight_bits(image))
+    except UNREADABLE:
+        return None
+    upright.thumbnail((SIDE, SIDE))
+    small = on_white(upright)
+    if (side := max(small.size)) <= TINY:
+        small = ImageOps.scale(small, SIDE // side, Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()
+
+
+def data_uri(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode[0] != "I":
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))

@@ -1,0 +1,90 @@
+"""`hyperrule report`: pages from finished runs, to where they were asked for."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyperrule.distillation.summary import headline as distilled_headline
+from hyperrule.errors import RecipeError, RunFolderError
+from hyperrule.files import whole_file
+from hyperrule.reporting.comparison import render_comparison
+from hyperrule.reporting.model_card import model_card
+from hyperrule.reporting.page import GENERATOR, render_report
+from hyperrule.reporting.read import DistilledRun, FinetunedRun, read_run
+from hyperrule.run_folder import RunFolder
+from hyperrule.summary import headline
+from hyperrule.wording import resume_command
+
+DEFAULT = Path("report.html")
+HEAD = 4_000  # bytes of a page in which it says what made it
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A page that was made; `os.fspath` gives its path. `card` is the model card that was made with it, if any;
+    `headlines` are the results in a line by run."""
+
+    page: Path
+    card: Path | None
+    headlines: dict[str, str]
+
+    def __fspath__(self) -> str:
+        return str(self.page)
+
+
+def make_report(folders: Sequence[RunFolder], out: Path | None) -> Reported:
+    """As `hyperrule.report` says."""
+    if not folders:
+        raise RecipeError("report takes run folders, at least one. Received: none")
+    if twice := [folder.path for place, folder in enumerate(folders) if folder.path in _paths(folders[:place])]:
+        raise RecipeError(f"each run once. Received twice: {twice[0]}")
+    target = DEFAULT if out is None and len(folders) > 1 else out
+    if target is not None:
+        check_replaceable(target)
+    for folder in folders:
+        _check_finished(folder)
+    runs = [read_run(folder) for folder in folders]
+    page = render_report(runs[0]) if len(runs) == 1 else render_comparison(runs)
+    headlines = {str(run.folder.path): _headline(run) for run in runs}
+    if target is not None:
+        with whole_file(target) as partial:
+            partial.write_text(page, encoding="utf-8")
+        return Reported(target, None, headlines)
+    (folder,), (run,) = folders, runs
+    card = model_card(run)
+    with folder.locked():
+        folder.write(folder.report_file, page)
+        folder.write(folder.card_file, card)
+    return Reported(folder.report_file, folder.card_file, headlines)
+
+
+def check_replaceable(file: Path) -> None:
+    """Raises RecipeError unless there is no such file yet, or one that `hyperrule report` made."""
+    if file.is_dir():
+        raise RecipeError(f"--out {file} is a folder. Name a file in it.")
+    if not file.parent.is_dir():
+        raise RecipeError(f"--out {file} cannot be written: there is no folder {file.parent}.")
+    if not os.access(file.parent, os.W_OK):
+        raise RecipeError(f"--out {file} cannot be written: no permission to write in {file.parent}.")
+    if not file.exists():
+        return
+    with file.open("rb") as stream:
+        if f'content="{GENERATOR} '.encode() not in stream.read(HEAD):
+            raise RecipeError(f"{file} exists, and hyperrule report did not make it. Name another file with --out.")
+
+
+def _check_finished(folder: RunFolder) -> None:
+    if not folder.finished:
+        folder.read_plan()  # says what is wrong with what is no run at all
+        raise RunFolderError(f"{folder.path} is an unfinished run. Finish it first: {resume_command(folder.path)}")
+
+
+def _headline(run: FinetunedRun | DistilledRun) -> str:
+    if isinstance(run, FinetunedRun):
+        return headline(run.plan, run.metrics)
+    return distilled_headline(run.agreements.overall)
+
+
+def _paths(folders: Sequence[RunFolder]) -> list[Path]:
+    return [folder.path for folder in folders]

@@ -1,0 +1,59 @@
+"""How to repeat a run: the command that asks for the same."""
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from hyperrule.input_range import flag_value
+from hyperrule.recipe import TrainingRecipe
+
+
+def command_of(recipe: TrainingRecipe) -> str:
+    """The command line that makes the recipe, an option a line, in the order of `--help`, ready to be pasted."""
+    fields = type(recipe).model_fields
+    options = (shlex.join(_flag(name, asked, fields[name])) for name, asked in asked_of(recipe).items())
+    return " \\\n    ".join([f"hyperrule {recipe.command}", *options])
+
+
+def asked_of(recipe: TrainingRecipe) -> dict[str, Any]:
+    """The options that are not what they are by default."""
+    values = {name: getattr(recipe, name) for name in type(recipe).fields()}
+    defaults = type(recipe).model_fields
+    return {
+        name: value for name, value in values.items() if defaults[name].is_required() or value != defaults[name].default
+    }
+
+
+def shown_value(name: str, value: Any) -> str:
+    """As the command line takes it.
+
+    >>> shown_value("memory_limit", 8 * 2**30), shown_value("budget", 300.0), shown_value("input_range", (0, 1))
+    ('8192MiB', '300s', '0,1')
+    """
+    match name, value:
+        case _, str():
+            return value
+        case "budget", _:
+            return repr(value).removesuffix(".0") + "s"
+        case "memory_limit", _:
+            return repr(value / 2**20).removesuffix(".0") + "MiB"
+        case "input_range" | "teacher_range", _:
+            return flag_value(value)
+        case _, tuple():
+            return ",".join(map(str, value))
+        case _:
+            return str(value)
+
+
+def _flag(name: str, value: Any, field: FieldInfo) -> Iterator[str]:
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        opposite = field.examples[0] if field.examples else f"no-{flag[2:]}"
+        yield flag if value else f"--{opposite}"
+    elif field.annotation == tuple[str, ...]:
+        for each in value:
+            yield from (flag, each)
+    else:
+        yield from (flag, shown_value(name, value))
