@@ -15,12 +15,14 @@ class Backbone(keras.Model):
 
     Called as `backbone(images, training=False)`. `arrays` are all variables that make up its state,
     by name; those that train have `trainable` set. `side` is the one image side in pixels that it
-    takes, None for any. `heeds_training` says that `training` makes a difference.
+    takes, None for any. `heeds_training` says that `training` makes a difference. `resources` is what an export has
+    to carry besides the variables, such as tables.
     """
 
     features: int
     side: int | None = None
     heeds_training = False
+    resources: tf.train.Checkpoint | None = None
 
     @property
     def arrays(self) -> dict[str, keras.Variable]:

@@ -113,7 +113,7 @@ class GraphModule(Backbone):
         super().__init__(name="module")
         self._replicated = tf.distribute.has_strategy()
         self.saved = SavedModule(folder)
-        self.module = self.saved.module  # tracked, so that an export carries it
+        self.resources = self.saved.module
         self.features = self.saved.features
         self.side = self.saved.side
         self.heeds_training = self.saved.heeds_training

@@ -24,13 +24,16 @@ class ClassifierModule(HubForm):
             backbone.side,
             backbone.heeds_training,
         )
-        self.classifier = classifier
+        # Not the classifier itself, or every variable would be saved twice: as Keras' and as TensorFlow's.
+        self.resources = backbone.resources
+        self.head = [classifier.head.kernel.value, classifier.head.bias.value]
         self.temperature = card.temperature
         images = tf.TensorSpec([None, backbone.side, backbone.side, 3], tf.float32, name="images")
         self.probabilities = tf.function(self._probabilities, input_signature=[images], autograph=False)
 
     def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softmax(self.classifier.head(self.infer(images)) / self.temperature)
+        kernel, bias = self.head
+        return tf.nn.softmax((self.infer(images) @ kernel + bias) / self.temperature)
 
 
 def export_module(classifier: Classifier, card: Card, folder: Path) -> None:
