@@ -1,4 +1,4 @@
-"""The README's pictures, from a real run: terminals as SVG by rich, the report's first page as PNG by Chromium."""
+"""The README's pictures, from a real run: terminals as SVG by rich, parts of the report as PNG by Chromium."""
 
 import os
 import shlex
@@ -13,7 +13,9 @@ from rich.text import Text
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 COLUMNS = 112
-PAGE = (1100, 1500)  # pixels of the report that are shown
+WIDTH = 1000  # pixels
+PARTS = (("", 330), ("#results", 720))  # of the report that are shown, and their height
+FRAME = "border:0;display:block;width:100%"
 THEMES = {"light": 1, "dark": 0}  # Chromium's numbers of a preferred colour scheme
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PLAN = "hyperrule plan --recipe digits"
@@ -59,14 +61,21 @@ def screenshot(page: Path, theme: str, file: Path) -> None:
         sys.exit(
             f"scripts/pictures: no Chromium to draw {file.name} with; one of {', '.join(CHROMIUM)} must be installed"
         )
-    command = [browser, "--headless", "--no-sandbox", "--hide-scrollbars", "--force-device-scale-factor=1"]
-    size = ",".join(map(str, PAGE))
-    scheme = f"--blink-settings=preferredColorScheme={THEMES[theme]}"
-    subprocess.run(
-        [*command, scheme, f"--window-size={size}", f"--screenshot={file}", page.as_uri()],
-        stderr=subprocess.DEVNULL,
-        check=True,
+    frames = "".join(
+        f'<iframe src="{page.as_uri()}{part}" scrolling="no" style="{FRAME};height:{height}px"></iframe>'
+        for part, height in PARTS
     )
+    parts = page.with_name("parts.html")
+    parts.write_text(f'<body style="margin:0">{frames}')
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--hide-scrollbars",
+        f"--window-size={WIDTH},{sum(height for _, height in PARTS)}",
+        f"--blink-settings=preferredColorScheme={THEMES[theme]}",
+        f"--screenshot={file}",
+    ]
+    subprocess.run([browser, *options, parts.as_uri()], stderr=subprocess.DEVNULL, check=True)
 
 
 if __name__ == "__main__":
