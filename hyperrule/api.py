@@ -197,6 +197,7 @@ def export(
         if min_agreement is not None and not 0 <= min_agreement <= 1:
             raise RecipeError(f"--min-agreement must be from 0 to 1. Received: {min_agreement!r}")
         folder = RunFolder(Path(os.path.expanduser(run)))
+        folder.read_plan()  # says what is wrong with what is no run at all
         classifier = describe_classifier(os.fspath(folder.path), Asked(), reporter)
         target = folder.export / place(name, quantization) if out is None else _export_to(out, name)
         with folder.locked() if out is None else nullcontext(), parent_made(target):
