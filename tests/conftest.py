@@ -51,7 +51,8 @@ def image_folder(tmp_path: Path) -> Path:
 
 @contextmanager
 def _exporting_nothing() -> Iterator[None]:
-    """In this process runs export nothing: half of the time of a small one, for tests of what comes before."""
+    """In this process runs export nothing and report nothing: half of the time of a small one, for tests of what comes
+    before."""
     from hyperrule.exporting.parity import Parity, add_parity
     from hyperrule.job import Job
 
@@ -75,6 +76,7 @@ def _exporting_nothing() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Job, "export", export)
+        patch.setattr("hyperrule.reporting.finish.write_report", lambda _: None)
         yield
 
 

@@ -29,7 +29,7 @@ def command(run: str, form: str, as_json: bool, **options: str | float | None) -
     saved_model  TensorFlow and TensorFlow Serving: image bytes in, label, score and probabilities out
     module       TF2 Hub: features, and trains; for hub.KerasLayer, hub.load and --backbone
     litert       .tflite for phones and small devices (pip install 'hyperrule[litert]')
-    onnx         .onnx for ONNX Runtime and others (pip install 'hyperrule[onnx]')
+    onnx         .onnx, opset 17, for ONNX Runtime and others (pip install 'hyperrule[onnx]')
     keras        .keras, opened by Keras alone; BiT only
 
     \b
