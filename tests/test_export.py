@@ -259,7 +259,7 @@ def test_what_cannot_be_exported_is_told(options: dict[str, Any], said: str, run
 
 
 def test_runs_that_cannot_be_exported(run: Path, image_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no run folder: it has no plan.json"):
+    with pytest.raises(UserError, match=r"is no run folder: it has no plan\.json"):
         hyperrule.export(tmp_path, "module", quiet=True)
     shutil.copytree(run, tmp_path / "run")
     with pytest.raises(UserError, match=r"holds other images than .* --dataset"):
