@@ -186,7 +186,7 @@ class Finetuning(Job[Plan, Result]):
         probabilities = softmax(logits, axis=1)
         run.write(run.eval_file, metrics.model_dump_json(indent=2) + "\n")
         write_predictions(run.predictions_file, self.testing, probabilities, self.plan.class_names)
-        parity = self.export(probabilities, temperature)
+        parity = self.export(self.testing, probabilities, temperature)
         finish_run(run, self.reporter, lambda: keep_pictures(run, self.source, self.testing, probabilities))
         return parity
 
