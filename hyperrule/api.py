@@ -1,4 +1,4 @@
-"""The Python API: check, plan, finetune, distill and resume; predict and evaluate; port; report."""
+"""The Python API: check, plan, finetune, distill and resume; predict and evaluate; export and port; report."""
 
 from __future__ import annotations
 
@@ -199,8 +199,12 @@ def export(
         folder = RunFolder(Path(os.path.expanduser(run)))
         folder.read_plan()  # says what is wrong with what is no run at all
         classifier = describe_classifier(os.fspath(folder.path), Asked(), reporter)
+        if out is None:
+            from hyperrule.reporting.read import read_run
+
+            read_run(folder)  # or its report would fail, after all the work
         target = folder.export / place(name, quantization) if out is None else _export_to(out, name)
-        with folder.locked() if out is None else nullcontext(), parent_made(target):
+        with folder.locked() if out is None else nullcontext(), parent_made(folder.parity_file), parent_made(target):
             with taking_its_place(target) as staging:
                 training, testing = images_of(folder, dataset, data_dir, reporter)
                 with silent_native_stderr():

@@ -59,11 +59,13 @@ def taking_its_place(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def parent_made(target: Path) -> Iterator[None]:
-    """Make the folder of `target`, if its own exists, for the block; it goes again if nothing is in it."""
-    with os_errors_as(UserError, f"cannot write {target}"):
-        target.parent.mkdir(exist_ok=True)
+    """Make the folder of `target` for the block, where its own exists; if nothing is in it then, it goes again."""
+    missing = not target.parent.exists()
+    if missing:
+        with os_errors_as(UserError, f"cannot write {target}"):
+            target.parent.mkdir()
     try:
         yield
     finally:
-        if not any(target.parent.iterdir()):
+        if missing and not any(target.parent.iterdir()):
             target.parent.rmdir()

@@ -1,5 +1,6 @@
 """The main job: plan -> data -> head -> training -> evaluation -> export, each into the run folder."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,12 +69,16 @@ def resume_run(
 
 
 def folder_result(run: RunFolder) -> Result:
-    """The result of a finished run, from its files."""
+    """The result of a finished run, from its files. Raises RunFolderError if it is not there."""
     plan = run.read_plan()
     if not isinstance(plan, Plan):
         raise RunFolderError(f"{run.path} holds a distillation, not a fine-tuning.")
     metrics = Metrics.model_validate_json(run.eval_file.read_text(encoding="utf-8"))
-    return Result(run, plan, metrics, read_parities(run.parity_file)["saved_model"])
+    parity = read_parities(run.parity_file).get("saved_model")
+    if parity is None:
+        again = f"hyperrule export {shlex.quote(str(run.path))} --format saved_model"
+        raise RunFolderError(f"{run.parity_file} does not tell of a saved_model. Export it again: {again}")
+    return Result(run, plan, metrics, parity)
 
 
 class Finetuning(Job[Plan, Result]):
@@ -108,10 +113,10 @@ class Finetuning(Job[Plan, Result]):
     @cached_property
     def used(self) -> list[Examples]:
         used = [self.training, self.testing]
-        if self.calibrating is not None:
-            used.append(self.calibrating)
         if self.plan.eval_every.value is not None and self.plan.eval_split.value != self.plan.test_split.value:
             used.append(self.source.examples(self.plan.eval_split.value))
+        elif self.calibrating is not None:
+            used.append(self.calibrating)
         return used
 
     def build(self) -> None:
@@ -181,7 +186,7 @@ class Finetuning(Job[Plan, Result]):
         probabilities = softmax(logits, axis=1)
         run.write(run.eval_file, metrics.model_dump_json(indent=2) + "\n")
         write_predictions(run.predictions_file, self.testing, probabilities, self.plan.class_names)
-        parity = self.export(probabilities, temperature)
+        parity = self.export(self.testing, probabilities, temperature)
         finish_run(run, self.reporter, lambda: keep_pictures(run, self.source, self.testing, probabilities))
         return parity
 

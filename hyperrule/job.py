@@ -247,9 +247,9 @@ class Job(ABC, Generic[P, R]):
         micro_batches = iter(self.strategy.distribute_datasets_from_function(lambda _: endless))
         return self.workers.shard.rounds(self.plan.batch.value, micro_batch), micro_batches
 
-    def export(self, probabilities: npt.NDArray[np.float32], temperature: float = 1.0) -> Parity:
+    def export(self, examples: Examples, probabilities: npt.NDArray[np.float32], temperature: float = 1.0) -> Parity:
         """Export a classifier whose logits are divided by `temperature`, and keep the export only if it says what the
-        evaluation said of `testing`."""
+        evaluation said of the examples, which are labelled by class."""
         run = self.run
         self.reporter.say("Exporting, and comparing with the evaluation in a fresh process ...")
         shutil.rmtree(run.export, ignore_errors=True)
@@ -263,7 +263,7 @@ class Job(ABC, Generic[P, R]):
             with os_errors_as(RunError, f"cannot write {run.saved_model}"):
                 export_saved_model(self._exported(), card, run.saved_model)
             tolerance = AFTER_GPU if self.plan.machine.gpus else FLOAT32
-            parity = check_parity(run.saved_model, "saved_model", "none", card, self.testing, probabilities, tolerance)
+            parity = check_parity(run.saved_model, "saved_model", "none", card, examples, probabilities, tolerance)
             add_parity(run.parity_file, parity)
         except BaseException:
             shutil.rmtree(run.export, ignore_errors=True)

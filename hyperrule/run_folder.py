@@ -115,11 +115,15 @@ class RunFolder:
             raise RunFolderError(f"{self.plan_file} is damaged: {' '.join(str(error).split())[:200]}") from None
 
     def read_temperature(self) -> float:
-        """By which the logits are divided for calibrated probabilities; 1 where that was never fitted."""
+        """By which the logits are divided for calibrated probabilities; 1 where that was never fitted. Raises
+        RunFolderError if eval.json is damaged."""
         if not self.eval_file.exists():
             return 1.0
-        calibration = json.loads(self.eval_file.read_text(encoding="utf-8")).get("calibration")
-        return 1.0 if calibration is None else float(calibration["temperature"])
+        try:
+            calibration = json.loads(self.eval_file.read_text(encoding="utf-8")).get("calibration")
+            return 1.0 if calibration is None else float(calibration["temperature"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunFolderError(f"{self.eval_file} is damaged: {' '.join(str(error).split())[:200]}") from None
 
     def write(self, file: Path, text: str) -> None:
         """Write a file of the run whole or not at all."""

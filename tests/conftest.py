@@ -53,10 +53,13 @@ def image_folder(tmp_path: Path) -> Path:
 def _exporting_nothing() -> Iterator[None]:
     """In this process runs export nothing and report nothing: half of the time of a small one, for tests of what comes
     before."""
+    from hyperrule.data import Examples
     from hyperrule.exporting.parity import Parity, add_parity
     from hyperrule.job import Job
 
-    def export(job: Job, probabilities: npt.NDArray[np.float32], temperature: float = 1.0) -> Parity:
+    def export(
+        job: Job, examples: Examples, probabilities: npt.NDArray[np.float32], temperature: float = 1.0
+    ) -> Parity:
         parity = Parity(
             format="saved_model",
             quantize="none",

@@ -29,6 +29,7 @@ from hyperrule.distillation.agreement import Agreement, labels_among
 from hyperrule.distillation.describe import describe_student, describe_teacher
 from hyperrule.distillation.student import Student, kl_divergence
 from hyperrule.distillation.teacher import Teacher
+from hyperrule.exporting.parity import read_parities
 from hyperrule.planning.distill_plan import DistillPlan
 from hyperrule.progress import Reporter
 from hyperrule.recipe import make_recipe
@@ -188,6 +189,8 @@ def test_run_folder_holds_a_bit_that_says_what_the_student_says(finished: Path, 
     assert overall.feature_norm == pytest.approx(5.0, rel=1e-4)  # as asked, of what is in weights.npz
     assert (overall.labelled, overall.student_top1) == (0, None)
     assert not folder.checkpoints.exists()
+    # Right is what the teacher says; all of the few images that were held out are compared.
+    assert read_parities(folder.parity_file)["saved_model"].accuracy_before == pytest.approx(overall.top1_agreement)
     assert "| all |" in folder.card_file.read_text()
     assert "agrees with its teacher" in folder.report_file.read_text()
     # Whoever takes the run as a classifier gets the teacher's classes.

@@ -232,10 +232,15 @@ def test_what_disagrees_is_not_kept(run: Path, tmp_path: Path) -> None:
     backwards = pa.array([row[::-1] for row in table["probabilities"].to_pylist()], pa.list_(pa.float32()))
     column = table.schema.names.index("probabilities")
     pq.write_table(table.set_column(column, "probabilities", backwards), copy / "predictions.parquet")
+    shutil.rmtree(copy / "export")
+    with pytest.raises(UserError, match=r"does not tell of a saved_model\. .*: hyperrule export .* saved_model"):
+        hyperrule.finetune(dataset="digits", out=copy, restartable=True, quiet=True)
+    (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(hyperrule.RunError, match=r"disagrees with the evaluation on 256 test images.*accuracy"):
-        hyperrule.export(copy, "module", quiet=True)
-    assert sorted(tmp_path.rglob("*")) == before
+    for out in (None, tmp_path / "empty" / "module"):
+        with pytest.raises(hyperrule.RunError, match=r"disagrees with the evaluation on 256 test images.*accuracy"):
+            hyperrule.export(copy, "module", out=out, quiet=True)
+        assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
@@ -259,8 +264,9 @@ def test_what_cannot_be_exported_is_told(options: dict[str, Any], said: str, run
 
 
 def test_runs_that_cannot_be_exported(run: Path, image_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no run folder: it has no plan\.json"):
-        hyperrule.export(tmp_path, "module", quiet=True)
+    for no_run in (tmp_path, "bit-m-r50x1"):
+        with pytest.raises(UserError, match="is no run folder"):
+            hyperrule.export(no_run, "module", quiet=True)
     shutil.copytree(run, tmp_path / "run")
     with pytest.raises(UserError, match=r"holds other images than .* --dataset"):
         hyperrule.export(tmp_path / "run", "module", dataset=image_folder, quiet=True)

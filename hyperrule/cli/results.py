@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,9 +54,9 @@ def _render_finetuned(result: "Result", as_json: bool) -> None:
         click.echo(
             "next        hyperrule finetune --dataset FOLDER --budget 5m   (FOLDER/CLASS/*.jpg: your own images)"
         )
-    else:
-        again = f"hyperrule finetune --dataset {shlex.quote(str(Path(result.plan.recipe.dataset)))}"
-        click.echo(f"next        {again}   (the whole rule, without shortcuts)" if result.plan.deviations else "")
+    elif result.plan.deviations:
+        again = f"hyperrule finetune --dataset {shlex.quote(result.plan.recipe.dataset)}"
+        click.echo(f"next        {again}   (the whole rule, without shortcuts)")
 
 
 def _render_distilled(result: "Distilled", as_json: bool) -> None:

@@ -191,7 +191,7 @@ class Distillation(Job[DistillPlan, Distilled]):
             chosen = answers.teacher.argmax(axis=1).astype(np.int32)
             by_teacher = Examples(self.testing.ids, chosen, self.testing.contents)
             write_predictions(run.predictions_file, by_teacher, probabilities, self.plan.class_names)
-            parity = self.export(probabilities)
+            parity = self.export(by_teacher, probabilities)
         finish_run(run, self.reporter)
         return parity
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 
 BINS = 15
 HOTTEST = 20.0  # 1 / 20 to 20: beyond, probabilities are all alike or all certain
@@ -119,18 +119,22 @@ def _scaled_crosswise(logits: Floats, labels: Labels) -> Floats:
 
 def reliability(logits: Floats, labels: Labels) -> Reliability:
     """Of softmax(logits), logits [N, classes], against labels [N]."""
-    probabilities = softmax(logits.astype(np.float64), axis=1)
-    scores, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    logs = log_softmax(logits.astype(np.float64), axis=1)
+    losses = -logs[np.arange(len(labels)), labels]
+    return judged(np.exp(logs.max(axis=1)), logs.argmax(axis=1) == labels, float(np.mean(losses)))
+
+
+def judged(scores: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_], loss: float) -> Reliability:
+    """Of examples with these scores [N], of which these [N] are classified rightly."""
     edges = np.linspace(0, 1, BINS + 1)
     place = np.clip(np.ceil(scores * BINS).astype(int) - 1, 0, BINS - 1)
     counts = np.bincount(place, minlength=BINS)
     mean_scores, accuracies = (
         np.bincount(place, values, BINS) / np.maximum(counts, 1) for values in (scores, correct.astype(np.float64))
     )
-    logs = log_softmax(logits.astype(np.float64), axis=1)
     return Reliability(
-        ece=float(np.sum(counts * np.abs(mean_scores - accuracies)) / max(1, len(labels))),
-        loss=float(-np.mean(logs[np.arange(len(labels)), labels])),
+        ece=float(np.sum(counts * np.abs(mean_scores - accuracies)) / max(1, len(scores))),
+        loss=loss,
         bins=tuple(
             Bin(low=float(low), high=float(high), examples=int(count), score=float(score), accuracy=float(accuracy))
             for low, high, count, score, accuracy in zip(

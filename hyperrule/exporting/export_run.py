@@ -1,6 +1,6 @@
 """A finished run's classifier in another form: written, run in a fresh process, compared."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from hyperrule.errors import RunError, RunFolderError
 from hyperrule.exporting.card import Card
 from hyperrule.exporting.check import check_parity
 from hyperrule.exporting.classifier_module import export_module
-from hyperrule.exporting.formats import AFTER_GPU, FLOAT32, TOLERANCES, FormatName, Quantize, export_name
+from hyperrule.exporting.formats import AFTER_GPU, FLOAT32, TOLERANCES, FormatName, Quantize, Tolerance, export_name
 from hyperrule.exporting.parity import Parity
 from hyperrule.exporting.saved_model import export_saved_model
 from hyperrule.files import os_errors_as
@@ -40,33 +40,42 @@ def export_run(
     RunFolderError if the evaluation was of other images, UserError if the network does not allow the format, RunError
     if it cannot be converted, or disagrees with the evaluation.
     """
-    probabilities = _evaluated(run, testing.ids)
     card = Card(
         name=run.path.resolve().name,
         class_names=tuple(known.name for known in classifier.class_names),
         size=classifier.size,
         temperature=classifier.temperature,
     )
+    evaluated, probabilities = _evaluated(run, testing, card.class_names)
     tolerance = TOLERANCES[quantize]
     if run.read_plan().machine.gpus and tolerance == FLOAT32:
         tolerance = AFTER_GPU
     if min_agreement is not None:
-        tolerance = tolerance.model_copy(update={"agreement": min_agreement})
+        most = tolerance.difference if quantize == "none" else 1.0
+        tolerance = Tolerance(difference=most, agreement=min_agreement)
     reporter.say(f"Exporting {card.name} as {export_name(name, quantize)} ...")
     with os_errors_as(RunError, "the export cannot be written"):
         _write(classifier, card, name, quantize, training, target)
     reporter.say("Comparing it with the evaluation, in a fresh process ...")
-    return check_parity(target, name, quantize, card, testing, probabilities, tolerance)
+    return check_parity(target, name, quantize, card, evaluated, probabilities, tolerance)
 
 
-def _evaluated(run: RunFolder, ids: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Probabilities [N, classes] of the test images with these ids, as the run evaluated them."""
-    with os_errors_as(RunFolderError, f"cannot read {run.predictions_file}"):
-        table = pq.read_table(run.predictions_file, columns=["id", "probabilities"])
-    if table["id"].to_pylist() != list(ids):
-        raise RunFolderError(f"{run.predictions_file} is of other test images than the data set has now.")
-    column = table["probabilities"].combine_chunks()
-    return np.asarray(column.flatten(), np.float32).reshape(len(ids), -1)
+def _evaluated(
+    run: RunFolder, testing: Examples, class_names: tuple[str, ...]
+) -> tuple[Examples, npt.NDArray[np.float32]]:
+    """The test images as the run evaluated them: their labels, which for a distillation the teacher gave, and their
+    probabilities [N, classes]."""
+    numbers = {name: number for number, name in enumerate(class_names)}
+    try:
+        with os_errors_as(RunFolderError, f"cannot read {run.predictions_file}"):
+            table = pq.read_table(run.predictions_file, columns=["id", "label", "probabilities"])
+        if table["id"].to_pylist() != list(testing.ids):
+            raise RunFolderError(f"{run.predictions_file} is of other test images than the data set has now.")
+        labels = np.array([numbers[name] for name in table["label"].to_pylist()], np.int32)
+        probabilities = np.asarray(table["probabilities"].combine_chunks().flatten(), np.float32)
+        return Examples(testing.ids, labels, testing.contents), probabilities.reshape(-1, len(class_names))
+    except (ValueError, KeyError) as error:
+        raise RunFolderError(f"{run.predictions_file} is damaged: {' '.join(str(error).split())[:200]}") from None
 
 
 def _write(

@@ -94,7 +94,9 @@ def _read(path: Path, runtime: _Runtime) -> Card:
     if not path.exists():
         raise BackboneError(f"{printable(path)} does not exist.")
     if find_spec(runtime.package) is None:
-        raise BackboneError(f"{printable(path)} needs {runtime.package}. Install: pip install '.[{runtime.name}]'")
+        raise BackboneError(
+            f"{printable(path)} needs {runtime.package}. Install: pip install 'hyperrule[{runtime.name}]'"
+        )
     try:
         found = runtime.card(path)
         card = None if found is None else Card.model_validate_json(found)

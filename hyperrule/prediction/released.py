@@ -14,6 +14,7 @@ from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.zoo import CLASSES, ZOO, ClassNames, Head, Released, find
 from hyperrule.data.dataset_info import Split
 from hyperrule.errors import BackboneError, RecipeError
+from hyperrule.exporting.card import CARD_FILE
 from hyperrule.input_range import InputRange, parse_input_range
 from hyperrule.progress import Reporter
 from hyperrule.run_folder import RunFolder
@@ -241,8 +242,11 @@ def _with_head(backbone: BackboneInfo) -> _Found:
 
 def _refuse_export(backbone: BackboneInfo) -> None:
     """hyperrule's exports of foreign networks return features as modules, and tell their classes beside."""
-    labels = Path(backbone.path or "", "assets", "labels.txt")
-    if labels.is_file() and b"classify_bytes" in labels.parents[1].joinpath("saved_model.pb").read_bytes():
+    folder = Path(backbone.path or "")
+    is_old = (folder / "assets" / "labels.txt").is_file()  # from before there was a card
+    if (folder / "assets.extra" / CARD_FILE).is_file() or (
+        is_old and b"classify_bytes" in (folder / "saved_model.pb").read_bytes()
+    ):
         raise BackboneError(
             f"{backbone.path} is the export of a run, which returns features to whoever does not call its signatures. "
             "Give the run folder."

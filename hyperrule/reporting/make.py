@@ -37,7 +37,8 @@ def make_report(folders: Sequence[RunFolder], out: Path | None) -> Reported:
     """As `hyperrule.report` says."""
     if not folders:
         raise RecipeError("report takes run folders, at least one. Received: none")
-    if twice := [folder.path for place, folder in enumerate(folders) if folder.path in _paths(folders[:place])]:
+    paths = [folder.path for folder in folders]
+    if twice := [path for path in paths if paths.count(path) > 1]:
         raise RecipeError(f"each run once. Received twice: {twice[0]}")
     target = DEFAULT if out is None and len(folders) > 1 else out
     if target is not None:
@@ -84,7 +85,3 @@ def _headline(run: FinetunedRun | DistilledRun) -> str:
     if isinstance(run, FinetunedRun):
         return headline(run.plan, run.metrics)
     return distilled_headline(run.agreements.overall)
-
-
-def _paths(folders: Sequence[RunFolder]) -> list[Path]:
-    return [folder.path for folder in folders]

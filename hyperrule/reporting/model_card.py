@@ -201,10 +201,17 @@ def _calibration(metrics: Metrics) -> Iterator[str]:
     if (found := metrics.calibration) is None:
         return
     yield "## Calibration"
+    tried = f"{found.examples:,} images of {found.fitted_on}"
+    if found.temperature == 1:
+        yield (
+            f"Probabilities are softmax(logits): a temperature, tried on {tried}, would not have made the expected "
+            f"calibration error smaller, which is {_percent(found.after.ece)}."
+        )
+        return
     yield (
-        f"Probabilities are softmax(logits / {found.temperature:.4f}), fitted on {found.examples:,} images of "
-        f"{found.fitted_on}. Expected calibration error {_percent(found.before.ece)} before, "
-        f"{_percent(found.after.ece)} after; loss {found.before.loss:.4f} and {found.after.loss:.4f}."
+        f"Probabilities are softmax(logits / {found.temperature:.4f}), fitted on {tried}. Expected calibration error "
+        f"{_percent(found.before.ece)} before, {_percent(found.after.ece)} after; loss {found.before.loss:.4f} and "
+        f"{found.after.loss:.4f}."
     )
 
 
