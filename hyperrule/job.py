@@ -264,11 +264,10 @@ class Job(ABC, Generic[P, R]):
                 export_saved_model(self._exported(), card, run.saved_model)
             tolerance = AFTER_GPU if self.plan.machine.gpus else FLOAT32
             parity = check_parity(run.saved_model, "saved_model", "none", card, examples, probabilities, tolerance)
-            add_parity(run.parity_file, parity)
+            return add_parity(run.parity_file, parity)
         except BaseException:
             shutil.rmtree(run.export, ignore_errors=True)
             raise
-        return parity
 
     def _exported(self) -> Classifier:
         """A folded copy on one device."""

@@ -74,8 +74,7 @@ def _exporting_nothing() -> Iterator[None]:
             images_per_second_32=1.0,
         )
         job.run.export.mkdir(exist_ok=True)
-        add_parity(job.run.parity_file, parity)
-        return parity
+        return add_parity(job.run.parity_file, parity)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Job, "export", export)

@@ -21,7 +21,7 @@ import hyperrule
 from hyperrule.cli import main
 from hyperrule.cli.prediction_outputs import people
 from hyperrule.errors import DataError, RecipeError, RunError
-from hyperrule.prediction import formats
+from hyperrule.prediction import writers
 from hyperrule.prediction.image_paths import find_images
 from hyperrule.prediction.predictions import Prediction, Predictions, Scored
 
@@ -108,7 +108,7 @@ def test_images_that_are_not_found(
 
 def test_all_formats_say_the_same(model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(formats, "ROW_GROUP", 4)
+    monkeypatch.setattr(writers, "ROW_GROUP", 4)
     rng = np.random.default_rng(0)
     for index in range(9):
         pixels = rng.integers(0, 60 + 20 * index, (SIZE, SIZE, 3), dtype=np.uint8)

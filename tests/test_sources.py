@@ -18,13 +18,13 @@ from PIL import Image
 from writers import LabelledImage
 
 import hyperrule
-from hyperrule import api
 from hyperrule.data import Examples, Source
 from hyperrule.data.augmentation import Augmentation
 from hyperrule.data.pipeline import evaluation_batches, training_batches
 from hyperrule.data.subset import few_shot
 from hyperrule.progress import Reporter
 from hyperrule.recipe import Recipe, make_recipe
+from hyperrule.recipe_data import source_of
 
 KINDS = ("image_folder", "archive", "manifest", "arrays", "tar_shards", "tfrecords", "tfds", "huggingface")
 KEEPS_BYTES = tuple(kind for kind in KINDS if kind != "arrays")
@@ -75,7 +75,7 @@ def _cache_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def opened(options: dict[str, Any]) -> Source:
-    return api._source(make_recipe(options, Recipe), Reporter(quiet=True))
+    return source_of(make_recipe(options, Recipe), Reporter(quiet=True))
 
 
 def hashes(examples: Examples) -> list[str]:

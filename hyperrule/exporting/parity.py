@@ -52,8 +52,9 @@ def read_parities(file: Path) -> dict[str, Parity]:
         ) from None
 
 
-def add_parity(file: Path, parity: Parity) -> None:
-    """Write it among those of the other exports, which lie beside `file`."""
+def add_parity(file: Path, parity: Parity) -> Parity:
+    """Write it among those of the other exports, which lie beside `file`, and return it as written."""
     parity = parity.model_copy(update={"path": os.path.relpath(parity.path, file.parent)})
     with whole_file(file) as partial:
         partial.write_bytes(_PARITIES.dump_json({**read_parities(file), parity.name: parity}, indent=2) + b"\n")
+    return parity
