@@ -175,5 +175,7 @@ def test_a_runtime_that_is_not_installed(images: list[Path], tmp_path: Path, mon
     for name, package, extra in (("a.onnx", "onnxruntime", "onnx"), ("a.tflite", "ai_edge_litert", "litert")):
         (tmp_path / name).touch()
         monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(BackboneError, match=rf"{name} needs {package}\. Install: pip install 'hyperrule\[{extra}\]'"):
+        with pytest.raises(
+            BackboneError, match=rf"{name} needs {package}\. Install: pip install 'hyperrule\[{extra}\]'"
+        ):
             hyperrule.predict(tmp_path / name, images, quiet=True)
