@@ -18,8 +18,8 @@ from command_line import SMALL, flags, run
 from pages import page_of
 
 import hyperrule
-from hyperrule.benchmark.grid import read_grid
 from hyperrule.backbones.describe import describe_backbone
+from hyperrule.benchmark.grid import read_grid
 from hyperrule.cli import main
 from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.recipe import make_recipe, shipped_recipes

@@ -54,10 +54,14 @@ def run_locally(folder: Path, orders: Sequence[Order], jobs: int, ended: Callabl
         )
 
 
+def command(folder: Path, order: Order) -> list[str]:
+    """The command line that carries out an order."""
+    return [sys.executable, "-m", "hyperrule.benchmark.work", str(folder), order.model_dump_json()]
+
+
 def _start(slot: int, folder: Path, order: Order, events: Events) -> Running:
-    command = [sys.executable, "-m", "hyperrule.benchmark.work", str(folder), order.model_dump_json()]
     worker = Worker(slot, "this machine", (), _share(order.jobs))
-    return Running(worker, command, lambda slot, code: events.put((slot, code)))
+    return Running(worker, command(folder, order), lambda slot, code: events.put((slot, code)))
 
 
 def _share(jobs: int) -> dict[str, str]:
