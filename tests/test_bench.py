@@ -23,6 +23,7 @@ from hyperrule.benchmark.claims import at_work, claim
 from hyperrule.benchmark.features import features_of
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid, read_grid
+from hyperrule.benchmark.handover import read_planned, write_planned
 from hyperrule.benchmark.ledger import Line, append, read_ledger
 from hyperrule.benchmark.pieces import Order, Piece, pieces_of
 from hyperrule.benchmark.run_grid import plan_grid, run_grid
@@ -84,8 +85,11 @@ def prepared(grid: dict[str, Any], path: Path) -> tuple[Grid, BenchFolder]:
 
 
 def work_through(grid: Grid, folder: BenchFolder, retry_failed: bool = False) -> list[Line]:
+    every = planned_cells(grid, grid.cells(), QUIET)
+    write_planned(folder.path / "planned", every)
+    every = read_planned(folder.path / "planned")
     for piece in pieces_of(grid.cells()):
-        work(folder, grid, Order(piece=piece, retry_failed=retry_failed), QUIET)
+        work(folder, [one for one in every if Piece.of(one.cell) == piece], retry_failed, QUIET)
     return read_ledger(folder.ledger_file)
 
 
@@ -364,8 +368,9 @@ def test_a_signal_stops_all_processes(tmp_path: Path, monkeypatch: pytest.Monkey
     pieces = [Piece(dataset="d", backbone="b", method="head", shots=1, seed=seed) for seed in range(3)]
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
+    orders = [Order(piece=piece, planned=tmp_path) for piece in pieces]
     with pytest.raises(Interrupted) as stopped:
-        local.run_locally(tmp_path, [Order(piece=piece) for piece in pieces], 2, lambda _, code: ended.append(code))
+        local.run_locally(tmp_path, orders, 2, lambda _, code: ended.append(code))
     assert (stopped.value.exit_code, ended) == (143, [])
 
 
@@ -397,5 +402,6 @@ def test_the_grid_that_is_kept_is_the_grid(pets: dict[str, Any], tmp_path: Path)
     pets["methods"] |= {"finetune-probe": {"steps": 2, **TRAINING}, "head": None}
     grid, folder = prepared(pets, tmp_path / "bench")
     assert read_grid(str(folder.grid_file)).cells() == grid.cells()
-    again = [one.key for one in planned_cells(folder.read_grid(), folder.read_grid().cells(), QUIET)]
-    assert again == [one.key for one in planned_cells(grid, grid.cells(), QUIET)]
+    kept = read_grid(str(folder.grid_file))
+    keys = [one.key for one in planned_cells(grid, grid.cells(), QUIET)]
+    assert [one.key for one in planned_cells(kept, kept.cells(), QUIET)] == keys

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from hyperrule.benchmark.cells import Planned
-from hyperrule.benchmark.grid import Grid, read_grid
+from hyperrule.benchmark.grid import Grid
 from hyperrule.benchmark.ledger import Line, append, read_ledger
 from hyperrule.benchmark.subsets import list_file, subset, write_list
 from hyperrule.cache import alone
@@ -41,11 +41,6 @@ class BenchFolder:
             with whole_file(self.grid_file) as partial:
                 partial.write_text(grid.to_yaml(), encoding="utf-8")
             self._write_subsets(planned)
-
-    def read_grid(self) -> Grid:
-        if not self.grid_file.exists():
-            raise RunFolderError(f"{self.path} holds no benchmark: it has no grid.yaml.")
-        return read_grid(str(self.grid_file))
 
     def read(self) -> dict[str, Line]:
         """The ledger, by key."""

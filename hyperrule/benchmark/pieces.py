@@ -2,6 +2,7 @@
 training."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
@@ -33,12 +34,13 @@ class Piece(BaseModel):
 
 
 class Order(BaseModel):
-    """A piece for a process that shares the machine with others, `jobs` in all. Cells that failed are done again with
-    `retry_failed`."""
+    """A piece for a process that shares the machine with others, `jobs` in all; `planned` is the file in which its
+    cells are, among others. Cells that failed are done again with `retry_failed`."""
 
     model_config = ConfigDict(frozen=True)
 
     piece: Piece
+    planned: Path
     jobs: int = 1
     retry_failed: bool = False
 

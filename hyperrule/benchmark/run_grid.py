@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hyperrule.benchmark.cells import Planned, planned_cells
 from hyperrule.benchmark.claims import claim
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid
+from hyperrule.benchmark.handover import write_planned
 from hyperrule.benchmark.ledger import Line
 from hyperrule.benchmark.local import run_locally
 from hyperrule.benchmark.outlook import Outlook, outlook
@@ -42,13 +44,10 @@ def run_grid(grid: Grid, folder: BenchFolder, jobs: int, retry_failed: bool, rep
     Cells that another process is at work on are left to it. Raises UserError, with nothing written, if the grid cannot
     be done as asked, and Interrupted at SIGINT or SIGTERM.
     """
-    planned = planned_cells(grid, grid.cells(), reporter)
+    planned = planned_cells(grid, grid.cells(), reporter, jobs=jobs)
     folder.prepare(grid, planned)
     lines, again = folder.read(), failed(folder.read()) if retry_failed else {}
     missing = [one for one in planned if is_missing(one.key, lines, again)]
-    orders = [
-        Order(piece=piece, jobs=jobs, retry_failed=retry_failed) for piece in pieces_of(one.cell for one in missing)
-    ]
     if missing:
         reporter.say(_beginning(planned, missing, outlook(planned, _counting(folder, retry_failed))))
 
@@ -58,9 +57,23 @@ def run_grid(grid: Grid, folder: BenchFolder, jobs: int, retry_failed: bool, rep
         left = sum(is_missing(one.key, now, again) for one in planned)
         reporter.say(f"{piece}: {_outcome(missing, piece, now)}; {number(left, 'cell')} left")
 
-    if orders:
+    with TemporaryDirectory(prefix="hyperrule-bench-") as scratch:
+        handed_over = _handed_over(planned, missing, Path(scratch))
+        orders = [
+            Order(piece=piece, planned=handed_over[piece.dataset], jobs=jobs, retry_failed=retry_failed)
+            for piece in pieces_of(one.cell for one in missing)
+        ]
         run_locally(folder.path, orders, jobs, ended)
     return _result(folder, planned)
+
+
+def _handed_over(planned: list[Planned], missing: list[Planned], scratch: Path) -> dict[str, Path]:
+    """A file for every data set of which cells are missing."""
+    datasets = dict.fromkeys(one.cell.dataset for one in missing)
+    files = {dataset: scratch / f"{index}.pickle" for index, dataset in enumerate(datasets)}
+    for dataset, file in files.items():
+        write_planned(file, [one for one in planned if one.cell.dataset == dataset])
+    return files
 
 
 def _counting(folder: BenchFolder, retry_failed: bool) -> dict[str, Line]:

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from hyperrule.benchmark.cells import Planned, planned_cells
+from hyperrule.benchmark.cells import Planned
 from hyperrule.benchmark.claims import claim
 from hyperrule.benchmark.folder import BenchFolder
-from hyperrule.benchmark.grid import Grid
+from hyperrule.benchmark.handover import read_planned
 from hyperrule.benchmark.ledger import Line
 from hyperrule.benchmark.pieces import Order, Piece
 from hyperrule.benchmark.probing import Probing
@@ -28,13 +28,11 @@ from hyperrule.silence import silent_native_stderr
 Measure = Callable[[Planned], Line]
 
 
-def work(folder: BenchFolder, grid: Grid, order: Order, reporter: Reporter) -> None:
-    """Measure every cell of the piece that is missing. Raises UserError if none can be, Interrupted at a signal."""
-    piece = order.piece
-    cells = [cell for cell in grid.cells() if Piece.of(cell) == piece]
-    planned = planned_cells(grid, cells, reporter, jobs=order.jobs)
-    measure = _probe(planned, reporter) if piece.method == "probe" else _training(folder, reporter)
-    again = failed(folder.read()) if order.retry_failed else {}
+def work(folder: BenchFolder, planned: list[Planned], retry_failed: bool, reporter: Reporter) -> None:
+    """Measure every cell of a piece that is missing. Raises Interrupted at a signal."""
+    is_probe = planned[0].cell.method == "probe"
+    measure = _probe(planned, reporter) if is_probe else _training(folder, reporter)
+    again = failed(folder.read()) if retry_failed else {}
     for one in planned:
         with claim(folder.claims, one.key, str(one.cell)) as mine:
             if mine and is_missing(one.key, folder.read(), again):
@@ -86,7 +84,8 @@ def _training(folder: BenchFolder, reporter: Reporter) -> Measure:
 def main(arguments: list[str]) -> int:
     folder, order = BenchFolder(Path(arguments[0])), Order.model_validate_json(arguments[1])
     try:
-        work(folder, folder.read_grid(), order, Reporter())
+        planned = [one for one in read_planned(order.planned) if Piece.of(one.cell) == order.piece]
+        work(folder, planned, order.retry_failed, Reporter())
     except Interrupted as stopped:
         return stopped.exit_code
     except HyperruleError as error:
