@@ -4,12 +4,14 @@ Source of whitening, constant feature, targets and l2: google-research/big_visio
 `evaluators/fewshot_lsr.py`.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Solver = Callable[[float], tuple[Floats, Floats]]
 
 CONSTANT_FEATURE = 100.0  # so that l2 hardly regularises the bias
 STD_EPSILON = 1e-5
@@ -35,22 +37,49 @@ class Probe:
 
 def fit_probe(features: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], classes: int, l2: float = L2) -> Probe:
     """Fit on features [N, D] and labels [N]; solves the smaller of the D x D and the N x N system."""
+    return next(fit_probes(features, labels, classes, (l2,)))
+
+
+def fit_probes(
+    features: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], classes: int, l2s: Iterable[float]
+) -> Iterator[Probe]:
+    """A probe for each l2, as `fit_probe` fits it; they share the one step that takes time, an eigendecomposition."""
     wide = features.astype(np.float64)
     mean, std = wide.mean(axis=0), wide.std(axis=0) + STD_EPSILON
     x = np.concatenate([(wide - mean) / std, np.full((len(wide), 1), CONSTANT_FEATURE)], axis=1)
     y = np.where(labels[:, np.newaxis] == np.arange(classes), 1.0, -1.0)
-    if x.shape[0] >= x.shape[1]:
-        inverse = np.linalg.inv(x.T @ x + l2 * np.eye(x.shape[1]))
-        weights = inverse @ (x.T @ y)
-        leverage = np.einsum("nd,nd->n", x @ inverse, x)[:, np.newaxis]
-        left_out = (x @ weights - leverage * y) / (1 - leverage)
-    else:
-        inverse = np.linalg.inv(x @ x.T + l2 * np.eye(x.shape[0]))
-        dual = inverse @ y
-        weights = x.T @ dual
-        left_out = y - dual / np.diag(inverse)[:, np.newaxis]
-    kernel = weights[:-1] / std[:, np.newaxis]
-    return Probe(kernel, CONSTANT_FEATURE * weights[-1] - mean @ kernel, left_out)
+    solve = _solver(x, y) if x.shape[0] >= x.shape[1] else _dual_solver(x, y)
+    for weights, left_out in map(solve, l2s):
+        kernel = weights[:-1] / std[:, np.newaxis]
+        yield Probe(kernel, CONSTANT_FEATURE * weights[-1] - mean @ kernel, left_out)
+
+
+def _solver(x: Floats, y: Floats) -> Solver:
+    """l2 -> weights [D, classes] and left-out scores [N, classes], by the D x D system."""
+    values, vectors = np.linalg.eigh(x.T @ x)
+    rotated = x @ vectors
+    targets, squares = rotated.T @ y, rotated**2
+
+    def solve(l2: float) -> tuple[Floats, Floats]:
+        inverse = 1 / (values + l2)
+        solution = inverse[:, np.newaxis] * targets
+        leverage = (squares @ inverse)[:, np.newaxis]
+        return vectors @ solution, (rotated @ solution - leverage * y) / (1 - leverage)
+
+    return solve
+
+
+def _dual_solver(x: Floats, y: Floats) -> Solver:
+    """The same by the N x N system."""
+    values, vectors = np.linalg.eigh(x @ x.T)
+    targets, squares = vectors.T @ y, vectors**2
+
+    def solve(l2: float) -> tuple[Floats, Floats]:
+        inverse = 1 / (values + l2)
+        dual = vectors @ (inverse[:, np.newaxis] * targets)
+        return x.T @ dual, y - dual / (squares @ inverse)[:, np.newaxis]
+
+    return solve
 
 
 def fit_head(
@@ -62,7 +91,7 @@ def fit_head(
     least cross-entropy, so that the head starts neither timid nor overconfident. The same
     cross-entropy chooses l2 from `L2_CANDIDATES`.
     """
-    fitted = (fit_probe(features, labels, classes, l2) for l2 in L2_CANDIDATES)
+    fitted = fit_probes(features, labels, classes, L2_CANDIDATES)
     _, factor, probe = min(
         (
             (_cross_entropy(factor * probe.left_out_scores, labels), factor, probe)

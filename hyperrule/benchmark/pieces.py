@@ -1,0 +1,50 @@
+"""What one process does of a benchmark: all probes of a backbone on a data set, which share their features, or one
+training."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from hyperrule.benchmark.grid import Cell
+from hyperrule.benchmark.ledger import Method, Shots
+
+
+class Piece(BaseModel):
+    """`shots` and `seed` are None where it has cells of them all."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dataset: str
+    backbone: str
+    method: Method
+    shots: Shots | None = None
+    seed: int | None = None
+
+    @classmethod
+    def of(cls, cell: Cell) -> Self:
+        own = {"dataset", "backbone", "method"} | (set() if cell.method == "probe" else {"shots", "seed"})
+        return cls.model_validate(cell.model_dump(include=own))
+
+    def __str__(self) -> str:
+        parts = [self.dataset, self.backbone, self.method]
+        parts += [] if self.shots is None else [f"{self.shots} shots", f"seed {self.seed}"]
+        return ", ".join(parts)
+
+
+class Order(BaseModel):
+    """A piece for a process that shares the machine with others, `jobs` in all; `planned` is the file in which its
+    cells are, among others. Cells that failed are done again with `retry_failed`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    piece: Piece
+    planned: Path
+    jobs: int = 1
+    retry_failed: bool = False
+
+
+def pieces_of(cells: Iterable[Cell]) -> list[Piece]:
+    """The pieces in which the cells lie, in the order of their first."""
+    return list(dict.fromkeys(map(Piece.of, cells)))
