@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hyperrule.benchmark.intervals import paired_mean
 from hyperrule.benchmark.ledger import Shots
@@ -65,7 +65,7 @@ def compare(summaries: Sequence[Summary], one: str, other: str) -> list[Comparis
         if theirs is None or not _same_images(mine, theirs):
             continue
         if common := {seed: (mine.top1[seed], theirs.top1[seed]) for seed in mine.top1 if seed in theirs.top1}:
-            of = group.method if field == "backbone" else group.backbone
+            of = group.measured_by if field == "backbone" else group.backbone
             found.append(Comparison(group.dataset, one, other, of, group.shots, common))
     if not found:
         raise RecipeError(
@@ -98,8 +98,8 @@ def _field(summaries: Sequence[Summary], one: str, other: str) -> str:
 
 def _with(group: Group, field: str, name: str) -> Group:
     if field == "backbone":
-        return Group(group.dataset, name, group.method, group.shots)
-    return Group(group.dataset, group.backbone, name, group.shots)
+        return replace(group, backbone=name)
+    return replace(group, method=name, l2=None)
 
 
 def _same_images(one: Summary, other: Summary) -> bool:

@@ -1,5 +1,6 @@
 """Tables as text: for a terminal, in Markdown, in LaTeX."""
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import TextIO
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from hyperrule.benchmark.tables import MINUS, Column, Table
+from hyperrule.benchmark.tables import MINUS, NONE, Column, Table
 from hyperrule.wording import plain, printable
 
 UNKNOWN_WIDTH = 160  # columns, where the output is no terminal
@@ -22,11 +23,10 @@ LATEX = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
-        '"': r"\textquotedbl{}",
         "[": "{[}",  # after \\ it would begin an argument, and so would the star
         "*": "{*}",
         MINUS: "$-$",
-        "\N{EN DASH}": "--",
+        NONE: r"\textendash{}",
     }
 )
 
@@ -56,10 +56,10 @@ def to_latex(tables: Iterable[Table]) -> str:
 def escaped(text: str) -> str:
     r"""Any text as LaTeX that shows it as it is.
 
-    >>> print(escaped("50_%\\"))
-    50\_\%\textbackslash{}
+    >>> print(escaped("50_%\\ --a"))
+    50\_\%\textbackslash{} -{}-a
     """
-    return printable(" ".join(text.split())).translate(LATEX)
+    return re.sub("-(?=-)", "-{}", printable(" ".join(text.split())).translate(LATEX))
 
 
 def _rich(table: Table) -> RichTable:

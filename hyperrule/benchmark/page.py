@@ -35,13 +35,15 @@ def render_page(
         parts[dataset].published = table
     for place, panel in enumerate(panels(summaries)):
         parts[panel.dataset].figures.append(figure(panel, f"panel{place}"))
+    means, seeds = comparison_tables(comparisons) or (None, None)
     return render(
         "benchmark/page.html",
         generator=GENERATOR,
         title=title,
         counted=_counted(summaries),
         parts=list(parts.values()),
-        comparisons=list(comparison_tables(comparisons)),
+        means=means,
+        seeds=seeds,
         trouble=trouble_table(summaries),
     )
 

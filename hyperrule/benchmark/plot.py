@@ -8,7 +8,7 @@ from itertools import groupby
 
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from hyperrule.benchmark.ledger import Shots
 from hyperrule.benchmark.summary import Summary
@@ -38,8 +38,8 @@ def panels(summaries: Sequence[Summary]) -> Iterator[Panel]:
     done = [summary for summary in summaries if summary.newest is not None]
     for dataset, members in groupby(done, key=lambda summary: summary.group.dataset):
         of_data = [*members]
-        by_method = list(_panels(dataset, of_data, "method", "backbone"))
-        by_backbone = list(_panels(dataset, of_data, "backbone", "method"))
+        by_method = list(_panels(dataset, of_data, "measured_by", "backbone"))
+        by_backbone = list(_panels(dataset, of_data, "backbone", "measured_by"))
         several = [panel for panel in (*by_method, *by_backbone) if len(panel.lines) > 1]
         yield from several or by_method
 
@@ -52,9 +52,10 @@ def figure(panel: Panel, name: str) -> Markup:
         for number, (label, members) in enumerate(panel.lines.items()):
             _draw(axes, number, printable(label), members, places)
         axes.set(title=printable(panel.title), xscale="log", xlabel="images a class", ylabel="top-1 accuracy")
+        axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(PERCENT)
         _shots_axis(axes, places)
-        axes.legend(fontsize=9)
+        axes.legend(fontsize=10)
     return drawing.svg
 
 
@@ -68,7 +69,7 @@ def plot_file(summaries: Sequence[Summary]) -> str:
         left, top = GAP + number % 2 * (WIDTH + GAP), GAP + number // 2 * (HEIGHT + GAP)
         where = f'<svg x="{left}" y="{top}" width="{WIDTH}" height="{HEIGHT}" '
         named = Panel(panel.dataset, f"{panel.dataset}: {panel.title}", panel.lines)
-        placed.append(figure(named, f"panel{number}").replace("<svg ", where, 1))
+        placed.append(str(figure(named, f"panel{number}")).replace("<svg ", where, 1))
     said = escape(". ".join(_description(panel) for panel in found))
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '

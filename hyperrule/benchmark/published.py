@@ -17,7 +17,6 @@ from hyperrule.benchmark.summary import Summary
 from hyperrule.wording import number
 
 LIKE_ALL = 0.97  # of the training images: the public code holds out 2 % of CIFAR and calls the rest "full"
-TOLD_ELSEWHERE = {"preset", "batch", "crop", "resize", "head_init", "train"}  # by reasons of their own, or the method
 
 
 class DataSet(BaseModel):
@@ -160,9 +159,9 @@ def _reasons(summary: Summary, newest: Line, published: Published) -> Iterator[s
     """What is not the same, most important first."""
     group, data, table = summary.group, published.data, published.table
     if _released(group.backbone) != published.backbone:
-        yield f"other backbone weights: {published.backbone}"
+        yield "other backbone weights"
     if group.method != table.method:
-        yield f"other method: {table.method}"
+        yield f"not by {table.method}"
     if data.size is not None and newest.size != data.size:
         yield f"{newest.size} px, not {data.size}"
     if newest.examples is not None and data.test is not None and newest.examples != data.test:
@@ -184,14 +183,17 @@ def _training_images(published: Published) -> int | None:
 
 
 def _other_training(line: Line, table: Table) -> Iterator[str]:
-    batch = line.settings.get("batch") or (rule.LIGHT_BATCH if line.settings.get("preset") == "light" else rule.BATCH)
-    if batch != table.batch:
-        yield f"batches of {batch}, not {table.batch}"
-    for name, value in line.settings.items():
-        steps = rule.schedule(line.trained_on or 1).steps
-        if name in TOLD_ELSEWHERE or value in (None, False) or (name, value) in (("steps", steps), ("rule", "code")):
-            continue
-        yield f"{value} steps, not {steps:,}" if name == "steps" else f"{name.replace('_', ' ')} {value}"
+    """What the settings of a line, as far as they are known, have that the rule has not."""
+    settings, images = line.settings, line.trained_on or 1
+    usual = {"batch": table.batch, "steps": rule.schedule(images).steps, "mixup": rule.mixup_alpha(images)}
+    for name, value in usual.items():
+        if (asked := settings.get(name, value)) != value:
+            yield f"{name} {asked}, not {value}"
+    for name in ("random_crop", "random_flip"):
+        if settings.get(name) is False:
+            yield f"without {name.replace('_', ' ')}"
+    if settings.get("budget") is not None:
+        yield "fewer steps, for a budget of time"
 
 
 def _figures(found: Any) -> Any:

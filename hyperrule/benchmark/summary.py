@@ -1,15 +1,18 @@
 """From the lines of a ledger to figures: what the seeds of each (data set, backbone, method, shots) gave."""
 
+import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
 from hyperrule.benchmark.intervals import bootstrap_mean
 from hyperrule.benchmark.ledger import Line, Shots
 from hyperrule.reporting.intervals import Interval
+
+Kind = tuple[str, str | None, int, str]
 
 
 class Cell(Protocol):
@@ -25,16 +28,28 @@ class Cell(Protocol):
     def shots(self) -> Shots: ...
     @property
     def seed(self) -> int: ...
+    @property
+    def l2(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that differ in their seed alone."""
+    """Cells that differ in their seed alone; `l2` is None where each probe chose its own."""
 
     dataset: str
     backbone: str
     method: str
     shots: Shots
+    l2: float | None = None
+
+    @property
+    def measured_by(self) -> str:
+        """The method, as tables say it.
+
+        >>> Group("digits", "bit-r26x0.5", "probe", 1, l2=1024.0).measured_by
+        'probe, l2 1024'
+        """
+        return self.method if self.l2 is None else f"{self.method}, l2 {self.l2:g}"
 
 
 @dataclass(frozen=True)
@@ -84,21 +99,39 @@ def summarise(lines: Sequence[Line], cells: Iterable[Cell] = ()) -> list[Summary
 
     Data sets, backbones and methods come in the order of the cells, then of the lines; shots from few to all.
     """
+    expected = list(cells)
+    by_l2 = _with_l2_of_their_own(lines, expected)
+
+    def group_of(cell: Cell) -> Group:
+        group = _coarse(cell)
+        return replace(group, l2=cell.l2) if group in by_l2 else group
+
     asked: dict[Group, set[int]] = {}
-    for cell in (*cells, *lines):
-        asked.setdefault(_group(cell), set()).add(cell.seed)
+    for cell in (*expected, *lines):
+        asked.setdefault(group_of(cell), set()).add(cell.seed)
     of_group: dict[Group, list[Line]] = {group: [] for group in asked}
     for line in lines:
-        of_group[_group(line)].append(line)
+        of_group[group_of(line)].append(line)
     return [_summary(group, of_group[group], asked[group]) for group in _ordered(asked)]
 
 
-def _group(cell: Cell) -> Group:
+def _with_l2_of_their_own(lines: Sequence[Line], cells: Sequence[Cell]) -> set[Group]:
+    """Groups of probes for which the grid measures each l2, rather than letting them choose: it says so, or a seed has
+    results of the same images with several."""
+    asked = {_coarse(cell) for cell in cells if cell.l2 is not None}
+    found: dict[tuple[Group, int, Kind], set[float]] = {}
+    for line in lines:
+        if line.l2 is not None:
+            found.setdefault((_coarse(line), line.seed, _kind(line)), set()).add(line.l2)
+    return asked | {group for (group, _, _), several in found.items() if len(several) > 1}
+
+
+def _coarse(cell: Cell) -> Group:
     return Group(cell.dataset, cell.backbone, cell.method, cell.shots)
 
 
 def _ordered(groups: Iterable[Group]) -> list[Group]:
-    """By the first appearance of data set, backbone and method, then by shots."""
+    """By the first appearance of data set, backbone and method, then by l2 and shots."""
     groups = list(groups)
     datasets, backbones, methods = (
         list(dict.fromkeys(getattr(group, name) for group in groups)) for name in ("dataset", "backbone", "method")
@@ -106,7 +139,8 @@ def _ordered(groups: Iterable[Group]) -> list[Group]:
 
     def place(group: Group) -> tuple[float, ...]:
         shots = math.inf if group.shots == "full" else group.shots
-        return datasets.index(group.dataset), backbones.index(group.backbone), methods.index(group.method), shots
+        names = datasets.index(group.dataset), backbones.index(group.backbone), methods.index(group.method)
+        return *names, group.l2 or 0, shots
 
     return sorted(groups, key=place)
 
@@ -114,7 +148,7 @@ def _ordered(groups: Iterable[Group]) -> list[Group]:
 def _summary(group: Group, lines: Sequence[Line], seeds: set[int]) -> Summary:
     done = [line for line in lines if line.status == "done"]
     newest = done[-1] if done else None
-    counted = [line for line in done if newest is not None and _measured_on(line) == _measured_on(newest)]
+    counted = [line for line in done if newest is not None and _kind(line) == _kind(newest)]
     top1 = {line.seed: line.top1 for line in counted if line.top1 is not None}
     failed = {line.seed: line.error or "no reason is known" for line in lines if line.status == "failed"}
     failed = {seed: why for seed, why in sorted(failed.items()) if seed not in top1}
@@ -128,6 +162,6 @@ def _summary(group: Group, lines: Sequence[Line], seeds: set[int]) -> Summary:
     )
 
 
-def _measured_on(line: Line) -> tuple[object, ...]:
+def _kind(line: Line) -> Kind:
     """What must be the same for figures to be of one kind."""
-    return line.data_sha256, line.weights_sha256, line.size, line.settings
+    return line.data_sha256, line.weights_sha256, line.size, json.dumps(line.settings, sort_keys=True)

@@ -55,7 +55,7 @@ def published_tables(found: Sequence[Beside]) -> Iterator[Table]:
     columns = (
         *map(Column, ("backbone", "method")),
         *(Column(name, is_number=True) for name in ("shots", "ours", "published", "difference")),
-        *map(Column, ("published backbone", "source", "comparable")),
+        *map(Column, ("published of", "comparable")),
     )
     for dataset, members in groupby(found, key=lambda beside: beside.summary.group.dataset):
         rows = [*members]
@@ -69,17 +69,19 @@ def published_tables(found: Sequence[Beside]) -> Iterator[Table]:
         )
 
 
-def comparison_tables(comparisons: Sequence[Comparison]) -> Iterator[Table]:
-    """Means first, then every seed."""
+def comparison_tables(comparisons: Sequence[Comparison]) -> tuple[Table, ...]:
+    """The mean differences, and every seed; nothing of nothing."""
     if not comparisons:
-        return
+        return ()
     one, other = comparisons[0].one, comparisons[0].other
     named = (*map(Column, ("data set", "with")), Column("shots", is_number=True))
     means = (Column("mean difference", True), Column("95 %", True), Column("won, tied, lost", True))
-    yield Table(f"{one} against {other}", (*named, *means), tuple(map(_mean_difference, comparisons)), PAIRED)
     each = (Column("seed", True), Column(one, True), Column(other, True), Column("difference", True))
     rows = tuple(row for comparison in comparisons for row in _seeds(comparison))
-    yield Table(f"{one} against {other}, seed by seed", (*named, *each), rows)
+    return (
+        Table(f"{one} against {other}", (*named, *means), tuple(map(_mean_difference, comparisons)), PAIRED),
+        Table(f"{one} against {other}, seed by seed", (*named, *each), rows),
+    )
 
 
 def trouble_table(summaries: Sequence[Summary]) -> Table | None:
@@ -87,7 +89,7 @@ def trouble_table(summaries: Sequence[Summary]) -> Table | None:
     rows = []
     for summary in summaries:
         group = summary.group
-        cell = (group.dataset, group.backbone, group.method, str(group.shots))
+        cell = (group.dataset, group.backbone, group.measured_by, str(group.shots))
         rows += [(*cell, str(seed), f"failed: {why}") for seed, why in summary.failed.items()]
         rows += [(*cell, str(seed), "missing") for seed in summary.missing]
     if not rows:
@@ -99,7 +101,7 @@ def trouble_table(summaries: Sequence[Summary]) -> Table | None:
 
 def _result(summary: Summary) -> tuple[str, ...]:
     group = summary.group
-    named = (group.backbone, group.method, str(group.shots))
+    named = (group.backbone, group.measured_by, str(group.shots))
     if summary.newest is None:
         return (*named, *[NONE] * 6, _seed_count(summary))
     figures = (summary.min, summary.median, summary.max, summary.mean)
@@ -121,9 +123,9 @@ def _beside(beside: Beside) -> tuple[str, ...]:
     group = summary.group
     ours = Figures(min=100 * summary.min, median=100 * summary.median, max=100 * summary.max)
     return (
-        *(group.backbone, group.method, str(group.shots)),
+        *(group.backbone, group.measured_by, str(group.shots)),
         *(_range(ours), _range(published.figures), signed(beside.difference / 100)),
-        *(published.backbone, published.table.source),
+        f"{published.backbone}; {published.table.source}",
         "yes" if beside.comparable else f"no: {'; '.join(beside.reasons)}",
     )
 
