@@ -315,7 +315,9 @@ def test_names_are_text_in_every_form(name: str, form: Form, tmp_path: Path) -> 
 
 
 def test_the_page_has_its_figures_with_text_and_ids_once() -> None:
-    page = Page(written(GRID, "html", against=("probe", "finetune")))
+    html = written(GRID, "html", against=("probe", "finetune"))
+    page = Page(html)
+    assert '>5</td><td class="number">30.0</td><td class="number">35.0</td><td class="number">40.0</td>' in html
     ids = page.values("id")
     assert len(ids) == len(set(ids))
     assert all("Medians: " in text for text in page.values("aria-label") if "Accuracy" in text)

@@ -38,6 +38,17 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
 
+    @property
+    def lead(self) -> int:
+        """Columns of names before the first of figures."""
+        return next(place for place, column in enumerate(self.columns) if column.is_number)
+
+    @property
+    def groups(self) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+        """Rows below each other with the same names, without these, by the names."""
+        by_names = groupby(self.rows, key=lambda row: row[: self.lead])
+        return [(names, [row[self.lead :] for row in rows]) for names, rows in by_names]
+
 
 def result_tables(summaries: Sequence[Summary]) -> Iterator[Table]:
     """A table for each data set."""
