@@ -45,6 +45,7 @@ def render_page(
         means=means,
         seeds=seeds,
         trouble=trouble_table(summaries),
+        without=sum(summary.seeds - len(summary.top1) for summary in summaries),
     )
 
 

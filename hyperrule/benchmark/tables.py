@@ -100,13 +100,18 @@ def trouble_table(summaries: Sequence[Summary]) -> Table | None:
     rows = []
     for summary in summaries:
         group = summary.group
-        cell = (group.dataset, group.backbone, group.measured_by, str(group.shots))
-        rows += [(*cell, str(seed), f"failed: {why}") for seed, why in summary.failed.items()]
-        rows += [(*cell, str(seed), "missing") for seed in summary.missing]
+        states: dict[str, list[int]] = {}
+        for seed, why in summary.failed.items():
+            states.setdefault(f"failed: {why}", []).append(seed)
+        if summary.missing:
+            states["missing"] = list(summary.missing)
+        for state, seeds in states.items():
+            named = (group.dataset, group.backbone, group.measured_by, str(group.shots))
+            rows.append((*named, ", ".join(map(str, seeds)), state))
     if not rows:
         return None
-    names = ("data set", "backbone", "method", "shots", "seed", "state")
-    columns = tuple(Column(name, is_number=name in ("shots", "seed")) for name in names)
+    names = ("data set", "backbone", "method", "shots", "seeds", "state")
+    columns = tuple(Column(name, is_number=name == "shots") for name in names)
     return Table("Cells without a result", columns, tuple(rows))
 
 
