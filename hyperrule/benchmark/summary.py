@@ -55,7 +55,7 @@ class Group:
 @dataclass(frozen=True)
 class Summary:
     """Accuracies (fractions) of a group and reasons of its failures, by seed; seeds that nothing is known of; and how
-    many lines do not count, being of other data, weights, size or settings than the newest.
+    many lines do not count: of other data, weights, size or settings than the newest, or older ones of the same seed.
 
     `newest` is the last line that is done, None where there is none.
     """
@@ -157,7 +157,7 @@ def _summary(group: Group, lines: Sequence[Line], seeds: set[int]) -> Summary:
         top1=dict(sorted(top1.items())),
         failed=failed,
         missing=tuple(sorted(seeds - set(top1) - set(failed))),
-        set_aside=len(done) - len(counted),
+        set_aside=len(done) - len(top1),
         newest=newest,
     )
 

@@ -130,7 +130,7 @@ def _seed_count(summary: Summary) -> str:
     others = {"failed": len(summary.failed), "missing": len(summary.missing)}
     told = [f"{count} {what}" for what, count in others.items() if count]
     done = f"{len(summary.top1)} of {summary.seeds}: {', '.join(told)}" if told else str(summary.seeds)
-    aside = f"; {number(summary.set_aside, 'line')} of other data, weights or settings set aside"
+    aside = f"; {number(summary.set_aside, 'line')} set aside: older, or of other data, weights or settings"
     return done + (aside if summary.set_aside else "")
 
 
