@@ -1,0 +1,110 @@
+"""Tables as text: for a terminal, in Markdown, in LaTeX."""
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from typing import TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from hyperrule.benchmark.tables import MINUS, NONE, Column, Table
+from hyperrule.wording import plain, printable
+
+UNKNOWN_WIDTH = 160  # columns, where the output is no terminal
+LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "{}$&#%_"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "[": "{[}",  # after \\ it would begin an argument, and so would the star
+        "*": "{*}",
+        MINUS: "$-$",
+        NONE: r"\textendash{}",
+    }
+)
+
+
+def render_terminal(tables: Iterable[Table], stream: TextIO) -> None:
+    console = Console(file=stream, markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = UNKNOWN_WIDTH
+    for number, table in enumerate(tables):
+        if number:
+            console.print()
+        console.print(Text(printable(table.title), style="bold"))
+        console.print(_rich(table))
+        if table.note:
+            console.print(Text(printable(table.note), style="dim"))
+
+
+def to_markdown(tables: Iterable[Table]) -> str:
+    return "\n\n".join(map(_markdown, tables)) + "\n"
+
+
+def to_latex(tables: Iterable[Table]) -> str:
+    r"""A `table` each, for a document with \usepackage{booktabs}."""
+    return "\n\n".join(map(_latex, tables)) + "\n"
+
+
+def escaped(text: str) -> str:
+    r"""Any text as LaTeX that shows it as it is.
+
+    >>> print(escaped("50_%\\ --a"))
+    50\_\%\textbackslash{} -{}-a
+    """
+    return re.sub("-(?=-)", "-{}", printable(" ".join(text.split())).translate(LATEX))
+
+
+def _rich(table: Table) -> RichTable:
+    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in table.columns:
+        # Names and reasons fold, figures stay whole.
+        grid.add_column(
+            Text(printable(column.name)),
+            justify="right" if column.is_number else "left",
+            no_wrap=column.is_number,
+            overflow="fold",
+        )
+    for row, following in zip_longest(table.rows, table.rows[1:]):
+        ends = following is not None and row[0] != following[0]
+        grid.add_row(*(Text(printable(cell)) for cell in row), end_section=ends)
+    return grid
+
+
+def _markdown(table: Table) -> str:
+    heads = [plain(column.name) for column in table.columns]
+    rules = ["---:" if column.is_number else "---" for column in table.columns]
+    rows = ([plain(cell) for cell in row] for row in table.rows)
+    grid = "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rules, *rows))
+    return "\n\n".join([f"## {plain(table.title)}", grid, *([plain(table.note)] if table.note else [])])
+
+
+def _latex(table: Table) -> str:
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{escaped(' '.join(filter(None, (table.title + '.', table.note))))}}}",
+        rf"\begin{{tabular}}{{{_alignment(table.columns)}}}",
+        r"\toprule",
+        _latex_row([column.name for column in table.columns]),
+        r"\midrule",
+        *map(_latex_row, table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines)
+
+
+def _alignment(columns: Sequence[Column]) -> str:
+    return "".join("r" if column.is_number else "l" for column in columns)
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(map(escaped, cells)) + r" \\"

@@ -1,0 +1,58 @@
+"""How far the mean over a few seeds can be from the mean over all of them: 95 % intervals.
+
+They are about the draw of labelled images and of training, not about the test images, which are always the same.
+"""
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm, t
+
+from hyperrule.reporting.intervals import LEVEL, Interval
+
+ENUMERATED = 6  # values, of which all 6^6 resamples are taken; of more, DRAWS
+DRAWS = 10_000
+OUTSIDE = (1 - LEVEL) / 2
+
+
+def bootstrap_mean(values: Sequence[float]) -> Interval | None:
+    """Of the mean: expanded percentiles of the bootstrap means; None of fewer than two values.
+
+    Plain percentiles are too narrow for few values. Expanded ones (Hesterberg, "What teachers should know about the
+    bootstrap", The American Statistician 69, 2015) lie as far out as Student's t would have them. Of normal values
+    they cover the mean in 93 % of 4,000 draws of 5 values (plain: 85 %), and in 75 % of 3 values (plain: 68 %): no
+    bootstrap goes beyond the lowest and the highest value.
+
+    >>> bootstrap_mean([0.5, 0.7])
+    Interval(low=0.5, high=0.7)
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    means = np.asarray(values, np.float64)[_resamples(n)].mean(axis=1)
+    outside = norm.cdf(t.ppf(OUTSIDE, n - 1) * np.sqrt(n / (n - 1)))
+    low, high = np.quantile(means, [outside, 1 - outside], method="closest_observation")
+    return Interval(float(low), float(high))
+
+
+def paired_mean(differences: Sequence[float]) -> Interval | None:
+    """Of the mean of paired differences: Student's t; None of fewer than two.
+
+    >>> around = paired_mean([0.01, 0.02, 0.03])
+    >>> round(around.low, 4), round(around.high, 4)
+    (-0.0048, 0.0448)
+    """
+    n = len(differences)
+    if n < 2:
+        return None
+    mean, half = np.mean(differences), -t.ppf(OUTSIDE, n - 1) * np.std(differences, ddof=1) / np.sqrt(n)
+    return Interval(float(mean - half), float(mean + half))
+
+
+def _resamples(n: int) -> npt.NDArray[np.int64]:
+    """Places in n values, [resamples, n]."""
+    if n <= ENUMERATED:
+        return np.array(list(product(range(n), repeat=n)))
+    return np.random.default_rng(0).integers(n, size=(DRAWS, n))

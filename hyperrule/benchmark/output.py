@@ -1,0 +1,93 @@
+"""What a ledger says, in the form that was asked for."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, TextIO
+
+from hyperrule.benchmark.comparison import Comparison, compare
+from hyperrule.benchmark.ledger import Line
+from hyperrule.benchmark.published import Beside, beside_published
+from hyperrule.benchmark.summary import Cell, Summary, summarise
+from hyperrule.benchmark.tables import Table, comparison_tables, published_tables, result_tables, trouble_table
+from hyperrule.errors import RecipeError
+from hyperrule.files import whole_file
+
+Form = Literal["terminal", "markdown", "csv", "latex", "html", "svg"]
+
+
+def write_tables(
+    lines: Sequence[Line],
+    form: Form,
+    target: TextIO | Path,
+    cells: Iterable[Cell] = (),
+    against: tuple[str, str] | None = None,
+    title: str = "Few-shot benchmark",
+) -> None:
+    """Write all tables, or for "svg" the plot, to a stream or, whole or not at all, to a file.
+
+    `cells` are those of the grid: what has no line is told as missing. `against` names two backbones or two methods,
+    which are then compared on the same subsets; CSV has that comparison alone. `title` is that of the page.
+
+    Raises RecipeError, before anything is written, if there is no cell, nothing to plot or nothing to compare, and
+    RunError if the file cannot be written.
+    """
+    summaries = summarise(lines, cells)
+    if not summaries or (form == "svg" and not any(summary.top1 for summary in summaries)):
+        raise RecipeError("the ledger has no finished cell yet. Run the grid first: hyperrule bench GRID")
+    comparisons = compare(summaries, *against) if against is not None else []
+    beside = beside_published(summaries)
+
+    def write(stream: TextIO) -> None:
+        _write(stream, form, summaries, beside, comparisons, title)
+
+    if isinstance(target, Path):
+        with whole_file(target) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
+            write(stream)
+    else:
+        write(target)
+
+
+def _write(
+    stream: TextIO,
+    form: Form,
+    summaries: Sequence[Summary],
+    beside: Sequence[Beside],
+    comparisons: Sequence[Comparison],
+    title: str,
+) -> None:
+    # Imported here, for matplotlib and rich take their time.
+    match form:
+        case "terminal":
+            from hyperrule.benchmark.forms import render_terminal
+
+            render_terminal(_tables(summaries, beside, comparisons), stream)
+        case "markdown":
+            from hyperrule.benchmark.forms import to_markdown
+
+            stream.write(to_markdown(_tables(summaries, beside, comparisons)))
+        case "latex":
+            from hyperrule.benchmark.forms import to_latex
+
+            stream.write(to_latex(_tables(summaries, beside, comparisons)))
+        case "csv":
+            from hyperrule.benchmark.csv_rows import write_comparisons, write_results
+
+            write_comparisons(comparisons, stream) if comparisons else write_results(summaries, beside, stream)
+        case "html":
+            from hyperrule.benchmark.page import render_page
+
+            stream.write(render_page(summaries, beside, comparisons, title))
+        case "svg":
+            from hyperrule.benchmark.plot import plot_file
+
+            stream.write(plot_file(summaries))
+
+
+def _tables(summaries: Sequence[Summary], beside: Sequence[Beside], comparisons: Sequence[Comparison]) -> list[Table]:
+    trouble = trouble_table(summaries)
+    return [
+        *result_tables(summaries),
+        *published_tables(beside),
+        *comparison_tables(comparisons),
+        *([trouble] if trouble is not None else []),
+    ]
