@@ -17,6 +17,7 @@ os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU's memory is 
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 from hyperrule.api import (
+    bench,
     check,
     distill,
     evaluate,
@@ -38,6 +39,7 @@ __all__ = [
     "RunError",
     "UserError",
     "__version__",
+    "bench",
     "check",
     "distill",
     "evaluate",

@@ -11,7 +11,7 @@ import numpy as np
 from hyperrule.planning.training_plan import Calibration
 
 if TYPE_CHECKING:
-    from hyperrule.finetuning import Finetuning
+    from hyperrule.finetuning import HeadOnBackbone
     from hyperrule.job import Job
 
 CALIBRATION_SECONDS = 5.0
@@ -49,7 +49,7 @@ def calibrate(job: "Job[Any, Any]") -> Calibration:
     )
 
 
-def affordable_features(job: "Finetuning") -> int:
+def affordable_features(job: "HeadOnBackbone[Any]") -> int:
     """Training images whose features a quarter of the budget pays for; at least two micro-batches."""
     budget, micro_batch = job.plan.recipe.budget, job.plan.micro_batch.value
     assert budget is not None

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,7 @@ from hyperrule.run_folder import RunFolder, free_run_folder
 from hyperrule.training.classifier import make_classifier
 from hyperrule.training.step import TrainingStep
 
+R = TypeVar("R")
 PROBE_EXAMPLES = 10_000  # the closed form needs no more, and its time grows with each
 
 
@@ -76,8 +78,8 @@ def folder_result(run: RunFolder) -> Result:
     return Result(run, plan, metrics, read_parities(run.parity_file)["saved_model"])
 
 
-class Finetuning(Job[Plan, Result]):
-    """A new head on a backbone, trained on labelled images."""
+class HeadOnBackbone(Job[Plan, R]):
+    """A new head on a backbone, trained on labelled images; what remains of it, its kinds say."""
 
     def __init__(self, plan: Plan, source: Source, run: RunFolder, reporter: Reporter) -> None:
         super().__init__(plan, run, reporter)
@@ -157,6 +159,24 @@ class Finetuning(Job[Plan, Result]):
         self.reporter.say(f"Accuracy on {self.plan.eval_split.value}: {metrics.top1:.2%}")
         return {"top1": metrics.top1, "top5": metrics.top5, "loss": metrics.loss}
 
+    def _initialise_head(self) -> None:
+        """Fit the closed-form probe on the features of at most 10,000 training images."""
+        examples = self.training
+        most = PROBE_EXAMPLES if self.plan.recipe.budget is None else min(PROBE_EXAMPLES, affordable_features(self))
+        if len(examples) > most:
+            chosen = np.random.default_rng(self.plan.seed.value).permutation(len(examples))[:most]
+            examples = examples.take(np.sort(chosen))
+        with self.reporter.stage("Features", len(examples)) as report:
+            features = self.evaluator.features(examples, report)
+        kernel, bias = fit_head(features, examples.labels, len(self.plan.class_names))
+        with self.strategy.scope():  # the chief's: another machine may round otherwise
+            self.classifier.head.kernel.assign(self.workers.broadcast(kernel))
+            self.classifier.head.bias.assign(self.workers.broadcast(bias))
+
+
+class Finetuning(HeadOnBackbone[Result]):
+    """The training that leaves everything: weights, figures, predictions, an export, a report."""
+
     def conclude(self) -> Result:
         logits = self.evaluate(self.testing)
         validation = None
@@ -184,17 +204,3 @@ class Finetuning(Job[Plan, Result]):
         parity = self.export(probabilities, temperature)
         finish_run(run, self.reporter, lambda: keep_pictures(run, self.source, self.testing, probabilities))
         return parity
-
-    def _initialise_head(self) -> None:
-        """Fit the closed-form probe on the features of at most 10,000 training images."""
-        examples = self.training
-        most = PROBE_EXAMPLES if self.plan.recipe.budget is None else min(PROBE_EXAMPLES, affordable_features(self))
-        if len(examples) > most:
-            chosen = np.random.default_rng(self.plan.seed.value).permutation(len(examples))[:most]
-            examples = examples.take(np.sort(chosen))
-        with self.reporter.stage("Features", len(examples)) as report:
-            features = self.evaluator.features(examples, report)
-        kernel, bias = fit_head(features, examples.labels, len(self.plan.class_names))
-        with self.strategy.scope():  # the chief's: another machine may round otherwise
-            self.classifier.head.kernel.assign(self.workers.broadcast(kernel))
-            self.classifier.head.bias.assign(self.workers.broadcast(bias))

@@ -19,6 +19,7 @@ from pages import page_of
 
 import hyperrule
 from hyperrule.backbones.describe import describe_backbone
+from hyperrule.benchmark.grid import read_grid
 from hyperrule.cli import main
 from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.recipe import make_recipe, shipped_recipes
@@ -133,6 +134,10 @@ def test_shipped_recipes_are_valid_and_open_with_command_and_result() -> None:
             assert f"hyperrule distill --recipe {name}" in header[0]
             assert any("published" in line for line in header) or "teacher" in options
             assert make_recipe({"teacher": "efficientnet-lite0", **options}, DistillRecipe).dataset
+            continue
+        if name.startswith("bench/"):
+            assert f"hyperrule bench {name}" in header[0]
+            assert read_grid(name).cells()
             continue
         assert f"hyperrule finetune --recipe {name}" in header[0]
         assert any("accuracy" in line for line in header[1:])

@@ -12,6 +12,7 @@ from hyperrule.wording import did_you_mean, printable
 
 COMMANDS = (
     "backbones",
+    "bench",
     "check",
     "datasets",
     "distill",

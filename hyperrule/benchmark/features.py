@@ -1,0 +1,68 @@
+"""Features of images by a frozen backbone, extracted once and kept in the cache folder."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperrule.backbones.info import BackboneInfo
+from hyperrule.cache import alone, cache_folder
+from hyperrule.data.examples import Examples
+from hyperrule.files import whole_file
+from hyperrule.planning.speed import software
+from hyperrule.progress import Reporter
+from hyperrule.silence import silent_native_stderr
+
+PREPROCESSING = 1  # raised when pixels or the folded network come to differ; versions of hyperrule may not tell
+
+
+def features_of(
+    info: BackboneInfo, examples: Examples, size: int, reporter: Reporter | None = None
+) -> npt.NDArray[np.float32]:
+    """Pooled features float32 [N, D] of the images, in their order, resized to `size` x `size` pixels; mapped from a
+    file, read-only.
+
+    They are those of the float32 network with folded kernels, as evaluations see them; random weights are those of
+    seed 0. TensorFlow is imported only if they are not there yet. Raises DataError for images that cannot be decoded,
+    RunError if TensorFlow fails or the file cannot be written.
+    """
+    reporter = reporter or Reporter(quiet=True)
+    file = features_file(info, examples, size)
+    if not file.exists():
+        with alone(file.with_suffix(".lock"), reporter):
+            if not file.exists():  # another process may have been first
+                with silent_native_stderr():
+                    from hyperrule.benchmark.extraction import extract
+                features = extract(info, examples, size, reporter)
+                with whole_file(file) as partial, partial.open("wb") as stream:
+                    np.save(stream, features)
+    mapped: npt.NDArray[np.float32] = np.load(file, mmap_mode="r")
+    return mapped
+
+
+def features_file(info: BackboneInfo, examples: Examples, size: int) -> Path:
+    """Where they are, named by everything that can change them; every image is read for its hash."""
+    return cache_folder() / "features" / f"{_key(info, examples, size)}.npy"
+
+
+def _key(info: BackboneInfo, examples: Examples, size: int) -> str:
+    identity = {
+        "weights": info.sha256 or info.name,
+        "architecture": info.architecture,
+        "input range": info.input_range,
+        "images": _fingerprint(examples),
+        "size": size,
+        "preprocessing": PREPROCESSING,
+        "versions": software(),
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _fingerprint(examples: Examples) -> str:
+    """Of the images' bytes, in their order."""
+    digest = hashlib.sha256()
+    for encoded in examples.encoded():
+        digest.update(hashlib.sha256(encoded).digest())
+    return digest.hexdigest()

@@ -1,0 +1,71 @@
+"""The folder of a benchmark: what it holds, and where.
+
+grid.yaml        what was asked for last
+ledger.jsonl     a line a finished cell
+subsets/         the images of each subset: DATASET-SHOTS-SEED.txt, an id a line
+runs/KEY/        trainings: plan.json, metrics.jsonl, eval.json; weights and checkpoints until they are finished
+claims/          who is at work on what, see `claims`
+"""
+
+import shutil
+from pathlib import Path
+
+from hyperrule.benchmark.cells import Planned
+from hyperrule.benchmark.grid import Grid, read_grid
+from hyperrule.benchmark.ledger import Line, append, read_ledger
+from hyperrule.benchmark.subsets import list_file, subset, write_list
+from hyperrule.cache import alone
+from hyperrule.errors import RunFolderError
+from hyperrule.files import os_errors_as, whole_file
+from hyperrule.run_folder import RunFolder
+
+
+class BenchFolder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.grid_file = path / "grid.yaml"
+        self.ledger_file = path / "ledger.jsonl"
+        self.claims = path / "claims"
+
+    def run(self, key: str) -> RunFolder:
+        return RunFolder(self.path / "runs" / key)
+
+    def prepare(self, grid: Grid, planned: list[Planned]) -> None:
+        """Write the grid and the subsets. Raises RunFolderError if the folder is something else's."""
+        path = self.path
+        if path.exists() and not path.is_dir():
+            raise RunFolderError(f"--out {path} is a file. Choose a folder.")
+        if path.is_dir() and any(path.iterdir()) and not self.grid_file.exists():
+            raise RunFolderError(f"--out {path} is not empty, and holds no benchmark. Choose another folder.")
+        with os_errors_as(RunFolderError, f"--out {path} cannot be used"), alone(path / ".lock"):
+            with whole_file(self.grid_file) as partial:
+                partial.write_text(grid.to_yaml(), encoding="utf-8")
+            self._write_subsets(planned)
+
+    def read_grid(self) -> Grid:
+        if not self.grid_file.exists():
+            raise RunFolderError(f"{self.path} holds no benchmark: it has no grid.yaml.")
+        return read_grid(str(self.grid_file))
+
+    def read(self) -> dict[str, Line]:
+        """The ledger, by key."""
+        return {line.key: line for line in read_ledger(self.ledger_file)}
+
+    def add(self, line: Line) -> None:
+        append(self.ledger_file, line)
+
+    def keep_figures(self, key: str) -> None:
+        """Remove what is large of a training, if the cell is one."""
+        run = self.run(key)
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+        run.lock_file.unlink(missing_ok=True)
+
+    def _write_subsets(self, planned: list[Planned]) -> None:
+        """Those that are not there yet; of all images there is no list."""
+        wanted = {
+            (one.cell.dataset, one.cell.shots, one.cell.seed): one.source for one in planned if one.cell.shots != "full"
+        }
+        for (dataset, shots, seed), source in wanted.items():
+            training = source.examples("train")
+            chosen = subset(training, source.info.class_names, shots, seed)
+            write_list(list_file(self.path / "subsets", dataset, shots, seed), training.take(chosen))

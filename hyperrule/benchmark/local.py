@@ -1,0 +1,85 @@
+"""Pieces of a benchmark in processes of this machine, several at a time.
+
+Each hangs on a line (see `launch.tether`): when this process dies, however it dies, they end, too.
+"""
+
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from signal import SIGINT, SIGTERM, Signals, signal
+from types import FrameType
+
+from hyperrule.benchmark.pieces import Order, Piece
+from hyperrule.errors import Interrupted
+from hyperrule.launch.running import Running
+from hyperrule.launch.workers import Worker
+from hyperrule.planning.machine import this_machine
+
+THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+Events = SimpleQueue[tuple[int, int] | Signals]
+
+
+def run_locally(folder: Path, orders: Sequence[Order], jobs: int, ended: Callable[[Piece, int], None]) -> None:
+    """Do every piece in a process of its own, `jobs` at a time; `ended` hears each with its exit code.
+
+    Raises Interrupted at SIGINT or SIGTERM, when all have stopped.
+    """
+    events: Events = SimpleQueue()
+    left, free = deque(orders), list(reversed(range(jobs)))
+    running: dict[int, tuple[Piece, Running]] = {}
+    received: Signals | None = None
+    with _signals_as(events):
+        while running or (left and received is None):
+            while left and free and received is None:
+                slot, order = free.pop(), left.popleft()
+                running[slot] = order.piece, _start(slot, folder, order, events)
+            event = events.get()
+            if isinstance(event, Signals):
+                received = received or event
+                for _, process in running.values():
+                    process.send(event)
+                continue
+            slot, code = event
+            piece, _ = running.pop(slot)
+            free.append(slot)
+            if received is None:
+                ended(piece, code)
+    if received is not None:
+        raise Interrupted(
+            f"stopped by {received.name}. Nothing that was finished is lost: the same command goes on.", received
+        )
+
+
+def command(folder: Path, order: Order) -> list[str]:
+    """The command line that carries out an order."""
+    return [sys.executable, "-m", "hyperrule.benchmark.work", str(folder), order.model_dump_json()]
+
+
+def _start(slot: int, folder: Path, order: Order, events: Events) -> Running:
+    worker = Worker(slot, "this machine", (), _share(order.jobs))
+    return Running(worker, command(folder, order), lambda slot, code: events.put((slot, code)))
+
+
+def _share(jobs: int) -> dict[str, str]:
+    """Threads of one of so many processes: what the user set, or an equal share of the cores."""
+    threads = str(max(1, this_machine().cores // jobs))
+    return {} if jobs == 1 else {name: os.environ.get(name, threads) for name in THREADS}
+
+
+@contextmanager
+def _signals_as(events: Events) -> Iterator[None]:
+    """Within the block SIGINT and SIGTERM are events."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        events.put(Signals(number))
+
+    previous = {number: signal(number, note) for number in (SIGINT, SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, former in previous.items():
+            signal(number, former)

@@ -1,0 +1,48 @@
+"""What one process does of a benchmark: all probes of a backbone on a data set, which share their features, or one
+training."""
+
+from collections.abc import Iterable
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from hyperrule.benchmark.grid import Cell
+from hyperrule.benchmark.ledger import Method, Shots
+
+
+class Piece(BaseModel):
+    """`shots` and `seed` are None where it has cells of them all."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dataset: str
+    backbone: str
+    method: Method
+    shots: Shots | None = None
+    seed: int | None = None
+
+    @classmethod
+    def of(cls, cell: Cell) -> Self:
+        own = {"dataset", "backbone", "method"} | (set() if cell.method == "probe" else {"shots", "seed"})
+        return cls.model_validate(cell.model_dump(include=own))
+
+    def __str__(self) -> str:
+        parts = [self.dataset, self.backbone, self.method]
+        parts += [] if self.shots is None else [f"{self.shots} shots", f"seed {self.seed}"]
+        return ", ".join(parts)
+
+
+class Order(BaseModel):
+    """A piece for a process that shares the machine with others, `jobs` in all. Cells that failed are done again with
+    `retry_failed`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    piece: Piece
+    jobs: int = 1
+    retry_failed: bool = False
+
+
+def pieces_of(cells: Iterable[Cell]) -> list[Piece]:
+    """The pieces in which the cells lie, in the order of their first."""
+    return list(dict.fromkeys(map(Piece.of, cells)))

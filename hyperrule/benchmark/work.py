@@ -1,0 +1,101 @@
+"""Does one piece of a benchmark, in a process of its own, and writes the ledger.
+
+    python -m hyperrule.benchmark.work FOLDER ORDER
+
+ORDER is an `Order` as JSON. A cell that another process is at work on, or has finished, is passed over; one that fails
+is recorded with its reason. The exit code is 0 if nothing but cells failed.
+"""
+
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+from hyperrule.benchmark.cells import Planned, planned_cells
+from hyperrule.benchmark.claims import claim
+from hyperrule.benchmark.folder import BenchFolder
+from hyperrule.benchmark.grid import Grid
+from hyperrule.benchmark.ledger import Line
+from hyperrule.benchmark.pieces import Order, Piece
+from hyperrule.benchmark.probing import Probing
+from hyperrule.errors import HyperruleError, Interrupted
+from hyperrule.progress import Reporter
+from hyperrule.silence import silent_native_stderr
+
+Measure = Callable[[Planned], Line]
+
+
+def work(folder: BenchFolder, grid: Grid, order: Order, reporter: Reporter) -> None:
+    """Measure every cell of the piece that is missing. Raises UserError if none can be, Interrupted at a signal."""
+    piece = order.piece
+    cells = [cell for cell in grid.cells() if Piece.of(cell) == piece]
+    planned = planned_cells(grid, cells, reporter, jobs=order.jobs)
+    measure = _probe(planned, reporter) if piece.method == "probe" else _training(folder, reporter)
+    again = failed(folder.read()) if order.retry_failed else {}
+    for one in planned:
+        with claim(folder.claims, one.key, str(one.cell)) as mine:
+            if mine and is_missing(one.key, folder.read(), again):
+                folder.add(_measured(one, measure))
+                folder.keep_figures(one.key)
+
+
+def failed(lines: Mapping[str, Line]) -> dict[str, Line]:
+    return {key: line for key, line in lines.items() if line.status == "failed"}
+
+
+def is_missing(key: str, lines: Mapping[str, Line], again: Mapping[str, Line]) -> bool:
+    """Whether a cell is still to be measured: it has no line, or still the one that is not to count `again`."""
+    return key not in lines or lines[key] == again.get(key)
+
+
+def _measured(planned: Planned, measure: Measure) -> Line:
+    start = time.monotonic()
+    try:
+        return measure(planned)
+    except Interrupted:
+        raise
+    except HyperruleError as error:
+        return planned.failed(str(error), time.monotonic() - start)
+    except Exception as error:  # whatever it is, the other cells go on
+        traceback.print_exc()
+        return planned.failed(f"{type(error).__name__}: {error}", time.monotonic() - start)
+
+
+def _probe(planned: list[Planned], reporter: Reporter) -> Measure:
+    """Features are extracted for the first cell that is missing."""
+
+    @cache
+    def probing() -> Probing:
+        return Probing(planned[0], [one.cell for one in planned], reporter)
+
+    return lambda one: probing().measure(one)
+
+
+def _training(folder: BenchFolder, reporter: Reporter) -> Measure:
+    def measure(planned: Planned) -> Line:
+        with silent_native_stderr():
+            from hyperrule.benchmark import trained
+        return trained.measure(planned, folder.run(planned.key), reporter)
+
+    return measure
+
+
+def main(arguments: list[str]) -> int:
+    folder, order = BenchFolder(Path(arguments[0])), Order.model_validate_json(arguments[1])
+    try:
+        work(folder, folder.read_grid(), order, Reporter())
+    except Interrupted as stopped:
+        return stopped.exit_code
+    except HyperruleError as error:
+        print(f"hyperrule: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

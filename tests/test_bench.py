@@ -1,0 +1,401 @@
+"""`hyperrule bench`: the grid, the ledger, who does what, and what a cell gives."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from command_line import SMALL
+
+from hyperrule.benchmark import local, trained
+from hyperrule.benchmark.cells import Planned, planned_cells
+from hyperrule.benchmark.claims import at_work, claim
+from hyperrule.benchmark.features import features_of
+from hyperrule.benchmark.folder import BenchFolder
+from hyperrule.benchmark.grid import Cell, Grid, read_grid
+from hyperrule.benchmark.ledger import Line, append, read_ledger
+from hyperrule.benchmark.pieces import Order, Piece, pieces_of
+from hyperrule.benchmark.run_grid import plan_grid, run_grid
+from hyperrule.benchmark.work import work
+from hyperrule.cli import main
+from hyperrule.errors import Interrupted, RunError, RunFolderError
+from hyperrule.evaluation.probe import fit_probe
+from hyperrule.planning.planner import training_examples
+from hyperrule.progress import Reporter
+
+QUIET = Reporter(quiet=True)
+TRAINING = {name: SMALL[name] for name in ("batch", "resize", "precision", "checkpoint_every")}
+LINE = Line(
+    key="a" * 64,
+    dataset="pets",
+    backbone="b",
+    method="probe",
+    shots=5,
+    seed=0,
+    status="done",
+    top1=0.5,
+    size=32,
+    seconds=1.0,
+    data_sha256="d",
+    weights_sha256=None,
+    versions={},
+)
+
+
+@pytest.fixture
+def pets(image_folder: Path) -> dict[str, Any]:
+    """A grid of two classes of 8 images each to train on, and 2 to test on."""
+    return {
+        "datasets": {"pets": {"dataset": str(image_folder), "test": "held-out"}},
+        "backbones": ["bit-r26x0.5"],
+        "shots": [1, 4],
+        "seeds": 2,
+        "crop": 32,
+        "methods": {"probe": {"l2": [64, 1024]}},
+    }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYPERRULE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def planned(grid: dict[str, Any]) -> list[Planned]:
+    asked = Grid.model_validate(grid)
+    return planned_cells(asked, asked.cells(), QUIET)
+
+
+def prepared(grid: dict[str, Any], path: Path) -> tuple[Grid, BenchFolder]:
+    asked, folder = Grid.model_validate(grid), BenchFolder(path)
+    folder.prepare(asked, planned_cells(asked, asked.cells(), QUIET))
+    return asked, folder
+
+
+def work_through(grid: Grid, folder: BenchFolder, retry_failed: bool = False) -> list[Line]:
+    for piece in pieces_of(grid.cells()):
+        work(folder, grid, Order(piece=piece, retry_failed=retry_failed), QUIET)
+    return read_ledger(folder.ledger_file)
+
+
+def refused(grid: dict[str, Any], tmp_path: Path, *arguments: str) -> str:
+    """The one line with which the command line refuses a grid, after which nothing is there."""
+    file, out = tmp_path / "grid.yaml", tmp_path / "out"
+    file.write_text(yaml.safe_dump(grid))
+    result = CliRunner().invoke(main, ["bench", str(file), "--out", str(out), *arguments])
+    lines = result.stderr.strip().splitlines()
+    assert (result.exit_code, len(lines), result.stdout, out.exists()) == (2, 1, "", False), result.output
+    return lines[0]
+
+
+def test_ledger_has_the_last_line_of_every_key(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    assert read_ledger(ledger) == []
+    failed = LINE.model_copy(update={"status": "failed", "top1": None, "error": "no memory"})
+    other = LINE.model_copy(update={"key": "b" * 64, "shots": "full"})
+    for line in (failed, other, LINE):
+        append(ledger, line)
+    assert read_ledger(ledger) == [LINE, other]
+
+
+@pytest.mark.parametrize(("cut", "kept"), [(1, 2), (2, 1), (40, 1)], ids=["line feed", "brace", "half"])
+def test_half_a_line_at_the_end_is_ignored_and_mended(tmp_path: Path, cut: int, kept: int) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    lines = [LINE.model_copy(update={"key": key}) for key in "abc"]
+    append(ledger, lines[0])
+    append(ledger, lines[1])
+    ledger.write_bytes(ledger.read_bytes()[:-cut])
+    assert read_ledger(ledger) == lines[:kept]
+    append(ledger, lines[2])
+    assert read_ledger(ledger) == [*lines[:kept], lines[2]]
+    assert all(map(json.loads, ledger.read_text().splitlines()))
+
+
+def test_many_writers_lose_no_line(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    lines = [LINE.model_copy(update={"key": f"{number:064}"}) for number in range(60)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda line: append(ledger, line), lines))
+    assert sorted(read_ledger(ledger), key=lambda line: line.key) == lines
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"format": 2}\n', "has format 2; this version reads 1"),
+        ("{]\n" + LINE.model_dump_json(), "line 1 of"),
+        ("[]\n", "is damaged"),
+    ],
+)
+def test_another_ledger_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    ledger.write_text(text)
+    with pytest.raises(RunFolderError, match=said):
+        read_ledger(ledger)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"shotz": [1]},
+            "unknown key 'shotz'. Allowed: datasets, backbones, shots, seeds, crop, methods. Did you mean",
+        ),
+        ({"methods": {"prob": {}}}, "unknown method 'prob'. Allowed: probe, head, finetune, finetune-probe. Did you"),
+        ({"methods": {"probe": {"l3": 1}}}, "unknown key 'methods.probe.l3'. Allowed: l2, choose, shots, seeds."),
+        ({"methods": {"head": {"stesp": 3}}}, "unknown option 'stesp'. Did you mean 'steps'?"),
+        ({"methods": {"head": {"seed": 3}}}, "seed is what the grid says"),
+        ({"methods": {"probe": {"l2": [0]}}}, "greater than 0. Received: 0"),
+        ({"methods": {}}, "methods must name one at least: probe, head, finetune or finetune-probe"),
+        ({"shots": [0]}, "Received: 0"),
+        ({"shots": ["ful"]}, "'full'. Received: 'ful'"),
+        ({"datasets": {}}, "datasets: "),
+        ({"datasets": {"pets": {"test": "held-out"}}}, "datasets.pets.dataset is missing"),
+        ({"shots": [1, 9]}, "shots: 9 is more than these classes of pets have for training: 'cold' (8), 'warm' (8)."),
+        ({"backbones": ["bit-r27x0.5"]}, "unknown backbone 'bit-r27x0.5'. Did you mean"),
+    ],
+)
+def test_a_mistake_in_a_grid_is_one_line(
+    pets: dict[str, Any], tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    assert said in refused({**pets, **change}, tmp_path)
+
+
+def test_it_is_clear_which_images_are_the_test(pets: dict[str, Any], tmp_path: Path, image_folder: Path) -> None:
+    pets["datasets"]["pets"].pop("test")
+    assert "datasets.pets has no test split. Say test: held-out" in refused(pets, tmp_path)
+    shutil.copytree(image_folder, tmp_path / "split" / "train")
+    shutil.copytree(image_folder, tmp_path / "split" / "val")
+    pets["datasets"]["pets"]["dataset"] = str(tmp_path / "split")
+    assert "only train, validation. Say which of them is the test" in refused(pets, tmp_path)
+    shutil.copytree(image_folder, tmp_path / "split" / "test")
+    assert refused(pets | {"datasets": {"pets": {**pets["datasets"]["pets"], "test": "held-out"}}}, tmp_path).endswith(
+        "datasets.pets has a test split of its own: leave out test: held-out."
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dataset", "pest=x"], "has no data set 'pest'. It has: pets. Did you mean 'pets'?"),
+        (["--dataset", "pets"], "--dataset takes NAME=PATH"),
+        (["--jobs", "0"], "jobs must be from 1 to 256. Received: 0"),
+        (["--status", "--dry-run"], "give one of them"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(
+    pets: dict[str, Any], tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    assert said in refused(pets, tmp_path, *arguments)
+
+
+def test_a_folder_of_something_else_is_left_alone(pets: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "diary.txt").write_text("dear diary")
+    with pytest.raises(RunFolderError, match="is not empty, and holds no benchmark"):
+        prepared(pets, tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == ["diary.txt"]
+
+
+def test_cells_of_a_grid(pets: dict[str, Any]) -> None:
+    pets |= {"shots": ["full", 1], "methods": {"finetune": {"shots": 2, "seeds": 1}, "probe": {"l2": [1, 2]}}}
+    pets["methods"]["probe"]["choose"] = "each"
+    cells = Grid.model_validate(pets).cells()
+    assert [(cell.method, cell.shots, cell.seed, cell.l2) for cell in cells] == [
+        ("probe", 1, 0, 1),
+        ("probe", 1, 0, 2),
+        ("probe", 1, 1, 1),
+        ("probe", 1, 1, 2),
+        ("probe", "full", 0, 1),
+        ("probe", "full", 0, 2),
+        ("finetune", 2, 0, None),
+    ]
+    assert len(pieces_of(cells)) == 2
+
+
+def test_subsets_are_nested_balanced_and_those_of_a_fine_tuning(pets: dict[str, Any], tmp_path: Path) -> None:
+    pets["methods"]["finetune"] = None
+    grid, folder = prepared(pets, tmp_path / "bench")
+    for seed in (0, 1):
+        few, more = (
+            (folder.path / "subsets" / f"pets-{shots}-{seed}.txt").read_text().splitlines() for shots in (1, 4)
+        )
+        assert set(few) < set(more)
+        assert [sum(name.startswith(kind) for name in more) for kind in ("cold", "warm")] == [4, 4]
+        cell = Cell(dataset="pets", backbone="bit-r26x0.5", method="finetune", shots=4, seed=seed)
+        (one,) = planned_cells(grid, [cell], QUIET)
+        assert list(training_examples(one.plan.recipe, one.source).ids) == more
+
+
+def test_keys_change_with_what_changes_the_result_alone(pets: dict[str, Any], tmp_path: Path) -> None:
+    pets["methods"]["finetune"] = {"steps": 3}
+
+    def keys(**changes: Any) -> list[str]:
+        return [one.key for one in planned({**pets, **changes})]
+
+    first = keys()
+    assert len(set(first)) == len(first) == 8
+    moved = shutil.copytree(pets["datasets"]["pets"]["dataset"], tmp_path / "moved")
+    same = {"datasets": {"cats": {"dataset": str(moved), "test": "held-out"}}}
+    methods = pets["methods"]
+    assert keys(**same) == keys(methods={**methods, "finetune": {"steps": 3, "micro_batch": 2}}) == first
+    probes, finetunes = first[:4], first[4:]
+    for changes in ({"crop": 48}, {"backbones": ["random-r26x0.5"]}):
+        assert not set(keys(**changes)) & set(first)
+    assert set(keys(methods={**methods, "probe": {"l2": [64]}})) & set(first) == set(finetunes)
+    assert set(keys(methods={**methods, "finetune": {"steps": 4}})) & set(first) == set(probes)
+    (moved / "cold" / "00.jpg").unlink()
+    assert not set(keys(**same)) & set(first)
+
+
+def test_a_cell_belongs_to_one_process_until_that_dies(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from hyperrule.benchmark.claims import claim\n"
+        "with claim(Path(sys.argv[1]), 'k', 'a cell') as mine: print(mine, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        assert at_work(tmp_path) == {"k": "a cell"}
+        with claim(tmp_path, "k", "mine") as mine:
+            assert not mine
+        other.kill()
+    with claim(tmp_path, "k", "mine") as mine:
+        assert mine
+    assert at_work(tmp_path) == {}
+
+
+def test_probes_are_ridge_regressions_of_cached_features(pets: dict[str, Any], tmp_path: Path) -> None:
+    grid, folder = prepared(pets, tmp_path / "bench")
+    lines = work_through(grid, folder)
+    assert [(line.shots, line.seed, line.status) for line in lines] == [
+        (shots, seed, "done") for shots in (1, 4) for seed in (0, 1)
+    ]
+    (one,) = planned_cells(grid, [grid.cells()[-1]], QUIET)
+    training, testing = training_examples(one.plan.recipe, one.source), one.source.examples("test")
+    known, asked = (features_of(one.plan.backbone, images, 32, QUIET) for images in (training, testing))
+    assert lines[-1].l2 is not None
+    scores = fit_probe(known, training.labels, 2, lines[-1].l2).scores(asked)
+    assert lines[-1].top1 == np.mean(scores.argmax(axis=1) == testing.labels)
+    assert (lines[-1].examples, lines[-1].trained_on, lines[-1].size) == (4, 8, 32)
+
+    before = folder.ledger_file.read_bytes()
+    work_through(grid, folder)
+    assert len(run_grid(grid, folder, 1, False, QUIET).lines) == 4
+    assert folder.ledger_file.read_bytes() == before
+    ahead = plan_grid(Grid.model_validate({**pets, "shots": [1, 2, 4]}), folder, False, QUIET)
+    assert [cell.state for cell in ahead.cells] == ["done", "done", "missing", "missing", "done", "done"]
+
+
+def test_a_stopped_training_goes_on_and_leaves_its_figures(
+    pets: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pets |= {"shots": 4, "seeds": 1, "methods": {"finetune-probe": {"steps": 2, **TRAINING}}}
+    grid, folder = prepared(pets, tmp_path / "bench")
+    conclude = trained.Measuring.conclude
+
+    def stopped(job: trained.Measuring) -> None:
+        monkeypatch.setattr(trained.Measuring, "conclude", conclude)
+        raise Interrupted("stopped", signal.SIGTERM)
+
+    monkeypatch.setattr(trained.Measuring, "conclude", stopped)
+    with pytest.raises(Interrupted):
+        work_through(grid, folder)
+    assert read_ledger(folder.ledger_file) == []
+    (line,) = work_through(grid, folder)
+    assert (line.status, line.method, line.trained_on, line.settings["steps"]) == ("done", "finetune-probe", 8, 2)
+    run = folder.run(line.key)
+    assert sorted(file.name for file in run.path.iterdir()) == ["eval.json", "metrics.jsonl", "plan.json"]
+    assert [step["step"] for step in run.read_metrics()] == [1, 2]
+    assert json.loads(run.eval_file.read_text())["top1"] == line.top1
+
+
+def test_a_failed_cell_has_its_reason_and_is_tried_again_when_asked(
+    pets: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, folder = prepared({**pets, "methods": {"head": {"steps": 1}}, "shots": 1}, tmp_path / "bench")
+    outcomes = [RunError("no\nmemory"), ZeroDivisionError("division by zero")]
+
+    def measure(one: Planned, *_: object) -> Line:
+        if outcomes:
+            raise outcomes.pop(0)
+        return one.done(0.5, 4, 2, 1.0)
+
+    monkeypatch.setattr(trained, "measure", measure)
+    errors = [line.error for line in work_through(grid, folder)]
+    assert errors == ["no memory", "ZeroDivisionError: division by zero"]
+    assert [line.error for line in work_through(grid, folder)] == errors
+    assert [line.top1 for line in work_through(grid, folder, retry_failed=True)] == [0.5, 0.5]
+
+
+def sleeping(folder: Path, order: Order) -> list[str]:
+    return [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+def dying(folder: Path, order: Order) -> list[str]:
+    return [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+
+
+def test_a_process_that_is_killed_fails_its_cells_alone(
+    pets: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "command", dying)
+    grid = Grid.model_validate({**pets, "methods": {"probe": None, "head": {"steps": 1, "shots": 1}}})
+    result = run_grid(grid, BenchFolder(tmp_path / "bench"), 2, False, QUIET)
+    assert [line.error for line in result.failed] == ["its process was killed by signal 9; see what it said before"] * 6
+
+
+def test_a_signal_stops_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "command", sleeping)
+    ended: list[int] = []
+    pieces = [Piece(dataset="d", backbone="b", method="head", shots=1, seed=seed) for seed in range(3)]
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    with pytest.raises(Interrupted) as stopped:
+        local.run_locally(tmp_path, [Order(piece=piece) for piece in pieces], 2, lambda _, code: ended.append(code))
+    assert (stopped.value.exit_code, ended) == (143, [])
+
+
+def test_status_needs_neither_data_nor_tensorflow(pets: dict[str, Any], tmp_path: Path) -> None:
+    pets["datasets"]["pets"]["dataset"] = "/nowhere"
+    file, out = tmp_path / "grid.yaml", BenchFolder(tmp_path / "out")
+    file.write_text(yaml.safe_dump(pets))
+    out.path.mkdir()
+    for number, (shots, status) in enumerate([(1, "done"), (4, "failed"), (25, "done")]):
+        update = {"key": str(number), "backbone": "bit-r26x0.5", "shots": shots, "status": status, "error": "why"}
+        append(out.ledger_file, LINE.model_copy(update=update))
+    script = (
+        "import sys; from hyperrule.api import bench_status\n"
+        f"print(bench_status({str(file)!r}, out={str(out.path)!r}).model_dump_json())\n"
+        "assert not {'tensorflow', 'keras', 'sklearn'} & set(sys.modules)"
+    )
+    found = json.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
+    assert found == {
+        "cells": 4,
+        "done": 1,
+        "failed": 1,
+        "missing": 2,
+        "at_work": [],
+        "errors": ["pets, bit-r26x0.5, probe: why"],
+    }
+
+
+def test_the_grid_that_is_kept_is_the_grid(pets: dict[str, Any], tmp_path: Path) -> None:
+    pets["methods"] |= {"finetune-probe": {"steps": 2, **TRAINING}, "head": None}
+    grid, folder = prepared(pets, tmp_path / "bench")
+    assert read_grid(str(folder.grid_file)).cells() == grid.cells()
+    again = [one.key for one in planned_cells(folder.read_grid(), folder.read_grid().cells(), QUIET)]
+    assert again == [one.key for one in planned_cells(grid, grid.cells(), QUIET)]
