@@ -81,6 +81,18 @@ KINDS = {
             fetches=True,
         ),
         Kind(
+            "VTAB-1k",
+            "vtab:pets",
+            "a task of VTAB-1k, from data that TFDS prepares: 1,000 training images and the whole test set, to report; "
+            "vtab:pets@choose: 800 to train on and 200 to choose hyper-parameters by. The tasks: caltech101, cifar100, "
+            "dtd, flowers102, pets, sun397, svhn, eurosat, patch-camelyon, resisc45, retinopathy, clevr-count, "
+            "clevr-distance, dmlab, dsprites-location, dsprites-orientation, kitti-distance, snorb-azimuth, "
+            "snorb-elevation",
+            "named.vtab.list_vtab",
+            fetches=True,
+            has_keys=False,
+        ),
+        Kind(
             "Hugging Face",
             "hf:food101",
             "Hugging Face datasets by name, or the folder that save_to_disk wrote",
@@ -97,7 +109,8 @@ KINDS = {
         ),
     )
 }
-PREFIXES = {"tfds:": "TFDS", "hf:": "Hugging Face"}
+PREFIXES = {"tfds:": "TFDS", "vtab:": "VTAB-1k", "hf:": "Hugging Face"}
+FOLDERS_TOO = ("tfds:", "hf:")  # a path may stand for the name
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 ARRAYS = (".npz", ".npy")
 TFRECORDS = (".tfrecord", ".tfrecords", ".tfrec")
@@ -134,7 +147,7 @@ def located(dataset: str) -> str:
     """The same data set from any working directory: paths, also those after a prefix, are absolute."""
     prefix = next((prefix for prefix in PREFIXES if dataset.startswith(prefix)), "")
     path = os.path.expanduser(dataset.removeprefix(prefix))
-    if is_name(dataset) and not (prefix and os.path.isdir(path)):
+    if is_name(dataset) and not (prefix in FOLDERS_TOO and os.path.isdir(path)):
         return dataset
     return prefix + os.path.abspath(path)
 

@@ -1,6 +1,6 @@
 """Data sets that are called by a name: the keys of images and labels, and splits by expression."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal, Protocol, get_args
@@ -74,6 +74,17 @@ def chosen_splits(
     Splits that the request does not mention go by custom, unless it spends their images otherwise. Raises DataError
     for what cannot be resolved, is empty, or has images twice or in two splits.
     """
+    return resolved_splits(_expressions(request, sizes, data_set), request.splits, sizes, absolute, data_set)
+
+
+def resolved_splits(
+    expressions: Mapping[Split, str],
+    asked: Collection[Split],
+    sizes: dict[str, int],
+    absolute: Callable[[str], Iterable[Span]],
+    data_set: str,
+) -> Chosen:
+    """As `chosen_splits`, by expressions; those not `asked` for, but of train, give way to those that are."""
     firsts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
 
     def numbers(expression: str) -> Indices:
@@ -91,11 +102,10 @@ def chosen_splits(
             raise DataError(f"split {expression!r} of {data_set} {wrong}. It has: {listed(_counted(sizes))}.")
         return found
 
-    expressions = _expressions(request, sizes, data_set)
     members = {split: numbers(expression) for split, expression in expressions.items()}
     notes = []
-    for split in [split for split in expressions if split != "train" and split not in request.splits]:
-        spent = next((other for other in request.splits if _common(members[split], members[other])), None)
+    for split in [split for split in expressions if split != "train" and split not in asked]:
+        spent = next((other for other in asked if _common(members[split], members[other])), None)
         if spent:
             notes.append(f"split {expressions[split]} is in use by {expressions[spent]} ({spent})")
             del members[split]

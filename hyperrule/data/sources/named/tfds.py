@@ -33,9 +33,9 @@ def list_tfds(request: DataRequest, reporter: Reporter, fetch: bool = True) -> L
         builder = prepared_builder(request, reporter, fetch)
     data_set = PREFIX + builder.info.full_name
     image_key, label_key = _keys(builder, request, data_set)
-    chosen = chosen_splits(request, _sizes(builder), _absolute(builder), data_set)
-    rows = _read(builder, chosen.images, image_key, label_key, reporter)
-    classes = _classes(_features(builder)[label_key], rows.values)
+    chosen = chosen_splits(request, sizes_of(builder), absolute(builder), data_set)
+    rows = read_rows(builder, chosen.images, image_key, lambda record: _value(record, label_key), reporter)
+    classes = _classes(features_of(builder)[label_key], rows.values)
     listing = Listing(
         kind="TFDS",
         location=Path(builder.data_dir).resolve(),
@@ -53,7 +53,7 @@ def list_tfds(request: DataRequest, reporter: Reporter, fetch: bool = True) -> L
     return without_unlabelled(listing, request, data_set)
 
 
-def _features(builder: Any) -> dict[str, Any]:
+def features_of(builder: Any) -> dict[str, Any]:
     """By key, those of groups as "group/key". In order: the file has them as a map, in one that changes."""
     groups = tensorflow_datasets().features.FeaturesDict
 
@@ -70,7 +70,7 @@ def _features(builder: Any) -> dict[str, Any]:
 def _keys(builder: Any, request: DataRequest, data_set: str) -> tuple[str, str]:
     """Of the image and the label."""
     kinds = tensorflow_datasets().features
-    features = _features(builder)
+    features = features_of(builder)
     images, classes, others = [], [], []
     for key, feature in features.items():
         if isinstance(feature, kinds.Image) and not isinstance(feature, kinds.LabeledImage):
@@ -99,7 +99,7 @@ def _keys(builder: Any, request: DataRequest, data_set: str) -> tuple[str, str]:
     return image_key, label_key
 
 
-def _sizes(builder: Any) -> dict[str, int]:
+def sizes_of(builder: Any) -> dict[str, int]:
     return {name: split.num_examples for name, split in builder.info.splits.items()}
 
 
@@ -134,15 +134,20 @@ class Rows:
     cost: str
 
 
-def _read(builder: Any, images: Indices, image_key: str, label_key: str, reporter: Reporter) -> Rows:
-    """The images of those numbers. Shards have no index, so that they are read up to the last image wanted."""
+def read_rows(
+    builder: Any, images: Indices, image_key: str, label: Callable[[Record], int | str], reporter: Reporter
+) -> Rows:
+    """The images of those numbers, with the values that `label` finds in their records.
+
+    Shards have no index, so that they are read up to the last image wanted.
+    """
     shards = list(_wanted(_shards(builder), images))
     if missing := [shard.file.name for shard, _ in shards if not shard.file.is_file()]:
         raise DataError(
             f"{builder.data_dir} is not whole: {len(missing)} of {len(shards)} files are missing: {listed(missing)}. "
             "Copy it again, or remove the folder to have it prepared again."
         )
-    named = next((key for key in ID_FEATURES if _is_text(_features(builder).get(key))), "")
+    named = next((key for key in ID_FEATURES if _is_text(features_of(builder).get(key))), "")
     names: list[str] = []
     values: list[int | str] = []
     offsets, lengths = array("q"), array("q")
@@ -151,7 +156,7 @@ def _read(builder: Any, images: Indices, image_key: str, label_key: str, reporte
             for record in _records(shard, wanted):
                 if named:
                     names.append(f"{shard.split}/{_value(record, named)}")
-                values.append(_value(record, label_key))
+                values.append(label(record))
                 offset, length = record.place(image_key)
                 offsets.append(offset)
                 lengths.append(length)
@@ -172,7 +177,7 @@ def _read(builder: Any, images: Indices, image_key: str, label_key: str, reporte
 
 
 def _positions(builder: Any, shards: Iterable[tuple[Shard, Indices]]) -> list[str]:
-    digits = {split: max(5, len(str(size - 1))) for split, size in _sizes(builder).items()}
+    digits = {split: max(5, len(str(size - 1))) for split, size in sizes_of(builder).items()}
     return [
         f"{shard.split}/{shard.position + place:0{digits[shard.split]}d}"
         for shard, wanted in shards
@@ -218,7 +223,7 @@ def _classes(feature: Any, values: Sequence[int | str]) -> Classes:
     return classes_of([str(value) for value in values], None)
 
 
-def _absolute(builder: Any) -> Callable[[str], Iterable[Span]]:
+def absolute(builder: Any) -> Callable[[str], Iterable[Span]]:
     splits = builder.info.splits
     instruction = tensorflow_datasets().core.ReadInstruction
     return lambda expression: instruction.from_spec(expression).to_absolute(splits)
