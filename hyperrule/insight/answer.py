@@ -23,15 +23,15 @@ def answer(curve: LearningCurve) -> str:
         case "saturated":
             wrong = round((1 - last.top1) * curve.examples)
             return (
-                f"Nothing is left to gain that this test could show: {wrong} of its {curve.examples:,} images are wrong "
-                f"with {now}."
+                f"Nothing is left to gain that this test could show: with {now}, {wrong} of its {curve.examples:,} "
+                "images are wrong."
             )
         case "flat":
             before = curve.points[-FITTED]
             return (
-                f"The curve is flat: from {a_class(before.per_class)} to {now} accuracy has not risen beyond chance, so "
-                "more such labels are not what is missing. Try another --backbone or --size, and 'hyperrule "
-                "label-errors'."
+                f"The curve is flat: from {a_class(before.per_class)} to {now} accuracy has not risen beyond "
+                "chance, so more such labels are not what is missing. Try another --backbone or --size, and "
+                "'hyperrule label-errors'."
             )
         case "poor fit":
             return f"The accuracies up to {now} follow no curve that could be drawn further."

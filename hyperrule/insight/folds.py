@@ -6,6 +6,7 @@ from scipy.special import softmax
 
 from hyperrule.data.contents import Indices
 from hyperrule.evaluation.probe import fit_head
+from hyperrule.progress import Reporter
 
 FOLDS = 5
 
@@ -23,13 +24,16 @@ def deal(labels: npt.NDArray[np.int32], groups: Indices, folds: int, seed: int) 
 
 
 def out_of_fold(
-    features: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], classes: int, folds: Indices
+    features: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], classes: int, folds: Indices, reporter: Reporter
 ) -> npt.NDArray[np.float64]:
     """Probabilities [N, classes] from features [N, D] and labels [N], each fold's (`folds` [N]) by the calibrated probe
     of all others."""
     probabilities = np.empty((len(labels), classes))
-    for fold in np.unique(folds):
-        out = folds == fold
-        kernel, bias = fit_head(features[~out], labels[~out], classes)
-        probabilities[out] = softmax((features[out] @ kernel + bias).astype(np.float64), axis=1)
+    every = np.unique(folds)
+    with reporter.stage("Folds", len(every)) as report:
+        for done, fold in enumerate(every, start=1):
+            out = folds == fold
+            kernel, bias = fit_head(features[~out], labels[~out], classes)
+            probabilities[out] = softmax((features[out] @ kernel + bias).astype(np.float64), axis=1)
+            report(done, "")
     return probabilities

@@ -103,7 +103,7 @@ def in_words(found: LabelErrors) -> str:
 def chosen_splits(source: Source, split: str | None) -> tuple[Split, ...]:
     """By default what is trained on: of a data set that is not split, all of it. Raises RecipeError, DataError."""
     if split not in (None, *get_args(Split), "all"):
-        raise RecipeError(f"split must be {', '.join(get_args(Split))} or all. Received: {split!r}")
+        raise RecipeError(f"split must be train, validation, test or all. Received: {split!r}")
     there = tuple(source.splits)
     drawn = len(source.listing.splits) < 2
     if split == "all" or (split is None and drawn):
@@ -133,7 +133,7 @@ def find_label_errors(frozen: Frozen, splits: tuple[Split, ...], top: int | None
             f"classes with 2 different images each are needed. Received: {len(ids)} images of {len(names)} classes."
         )
     features = np.concatenate([frozen.features(part) for part in parts.values()])
-    probabilities = out_of_fold(features, labels, len(names), deal(labels, groups, FOLDS, SEED))
+    probabilities = out_of_fold(features, labels, len(names), deal(labels, groups, FOLDS, SEED), frozen.reporter)
     judged = different[labels] > 1
     ranking = rank(probabilities, labels, judged)
     likeliest = probabilities.argmax(axis=1)

@@ -60,7 +60,10 @@ def find_learning_curve(frozen: Frozen) -> LearningCurve:
     training, testing = source.examples("train"), source.examples(split)
     classes = len(source.listing.class_names)
     measured = measure(
-        (frozen.features(training), training.labels), (frozen.features(testing), testing.labels), classes
+        (frozen.features(training), training.labels),
+        (frozen.features(testing), testing.labels),
+        classes,
+        frozen.reporter,
     )
     outlook: Outlook = look_ahead(measured)
     return LearningCurve(

@@ -23,7 +23,7 @@ def render_page(curve: LearningCurve) -> str:
         a_class=a_class,
         interval=interval,
         fitted=FITTED,
-        widest=max(point.top1 for point in (*curve.points, *curve.expected)),
+        widest=max(point.top1 for point in curve.points),
     )
 
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from hyperrule.data.contents import Indices
 from hyperrule.evaluation.probe import fit_probe
+from hyperrule.progress import Reporter
 
 SEEDS = 5  # subsets of each size
 
@@ -33,6 +34,7 @@ def measure(
     training: tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]],
     testing: tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]],
     classes: int,
+    reporter: Reporter,
 ) -> Measured:
     """From features [N, D] and labels [N] of both; every class has training images."""
     features, labels = training
@@ -46,7 +48,11 @@ def measure(
 
     sizes = halved(np.bincount(labels, minlength=classes))
     everything = np.broadcast_to(correct(np.arange(len(labels))), (SEEDS, len(test_labels)))
-    parts = [[correct(subset(labels, counts, seed)) for seed in range(SEEDS)] for counts in sizes[:-1]]
+    parts = []
+    with reporter.stage("Probes", len(sizes), done=1) as report:
+        for counts in sizes[:-1]:
+            parts.append([correct(subset(labels, counts, seed)) for seed in range(SEEDS)])
+            report(1 + len(parts), "sizes")
     return Measured(np.array([counts.sum() for counts in sizes]), np.array([*parts, everything]))
 
 
