@@ -23,14 +23,13 @@ def render_page(curve: LearningCurve) -> str:
         a_class=a_class,
         interval=interval,
         fitted=FITTED,
-        widest=max(point.top1 for point in curve.points),
     )
 
 
 def _figure(curve: LearningCurve) -> Markup:
     last = curve.points[-1]
     said = f"Accuracy by labels a class: {percent(last.top1)} with {a_class(last.per_class)}, all there are"
-    drawing = Drawing("curve", said, width=760, height=320)
+    drawing = Drawing("curve", said, width=500, height=270)
     with drawing as axes:
         per_class, top1, low, high = np.array(
             [(point.per_class, point.top1, point.low, point.high) for point in curve.points]
