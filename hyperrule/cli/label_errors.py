@@ -32,9 +32,9 @@ def command(
 ) -> None:
     """Find images that a closed-form probe of a frozen backbone's features puts into another class than their label.
 
-    Each image is judged by a probe that has seen neither it nor an image equal to it. Those stand out of which at least
-    half should have a wrong label; a page shows them, to be looked at before they are left out. Hard images are among
-    them, and the better the backbone knows such images, the fewer.
+    Each image is judged by a probe that has seen neither it nor an image equal to it. Those stand out whose label is so
+    improbable that at most half of them would be if all labels were right. Look at the page before you leave them out:
+    images that the backbone is wrong about are among them, and in clean data there is nothing else.
 
     \b
     Examples:

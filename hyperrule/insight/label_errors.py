@@ -38,7 +38,8 @@ class Suspect(BaseModel):
 
 class LabelErrors(BaseModel):
     """`suspects`, the most suspicious first: as many as were asked for, or those that stand out, of which there are
-    `suspected`. At most about half of those have a right label, if the probe's probabilities hold.
+    `suspected`. At most about half of those have a right label, if the probe's probabilities hold; of clean data, where
+    what is left are images that it is sure and wrong about, most or all have.
 
     `accuracy` is the share of the `images` whose label the probe finds likeliest; images of classes that are
     `not_judged` have no other of their class to be compared with. `excluded` are the ids left out before.
@@ -97,7 +98,7 @@ def in_words(found: LabelErrors) -> str:
     rate = f"The probe agrees with {found.accuracy:.1%} of the labels."
     if not found.suspected:
         return f"No label of {images} stands out as wrong. {rate}"
-    return f"{found.suspected:,} of {images} have a label that stands out as probably wrong. {rate}"
+    return f"{found.suspected:,} of {images} have a label that stands out: worth a look. {rate}"
 
 
 def chosen_splits(source: Source, split: str | None) -> tuple[Split, ...]:
