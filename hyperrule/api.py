@@ -1,4 +1,5 @@
-"""The Python API: check, plan, finetune, distill and resume; predict and evaluate; export and port; report; bench."""
+"""The Python API: check, label_errors and learning_curve; plan, finetune, distill and resume; predict and evaluate;
+export and port; report; bench."""
 
 from __future__ import annotations
 
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from hyperrule.benchmark.run_grid import Bench
     from hyperrule.distillation.distillation import Distilled
     from hyperrule.finetuning import Result
+    from hyperrule.insight.label_errors import LabelErrors
+    from hyperrule.insight.learning_curve import LearningCurve
     from hyperrule.prediction.accuracy import Accuracy
     from hyperrule.prediction.predictions import Prediction, Predictions
     from hyperrule.preflight.findings import Preflight
@@ -345,6 +348,50 @@ def check(dataset: str | Path, *, quiet: bool = False, **options: Any) -> Prefli
         from hyperrule.preflight.check_source import check_source
 
         return check_source(source, reporter)
+
+
+def learning_curve(
+    dataset: str | Path, *, size: int | None = None, quiet: bool = False, **options: Any
+) -> LearningCurve:
+    """Would more labels help? Accuracy of a closed-form probe against the number of labels, and what twice and four
+    times as many should bring, with its uncertainty.
+
+    Features are those of a frozen backbone of images of `size` x `size` pixels, by default 128; they are kept in the
+    cache folder. `options` are those of a recipe that say which images, `split_seed`, `exclude`, `skip_corrupt`,
+    `backbone` and `input_range`. Raises UserError if the request cannot be met, RunError if the work cannot be
+    finished.
+    """
+    with os_errors_as(UserError, "a path cannot be used"):
+        from hyperrule.insight.frozen import freeze
+        from hyperrule.insight.learning_curve import find_learning_curve
+
+        return find_learning_curve(freeze(make_recipe({"dataset": dataset, **options}, Recipe), size, Reporter(quiet)))
+
+
+def label_errors(
+    dataset: str | Path,
+    *,
+    split: str | None = None,
+    top: int | None = None,
+    size: int | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> LabelErrors:
+    """Images whose label is probably wrong: those that a closed-form probe, which has seen neither them nor images
+    equal to them, finds in another class.
+
+    They are the `top` most suspicious, by default those that stand out. `split` is "train", "validation", "test" or
+    "all"; by default what is trained on, and all of a data set that is not split. `size` and `options` are as for
+    `learning_curve`. Raises UserError if the request cannot be met, RunError if the work cannot be finished.
+    """
+    with os_errors_as(UserError, "a path cannot be used"):
+        if top is not None and (isinstance(top, bool) or top < 1):
+            raise RecipeError(f"top must be at least 1. Received: {top!r}")
+        from hyperrule.insight.frozen import freeze
+        from hyperrule.insight.label_errors import chosen_splits, find_label_errors
+
+        frozen = freeze(make_recipe({"dataset": dataset, **options}, Recipe), size, Reporter(quiet))
+        return find_label_errors(frozen, chosen_splits(frozen.source, split), top)
 
 
 def report(runs: str | Path | Iterable[str | Path], *, out: str | Path | None = None) -> Reported:

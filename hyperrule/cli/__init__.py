@@ -20,7 +20,9 @@ COMMANDS = (
     "evaluate",
     "export",
     "finetune",
+    "label-errors",
     "launch",
+    "learning-curve",
     "plan",
     "port",
     "predict",
@@ -30,7 +32,7 @@ COMMANDS = (
 
 
 class Commands(click.Group):
-    """Sub-commands by module name, imported when they are called; every error is one line on stderr."""
+    """Sub-commands by module name, - for _, imported when they are called; every error is one line on stderr."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -38,7 +40,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             ctx.fail(f"no such command {cmd_name!r}. Allowed: {', '.join(COMMANDS)}.{did_you_mean(cmd_name, COMMANDS)}")
-        command: click.Command = importlib.import_module(f"hyperrule.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"hyperrule.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def main(self, *args: Any, **kwargs: Any) -> Any:

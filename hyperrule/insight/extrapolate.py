@@ -1,0 +1,152 @@
+"""From accuracies of subsets to what twice and four times the labels should bring, or why that cannot be told."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from hyperrule.insight.measure import SEEDS, Measured
+from hyperrule.insight.power_law import Values, fit, power_law
+
+TIMES = (2, 4)
+# Of the logarithm of the gain that came over the gain foretold, root mean square over 52 forecasts from 8 curves cut
+# short; the quotient was 0.66 to 2.3 (scripts/bench learning_curve).
+FORM_ERROR = 0.4
+FITTED = 4  # sizes that the curve goes through, the largest: smaller ones follow another law
+SHAPE_ERROR = 0.005  # of accuracy, beside the error of the mean of the subsets
+POOR = 0.02  # of accuracy: root mean square of the residuals that is no fit
+WORTH = 0.01  # of accuracy: less gain is hardly worth collecting labels for
+MISTAKES = 5  # test images wrong; with fewer no gain could be seen
+DRAWS = 200  # of the bootstrap
+LEVEL = 0.95
+
+Verdict = Literal["more labels help", "hardly", "unclear", "saturated", "flat", "poor fit", "too few labels"]
+
+
+class PowerLaw(BaseModel):
+    """accuracy = a - b (labels / all labels)^-c."""
+
+    model_config = ConfigDict(frozen=True)
+
+    a: float
+    b: float
+    c: float
+
+
+class Expected(BaseModel):
+    """Accuracy with `times` the labels, and what it gains; `low` and `high` are 95 % intervals."""
+
+    model_config = ConfigDict(frozen=True)
+
+    times: int
+    labels: int
+    top1: float
+    low: float
+    high: float
+    gain: float
+    gain_low: float
+    gain_high: float
+
+
+class BackTest(BaseModel):
+    """What the curve of a quarter of the labels foretells for all of them, and what was measured."""
+
+    model_config = ConfigDict(frozen=True)
+
+    labels: int
+    foretold: float
+    measured: float
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """`law` is None, and nothing expected, where the verdict is that nothing can be foretold."""
+
+    verdict: Verdict
+    law: PowerLaw | None = None
+    expected: tuple[Expected, ...] = ()
+    back_test: BackTest | None = None
+
+
+def look_ahead(measured: Measured) -> Outlook:
+    if len(measured.labels) < FITTED:
+        return Outlook("too few labels")
+    top1 = measured.top1.mean(axis=1)
+    draws = _bootstrap(measured)
+    if (1 - top1[-1]) * measured.correct.shape[2] < MISTAKES:
+        return Outlook("saturated")
+    if np.quantile(draws[:, -1] - draws[:, -FITTED], 1 - LEVEL) <= 0:
+        return Outlook("flat")
+    n, sigma = measured.labels / measured.labels[-1], _standard_errors(measured)
+    law = law_of(measured)
+    residuals = power_law(n[-FITTED:], *law) - top1[-FITTED:]
+    if np.sqrt(np.mean(residuals**2)) > POOR:
+        return Outlook("poor fit")
+    drawn = np.array([_fitted(n, draw, sigma) for draw in draws])
+    expected = tuple(_expected(times, measured.labels[-1], top1[-1], draws[:, -1], law, drawn) for times in TIMES)
+    return Outlook(_verdict(expected[-1]), PowerLaw(a=law[0], b=law[1], c=law[2]), expected, _back_test(measured))
+
+
+def law_of(measured: Measured) -> Values:
+    """a, b and c of `PowerLaw`, through the FITTED largest sizes of at least as many."""
+    n = measured.labels / measured.labels[-1]
+    return _fitted(n, measured.top1.mean(axis=1), _standard_errors(measured))
+
+
+def _fitted(n: Values, top1: Values, sigma: Values) -> Values:
+    return fit(n[-FITTED:], top1[-FITTED:], sigma[-FITTED:])
+
+
+def _standard_errors(measured: Measured) -> Values:
+    errors: Values = np.sqrt(measured.top1.var(axis=1, ddof=1) / SEEDS + SHAPE_ERROR**2)
+    return errors
+
+
+def _bootstrap(measured: Measured) -> Values:
+    """Accuracies [DRAWS, P] of redrawn test images and redrawn seeds, each the same for all sizes."""
+    rng = np.random.default_rng(0)
+    sizes, seeds, examples = measured.correct.shape
+    images = rng.multinomial(examples, np.full(examples, 1 / examples), DRAWS) / examples
+    chosen = rng.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS) / seeds
+    by_seed = (measured.correct.reshape(-1, examples) @ images.T).reshape(sizes, seeds, DRAWS)
+    accuracies: Values = np.einsum("psd,ds->dp", by_seed, chosen)
+    return accuracies
+
+
+def _expected(times: int, labels: int, now: float, drawn_now: Values, law: Values, drawn: Values) -> Expected:
+    """Errors of the measurement, redrawn, and of the form of the curve, by which a gain is too small or too large."""
+    top1 = float(np.clip(power_law(np.array(times), *law), now, 1))
+    factors = np.exp(np.random.default_rng(times).normal(0, FORM_ERROR, DRAWS))
+    gains = np.minimum(factors * (power_law(np.array(times), *drawn.T) - drawn_now), 1 - drawn_now)
+    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    (low, high), (gain_low, gain_high) = np.quantile(drawn_now + gains, tails), np.quantile(gains, tails)
+    return Expected(
+        times=times,
+        labels=times * labels,
+        top1=top1,
+        low=min(low, top1),
+        high=max(high, top1),
+        gain=top1 - now,
+        gain_low=gain_low,
+        gain_high=gain_high,
+    )
+
+
+def _verdict(most: Expected) -> Verdict:
+    """By what four times the labels gain."""
+    if most.gain_low > WORTH:
+        return "more labels help"
+    return "hardly" if most.gain_high < 2 * WORTH else "unclear"
+
+
+def _back_test(measured: Measured) -> BackTest | None:
+    known = len(measured.labels) - 2
+    if known < FITTED:
+        return None
+    law = law_of(Measured(measured.labels[:known], measured.correct[:known]))
+    return BackTest(
+        labels=int(measured.labels[known - 1]),
+        foretold=float(power_law(measured.labels[-1] / measured.labels[known - 1], *law)),
+        measured=float(measured.correct[-1].mean()),
+    )

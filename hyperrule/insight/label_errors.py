@@ -1,0 +1,173 @@
+"""Images whose label is probably wrong: what `hyperrule label-errors` finds."""
+
+import csv
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from hyperrule.data import Examples, Source, Split
+from hyperrule.data.duplicates import equal_groups
+from hyperrule.data.exclusions import write_exclusions
+from hyperrule.errors import DataError, RecipeError
+from hyperrule.files import whole_file
+from hyperrule.insight.folds import FOLDS, deal, out_of_fold
+from hyperrule.insight.frozen import Frozen
+from hyperrule.insight.suspects import rank
+from hyperrule.wording import number
+
+Asked = Literal[Split, "all"]
+SEED = 0  # of the folds
+FEWEST = 4  # images that a probe and what it has not seen are made of
+
+
+class Suspect(BaseModel):
+    """`score` is 1 - the probability of the label, and `probability` that of `likelier`, the likeliest class; by a
+    probe that has seen neither the image nor one equal to it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    split: Split
+    label: str
+    likelier: str
+    score: float
+    probability: float
+
+
+class LabelErrors(BaseModel):
+    """`suspects`, the most suspicious first: as many as were asked for, or those that stand out, of which there are
+    `suspected`. At most about half of those have a right label, if the probe's probabilities hold; of clean data, where
+    what is left are images that it is sure and wrong about, most or all have.
+
+    `accuracy` is the share of the `images` whose label the probe finds likeliest; images of classes that are
+    `not_judged` have no other of their class to be compared with. `excluded` are the ids left out before.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    dataset: str
+    backbone: str
+    size: int
+    splits: tuple[Split, ...]
+    images: int
+    accuracy: float
+    suspected: int
+    suspects: tuple[Suspect, ...]
+    class_names: tuple[str, ...]
+    per_class: tuple[int, ...]
+    not_judged: tuple[str, ...]
+    excluded: tuple[str, ...]
+
+    _source: Source | None = PrivateAttr(None)
+
+    def write_csv(self, file: Path) -> None:
+        """A row for each suspect. Raises RunError if it cannot be written."""
+        with whole_file(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(Suspect.model_fields))
+            writer.writeheader()
+            writer.writerows(
+                {**suspect.model_dump(), "score": f"{suspect.score:.6f}", "probability": f"{suspect.probability:.6f}"}
+                for suspect in self.suspects
+            )
+
+    def write_exclusions(self, file: Path) -> None:
+        """CSV for `finetune --exclude`, of the suspects and of what was left out before. Raises RunError."""
+        reasons = dict.fromkeys(self.excluded, "left out before") | {
+            suspect.id: f"labelled {suspect.label}, probably {suspect.likelier} (score {suspect.score:.4f})"
+            for suspect in self.suspects
+        }
+        write_exclusions(file, reasons.items())
+
+    def write_page(self, file: Path) -> None:
+        """One HTML page that needs nothing else, with images. Raises RunError if it cannot be written; ValueError for
+        findings that were read back from JSON, which have no images."""
+        if self._source is None:
+            raise ValueError("these findings came without their images: call hyperrule.label_errors")
+        from hyperrule.insight.label_errors_page import render_page
+
+        page = render_page(self, self._source)
+        with whole_file(file) as partial:
+            partial.write_text(page, encoding="utf-8")
+
+
+def in_words(found: LabelErrors) -> str:
+    """What was found, in a sentence or two."""
+    images = f"{number(found.images, 'image')} of {' and '.join(found.splits)}"
+    rate = f"The probe agrees with {found.accuracy:.1%} of the labels."
+    if not found.suspected:
+        return f"No label of {images} stands out as wrong. {rate}"
+    return f"{found.suspected:,} of {images} have a label that stands out: worth a look. {rate}"
+
+
+def chosen_splits(source: Source, split: str | None) -> tuple[Split, ...]:
+    """By default what is trained on: of a data set that is not split, all of it. Raises RecipeError, DataError."""
+    if split not in (None, *get_args(Split), "all"):
+        raise RecipeError(f"split must be train, validation, test or all. Received: {split!r}")
+    there = tuple(source.splits)
+    drawn = len(source.listing.splits) < 2
+    if split == "all" or (split is None and drawn):
+        return there
+    wanted = next((known for known in there if known == (split or "train")), None)
+    if wanted is None:
+        raise DataError(f"{source.name} has no images for {split}: it has only {' and '.join(there)}.")
+    return (wanted,)
+
+
+def find_label_errors(frozen: Frozen, splits: tuple[Split, ...], top: int | None) -> LabelErrors:
+    """Judge the images of the splits together. `top` is how many suspects are kept, None for those that stand out.
+
+    Raises DataError for too few images, and what `Frozen.features` raises.
+    """
+    source = frozen.source
+    parts = {split: source.examples(split) for split in splits}
+    ids = [identity for part in parts.values() for identity in part.ids]
+    split_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()])
+    labels = np.concatenate([part.labels for part in parts.values()])
+    groups = _groups(source, parts)
+    names = source.listing.class_names
+    different = np.bincount(np.unique(np.stack([groups, labels]), axis=1)[1], minlength=len(names))
+    if np.count_nonzero(different > 1) < 2 or len(ids) < FEWEST:
+        raise DataError(
+            f"too few images in {' and '.join(splits)} of {source.name} to judge a label by the others: at least 2 "
+            f"classes with 2 different images each are needed. Received: {len(ids)} images of {len(names)} classes."
+        )
+    features = np.concatenate([frozen.features(part) for part in parts.values()])
+    probabilities = out_of_fold(features, labels, len(names), deal(labels, groups, FOLDS, SEED), frozen.reporter)
+    judged = different[labels] > 1
+    ranking = rank(probabilities, labels, judged)
+    likeliest = probabilities.argmax(axis=1)
+    found = LabelErrors(
+        dataset=source.name,
+        backbone=frozen.backbone.name,
+        size=frozen.size,
+        splits=splits,
+        images=len(ids),
+        accuracy=float(np.mean(likeliest == labels)),
+        suspected=ranking.suspected,
+        suspects=tuple(
+            Suspect(
+                id=ids[place],
+                split=splits[split_of[place]],
+                label=names[labels[place]],
+                likelier=names[likeliest[place]],
+                score=float(1 - probabilities[place, labels[place]]),
+                probability=float(probabilities[place, likeliest[place]]),
+            )
+            for place in ranking.order[: ranking.suspected if top is None else top].tolist()
+        ),
+        class_names=names,
+        per_class=tuple(np.bincount(labels, minlength=len(names)).tolist()),
+        not_judged=tuple(names[label] for label in np.flatnonzero(different == 1)),
+        excluded=tuple(sorted(source.exclusions.ids)),
+    )
+    found._source = source
+    return found
+
+
+def _groups(source: Source, parts: dict[Split, Examples]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """int64 [N]: the same number for equal images."""
+    numbers = {identity: number for number, identity in enumerate(source.listing.ids)}
+    places = [numbers[identity] for part in parts.values() for identity in part.ids]
+    return equal_groups(source.facts["sha256"][places])
