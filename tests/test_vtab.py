@@ -20,6 +20,7 @@ from tensorflow_datasets.core import example_serializer, naming, splits
 
 from hyperrule.data.contents import FileParts
 from hyperrule.data.listing import DataRequest, Listing
+from hyperrule.data.source import Source
 from hyperrule.data.sources.kinds import KINDS, kind_of, located
 from hyperrule.data.sources.named import vtab
 from hyperrule.data.sources.named.tfds import Rows
@@ -416,6 +417,15 @@ def test_a_whole_task(tmp_path: Path) -> None:
     assert (code, out) == (2, "")
     assert "tfds build dtd" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.usefixtures("tenth")
+def test_classes_without_training_images(few: Callable[[str], Path]) -> None:
+    """SUN397 has 397 classes and VTAB-1k 1,000 images, chosen by their places."""
+    info = Source("vtab:sun397", listing(few("sun397"), "sun397"), reporter=Heard()).info
+    assert info.splits["train"].examples == 10
+    assert info.splits["train"].per_class.count(0) == 397 - 8
+    assert "train has no images of 389 classes" in " ".join(info.warnings)
 
 
 def test_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,8 @@ class Listing:
     `ids` are short, unique and printable: paths within the data set where it has paths. `labels` int32 [n] index
     `class_names`; `class_order` says whose order that is. `splits` (ascending numbers of images) and `origins` are
     empty where the data set is not split, and else have the same keys, in the order train, validation, test.
-    `cost` tells what was read to list images that have no index, empty if nothing was.
+    `cost` tells what was read to list images that have no index, empty if nothing was. `prescribed` splits, those of a
+    benchmark, may leave classes without training images.
     """
 
     kind: str
@@ -68,6 +69,7 @@ class Listing:
     notes: tuple[str, ...] = ()
     cost: str = ""
     destroys_label: dict[Augmentation, str] = field(default_factory=dict)
+    prescribed: bool = False
 
 
 def split_by_name(names: Sequence[str], request: DataRequest, data_set: str) -> dict[Split, str]:

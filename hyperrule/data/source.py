@@ -29,9 +29,9 @@ IMBALANCED = 10  # times as many images in the largest class as in the smallest 
 class Source:
     """Every image that counts is read once (bytes hashed, header parsed; decoded with `skip_corrupt`).
 
-    What is computed raises DataError for fewer than two classes, a class without enough images, images that cannot
-    be read unless `skip_corrupt`, which leaves them out, and with `strict` for images that are in two classes or
-    both in training and test.
+    What is computed raises DataError for fewer than two classes, a class without enough images unless the splits are
+    prescribed, images that cannot be read unless `skip_corrupt`, which leaves them out, and with `strict` for images
+    that are in two classes or both in training and test.
     """
 
     name: str
@@ -90,7 +90,8 @@ class Source:
         }
         only = len(splits) == 1
         for split, members in splits.items():
-            self._check_sizes(split, members, least=2 if only else 1)
+            if not self.listing.prescribed:
+                self._check_sizes(split, members, least=2 if only else 1)
         if only:
             members = self._by_content(splits["train"])
             train, test = hold_out(self.listing.labels[members], self._groups[members], self.split_seed)
@@ -227,8 +228,9 @@ class Source:
             if missing := [repr(names[label]) for label in np.flatnonzero(counts == 0)]:
                 yield f"{split} has no images of {number(len(missing), 'class')}: {listed(missing)}"
         counts = self._counts(self.splits["train"])
-        if counts.max() >= IMBALANCED * counts.min():
-            most, least = int(counts.argmax()), int(counts.argmin())
+        present = np.flatnonzero(counts)
+        most, least = present[counts[present].argmax()], present[counts[present].argmin()]
+        if counts[most] >= IMBALANCED * counts[least]:
             yield (
                 f"class {names[most]!r} has {counts[most]} images, {names[least]!r} has {counts[least]}: "
                 "--balance sampler or loss gives the rare ones weight"

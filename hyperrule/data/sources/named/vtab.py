@@ -63,6 +63,7 @@ def _listed(task: Task, choosing: bool, builder: Any, reporter: Reporter) -> Lis
         class_order=OWN_ORDER,
         cost=rows.cost,
         destroys_label=destroys_label(task.name, None),
+        prescribed=True,
     )
     return without_unlabelled(listing, DataRequest(data_set, splits=expressions), data_set)
 
