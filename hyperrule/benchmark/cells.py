@@ -80,7 +80,7 @@ class Planned:
     def _line(self, status: str, seconds: float) -> Line:
         plan = self.plan
         names = ("batch", "base_learning_rate", "precision", "resize", "random_crop", "random_flip", "mixup")
-        settings = {name: plan.decisions[name].value for name in names}
+        settings = {"steps": plan.steps, **{name: plan.decisions[name].value for name in names}}
         return Line.model_validate(
             {
                 **self.cell.model_dump(),
@@ -91,7 +91,7 @@ class Planned:
                 "data_sha256": plan.dataset.sha256,
                 "weights_sha256": plan.backbone.sha256,
                 "versions": plan.versions,
-                "settings": {} if self.cell.method == "probe" else {"steps": plan.steps, **settings},
+                "settings": {} if self.cell.method == "probe" else {**settings, "budget": plan.recipe.budget},
             }
         )
 

@@ -24,6 +24,7 @@ class Bench:
     have none, because another process is at work on them."""
 
     folder: Path
+    cells: tuple[Cell, ...]
     lines: tuple[Line, ...]
     missing: tuple[Cell, ...]
 
@@ -112,6 +113,7 @@ def _result(folder: BenchFolder, planned: list[Planned]) -> Bench:
     lines = folder.read()
     return Bench(
         folder.path,
+        tuple(one.cell for one in planned),
         tuple(lines[one.key] for one in planned if one.key in lines),
         tuple(one.cell for one in planned if one.key not in lines),
     )

@@ -1,12 +1,15 @@
 """`hyperrule bench`: backbones x data sets x shots x seeds, measured once each."""
 
 import json
-import statistics
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from hyperrule.api import bench, bench_status, plan_bench
+from hyperrule.benchmark.output import Form, write_tables
+from hyperrule.cli.options import writable
 from hyperrule.errors import RecipeError
 from hyperrule.wording import duration, number, printable
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from hyperrule.benchmark.run_grid import Bench
 
 WORTH_TELLING = 1.0  # seconds
+FORMS: dict[str, Form] = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".html": "html", ".svg": "svg"}
 
 
 @click.command("bench", short_help="Few-shot accuracy of backbones and methods, with statistics.")
@@ -25,6 +29,8 @@ WORTH_TELLING = 1.0  # seconds
 @click.option("--retry-failed", is_flag=True, help="Measure cells again that failed.")
 @click.option("--dry-run", is_flag=True, help="Show cells, time and what is done already; measure nothing.")
 @click.option("--status", is_flag=True, help="Show how far it is, at once.")
+@click.option("--compare", nargs=2, metavar="A B", help="Two backbones or two methods, subset by subset.")
+@click.option("--write", "files", multiple=True, metavar="FILE", help="Tables or plot: .md, .csv, .tex, .html, .svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print lines of the ledger, or what is shown, as JSON.")
 def command(
     grid: str,
@@ -34,6 +40,8 @@ def command(
     retry_failed: bool,
     dry_run: bool,
     status: bool,
+    compare: tuple[str, str] | None,
+    files: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Measure every cell of GRID, a YAML file or a shipped one: data sets x backbones x methods x shots x seeds.
@@ -47,12 +55,13 @@ def command(
       hyperrule bench bench/digits --jobs 2
       hyperrule bench bench/cifar10 --dataset cifar10=data/cifar10 --out runs/bench/cifar10
       hyperrule bench bench/cifar10 --status
+      hyperrule bench bench/digits --write results.html --compare probe finetune
 
     Exit codes: 0 done; 1 a cell failed; 2 the request cannot be met; 130 or 143 stopped by a signal.
     """
     if dry_run and status:
         raise RecipeError("--dry-run opens the data and shows every cell, --status answers at once: give one of them.")
-    datasets = dict(map(_place, places))
+    datasets, forms = dict(map(_place, places)), _forms(files)
     if status:
         progress = bench_status(grid, out=out)
         click.echo(progress.model_dump_json(indent=2)) if as_json else _render_status(progress)
@@ -64,7 +73,9 @@ def command(
         if as_json:
             click.echo(json.dumps([line.model_dump() for line in result.lines], indent=2))
         else:
-            _render(result)
+            _render(result, compare)
+        for file, form in forms:
+            write_tables(list(result.lines), form, file, result.cells, compare, Path(grid).stem)
         click.get_current_context().exit(1 if result.failed else 0)
 
 
@@ -102,17 +113,22 @@ def _render_status(progress: "Status") -> None:
         click.echo(printable(f"failed   {line}"))
 
 
-def _render(result: "Bench") -> None:
-    """Minimum, median and maximum over seeds, and what is not there."""
-    rows: dict[tuple[str, str, str, str], list[float]] = {}
-    for line in result.lines:
-        if line.top1 is not None:
-            rows.setdefault((line.dataset, line.backbone, line.method, str(line.shots)), []).append(line.top1)
-    for (dataset, backbone, method, shots), values in rows.items():
-        low, middle, high = min(values), statistics.median(values), max(values)
-        click.echo(printable(f"{dataset}  {backbone}  {method:14}  {shots:>4}  {low:7.2%} {middle:7.2%} {high:7.2%}"))
-    for line in result.failed:
-        click.echo(printable(f"failed  {line.dataset}, {line.backbone}, {line.method}: {line.error}"))
+def _render(result: "Bench", against: tuple[str, str] | None) -> None:
+    """Tables over seeds, and what is not there."""
+    lines, cells = list(result.lines), result.cells
+    write_tables(lines, "terminal", sys.stdout, cells, against)
     if result.missing:
         click.echo(f"{number(len(result.missing), 'cell')} left to another process that is at work on them")
     click.echo(f"ledger  {result.folder / 'ledger.jsonl'}")
+
+
+def _forms(names: tuple[str, ...]) -> list[tuple[Path, Form]]:
+    """The files that are asked for, each of the form that its name ends in."""
+    found = []
+    for name in names:
+        file = writable("--write", name)
+        form = FORMS.get(Path(name).suffix)
+        if file is None or form is None:
+            raise RecipeError(f"--write takes a FILE that ends in {', '.join(FORMS)}. Received: {name!r}")
+        found.append((file, form))
+    return found
