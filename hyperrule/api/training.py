@@ -1,0 +1,219 @@
+"""Fine-tuning and distilling: what would be done, doing it, and going on with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from hyperrule.backbones.describe import describe_backbone
+from hyperrule.data import Source
+from hyperrule.data.pool import Pool
+from hyperrule.distill_recipe import DistillRecipe
+from hyperrule.distillation.describe import describe_student, describe_teacher
+from hyperrule.errors import RecipeError, RunFolderError, UserError
+from hyperrule.files import os_errors_as
+from hyperrule.planning.cluster import this_cluster
+from hyperrule.planning.distill_plan import DistillPlan
+from hyperrule.planning.distill_planner import make_distill_plan
+from hyperrule.planning.machine import Machine, this_machine
+from hyperrule.planning.memory import tensor_bytes
+from hyperrule.planning.plan import Plan
+from hyperrule.planning.planner import make_plan, training_examples
+from hyperrule.planning.training_plan import Calibration, TrainingPlan
+from hyperrule.progress import Reporter
+from hyperrule.recipe import Recipe, TrainingRecipe, make_recipe
+from hyperrule.recipe_data import pool_of, source_of
+from hyperrule.run_folder import RunFolder, check_free
+from hyperrule.silence import silent_native_stderr
+
+if TYPE_CHECKING:
+    from hyperrule.distillation.distillation import Distilled
+    from hyperrule.finetuning import Result
+
+P = TypeVar("P", bound=TrainingPlan)
+R = TypeVar("R", bound=TrainingRecipe)
+PIECES = {"micro_batch", "remat", "xla", "memory_limit", "devices"}  # options that say how a batch is cut up
+# Read when TensorFlow is imported: tensorflow/core/common_runtime/mkl_cpu_allocator.h
+CPU_LIMIT = "TF_MKL_ALLOC_MAX_BYTES"
+
+
+def plan(**options: Any) -> Plan:
+    """What `finetune(**options)` would do, each value with its reason; TensorFlow is not imported, but to look
+    into a SavedModel for the first time.
+
+    Options are those of `hyperrule.recipe.Recipe`; `dataset` is required. Weights that 'hyperrule backbones'
+    lists are not downloaded. Raises UserError.
+    """
+    with os_errors_as(UserError, "a path cannot be used"):
+        return _plan(make_recipe(options, Recipe), Reporter(), fetch=False)[0]
+
+
+def finetune(
+    *, out: str | Path | None = None, restartable: bool = False, quiet: bool = False, **options: Any
+) -> Result:
+    """Fine-tune, evaluate, export; returns the finished run.
+
+    `out` is the run folder, by default a new one under `runs/`. With `restartable`, a run that is there is gone on
+    with, if it is of the same request, or its result returned. `quiet` shows no progress. On a CPU,
+    TensorFlow is set to deterministic operations, and Keras' global seed is set. Other
+    options are those of `hyperrule.recipe.Recipe`; `dataset` is required; `memory_limit` bounds a CPU only if
+    TensorFlow has not been imported yet. Where TF_CONFIG or SLURM say that
+    this process is one of several workers, all of them must call this; the first alone writes. Raises UserError, with
+    nothing written, if the request cannot be met; RunError if the work cannot be finished.
+    """
+    with os_errors_as(UserError, "a path cannot be used"):
+        folder, begun = _run_folder(out, restartable)
+        if folder is not None and begun:
+            if folder.finished:
+                with silent_native_stderr():
+                    from hyperrule.finetuning import folder_result
+                return folder_result(folder)
+            return cast("Result", resume(folder.path, quiet=quiet, **options))
+        reporter = Reporter(quiet or not this_cluster().chief)
+        planned, source = _plan(make_recipe(options, Recipe), reporter)
+    with _importing_tensorflow(planned):
+        from hyperrule.finetuning import run_plan
+    return run_plan(planned, source, folder, reporter)
+
+
+def plan_distillation(**options: Any) -> DistillPlan:
+    """What `distill(**options)` would do, each value with its reason. Raises UserError."""
+    with os_errors_as(UserError, "a path cannot be used"):
+        return _plan_distillation(make_recipe(options, DistillRecipe), Reporter(), fetch=False)[0]
+
+
+def distill(
+    *, out: str | Path | None = None, restartable: bool = False, quiet: bool = False, **options: Any
+) -> Distilled:
+    """Train a BiT to be like a teacher, by function matching on images without labels; returns the finished run.
+
+    `options` are those of `hyperrule.distill_recipe.DistillRecipe`; `teacher` and `dataset` (one or several) are
+    required. All else is as for `finetune`. The student is in the run's weights.npz, and the run folder is a `backbone`
+    for `finetune`.
+    """
+    with os_errors_as(UserError, "a path cannot be used"):
+        folder, begun = _run_folder(out, restartable)
+        if folder is not None and begun:
+            if folder.finished:
+                with silent_native_stderr():
+                    from hyperrule.distillation.distillation import folder_distilled
+                return folder_distilled(folder)
+            return cast("Distilled", resume(folder.path, quiet=quiet, **options))
+        reporter = Reporter(quiet or not this_cluster().chief)
+        planned, pool = _plan_distillation(make_recipe(options, DistillRecipe), reporter)
+    with _importing_tensorflow(planned):
+        from hyperrule.distillation.distillation import run_distillation
+    return run_distillation(planned, pool, folder, reporter)
+
+
+def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result | Distilled:
+    """Go on with an unfinished run, of `finetune` or `distill`, under its own plan, on whatever devices there are now.
+
+    Data and networks must be what they were, and `options`, if any, must not change the plan:
+    raises RunFolderError with the differences otherwise, or if the run is finished.
+    """
+    folder = RunFolder(Path(run))
+    reporter = Reporter(quiet or not this_cluster().chief)
+    with os_errors_as(UserError, "a path cannot be used"):
+        stored = folder.read_plan()
+        if folder.finished:
+            raise RunFolderError(f"{folder.path} is finished; its result is in {folder.report_file}.")
+        recipe = make_recipe({**stored.recipe.model_dump(), **options}, type(stored.recipe))
+        if isinstance(recipe, DistillRecipe):
+            distilling, pool = _plan_distillation(_as_decided(recipe, stored), reporter, before=stored.machine)
+            asked = _resumable(folder, stored, distilling, recipe, options)
+            with _importing_tensorflow(asked):
+                from hyperrule.distillation.distillation import resume_distillation
+            return resume_distillation(asked, pool, folder, _measured(stored, recipe), reporter)
+        assert isinstance(recipe, Recipe)
+        finetuning, source = _plan(_as_decided(recipe, stored), reporter, before=stored.machine)
+        planned = _resumable(folder, stored, finetuning, recipe, options)
+    with _importing_tensorflow(planned):
+        from hyperrule.finetuning import resume_run
+    return resume_run(planned, source, folder, _measured(stored, recipe), reporter)
+
+
+def _run_folder(out: str | Path | None, restartable: bool) -> tuple[RunFolder | None, bool]:
+    """The folder that is asked for, and whether its run has begun and is to be gone on with."""
+    if restartable and out is None:
+        raise RecipeError("--restartable needs a run folder that every start can find: say --out FOLDER.")
+    if out is None:
+        return None, False
+    folder = RunFolder(Path(os.path.expanduser(out)))
+    if restartable and (folder.finished or folder.plan_file.exists()):
+        return folder, True
+    if this_cluster().chief:
+        check_free(folder.path)
+    return folder, False
+
+
+def _as_decided(recipe: R, stored: TrainingPlan) -> R:
+    """The precision is decided once, for all machines."""
+    return recipe.model_copy(update={"precision": stored.precision.value} if recipe.precision == "auto" else {})
+
+
+def _measured(stored: TrainingPlan, recipe: TrainingRecipe) -> Calibration | None:
+    return stored.calibration if recipe.budget is not None else None
+
+
+def _resumable(
+    folder: RunFolder, stored: TrainingPlan, planned: P, recipe: TrainingRecipe, options: Mapping[str, Any]
+) -> P:
+    """What is planned anew, where it is the stored plan but for how it is cut up. Raises RunFolderError."""
+    own = planned.recipe.model_copy(update={"precision": recipe.precision})
+    asked = planned.model_copy(update={"recipe": own})
+    if recipe.precision == "auto":
+        asked = asked.model_copy(update={"precision": stored.precision})
+    if asked.machine == stored.machine and not options.keys() & PIECES:
+        asked = asked.model_copy(update={"micro_batch": stored.micro_batch, "remat": stored.remat, "xla": stored.xla})
+    calibration = _measured(stored, recipe)
+    if differences := stored.differences(asked if calibration is None else asked.calibrated(calibration)):
+        raise RunFolderError(
+            f"{folder.path} runs under another plan than asked for: {'; '.join(differences)}. "
+            "Resume it without other options and with its own data, or start a new run with --out."
+        )
+    return asked
+
+
+@contextmanager
+def _importing_tensorflow(plan: TrainingPlan) -> Iterator[None]:
+    """Within the block it is imported, and told before how much memory a CPU may take for tensors: more is then an
+    error of TensorFlow's, and the step is cut smaller. GPUs are bounded when they are started."""
+    if plan.recipe.memory_limit is not None and not plan.machine.gpus:
+        os.environ[CPU_LIMIT] = str(tensor_bytes(plan.backbone, plan.recipe.memory_limit))
+    with silent_native_stderr():
+        yield
+
+
+def _plan(
+    recipe: Recipe, reporter: Reporter, *, fetch: bool = True, before: Machine | None = None
+) -> tuple[Plan, Source]:
+    machine = _machine(recipe, before)
+    source = source_of(recipe, reporter, fetch)
+    training_examples(recipe, source)  # mistakes about the data come before a long download
+    backbone = describe_backbone(recipe.backbone, reporter, input_range=recipe.input_range, fetch=fetch)
+    return make_plan(recipe, source, backbone, machine, this_cluster().count), source
+
+
+def _plan_distillation(
+    recipe: DistillRecipe, reporter: Reporter, *, fetch: bool = True, before: Machine | None = None
+) -> tuple[DistillPlan, Pool]:
+    student = describe_student(recipe.student, reporter, fetch)
+    pool = pool_of(recipe, reporter, fetch)
+    teacher = describe_teacher(recipe, reporter, fetch)
+    machine = _machine(recipe, before)
+    return make_distill_plan(recipe, pool.info, teacher, student, machine, this_cluster().count), pool
+
+
+def _machine(recipe: TrainingRecipe, before: Machine | None) -> Machine:
+    """`before` is the machine of a run that is resumed: if its devices are these, what was free then still counts."""
+    machine = this_machine("cpu" if recipe.devices == "tpu" else recipe.devices)
+    if before is not None and before.devices == machine.devices:
+        return before
+    if machine.gpus:
+        return machine
+    # Workers of one host share its memory.
+    return machine.model_copy(update={"available_memory": machine.available_memory // this_cluster().on_this_host})
