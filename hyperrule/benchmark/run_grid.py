@@ -1,32 +1,39 @@
 """A grid is measured: grid -> cells -> what is missing in the ledger -> pieces -> processes -> ledger."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
 from tempfile import TemporaryDirectory
 
-from hyperrule.benchmark.cells import Planned, planned_cells
-from hyperrule.benchmark.claims import claim
+from hyperrule.benchmark.cells import Planned, PlannedGrid, planned_cells
+from hyperrule.benchmark.claims import at_work, claim
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid
 from hyperrule.benchmark.handover import write_planned
 from hyperrule.benchmark.ledger import Line
 from hyperrule.benchmark.local import run_locally
 from hyperrule.benchmark.outlook import Outlook, outlook
-from hyperrule.benchmark.pieces import Order, Piece, pieces_of
+from hyperrule.benchmark.pieces import Order, Piece
 from hyperrule.benchmark.work import failed, is_missing
+from hyperrule.errors import UserError
 from hyperrule.progress import Reporter
 from hyperrule.wording import duration, number
+
+ROUNDS = 2  # a piece whose process dies, or another's that does, is tried once more, when memory may be free again
+STOPPED = {128 + SIGINT: SIGINT, 128 + SIGTERM: SIGTERM}  # by somebody who wanted it
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What is known of a grid: its folder, a line for every finished cell, in the grid's order, and the cells that
-    have none, because another process is at work on them."""
+    """What is known of a grid: its folder, its cells, and a line for every finished one, in the grid's order. Of the
+    others, another process is at work on those `elsewhere`, and `missing` says by why which are to be done yet."""
 
     folder: Path
     cells: tuple[Cell, ...]
     lines: tuple[Line, ...]
-    missing: tuple[Cell, ...]
+    elsewhere: tuple[Cell, ...]
+    missing: Mapping[str, tuple[Cell, ...]]
 
     @property
     def failed(self) -> tuple[Line, ...]:
@@ -35,37 +42,89 @@ class Bench:
 
 def plan_grid(grid: Grid, folder: BenchFolder, retry_failed: bool, reporter: Reporter) -> Outlook:
     """What `run_grid` would do; nothing is written or downloaded. Raises UserError."""
-    planned = planned_cells(grid, grid.cells(), reporter, fetch=False)
-    return outlook(planned, _counting(folder, retry_failed))
+    folder.check()
+    found = planned_cells(grid, grid.cells(), reporter, fetch=False)
+    return outlook(found, _counting(folder, retry_failed))
 
 
 def run_grid(grid: Grid, folder: BenchFolder, jobs: int, retry_failed: bool, reporter: Reporter) -> Bench:
     """Measure every cell that the ledger has no line of, `jobs` at a time.
 
-    Cells that another process is at work on are left to it. Raises UserError, with nothing written, if the grid cannot
-    be done as asked, and Interrupted at SIGINT or SIGTERM.
+    Cells whose data set or backbone cannot be had are left out, and those that another process is at work on left to
+    it. They get no line: the key of a line says which images and weights it is of. Raises UserError, with nothing
+    written, if the grid cannot be done as asked or no cell can be measured, and Interrupted at SIGINT or SIGTERM.
     """
-    planned = planned_cells(grid, grid.cells(), reporter, jobs=jobs)
-    folder.prepare(grid, planned)
-    lines, again = folder.read(), failed(folder.read()) if retry_failed else {}
-    missing = [one for one in planned if is_missing(one.key, lines, again)]
+    folder.check()
+    found = planned_cells(grid, grid.cells(), reporter, jobs=jobs)
+    for reason, cells in _by_reason(found.absent).items():
+        reporter.say(f"{number(len(cells), 'cell')} left out: {reason}")
+    if not found.planned:
+        raise UserError(f"no cell can be measured: {next(iter(found.absent.values()))}")
+    folder.prepare(grid, found.planned)
+    lines = folder.read()
+    again = failed(lines) if retry_failed else {}
+    missing = [one for one in found.planned if is_missing(one.key, lines, again)]
     if missing:
-        reporter.say(_beginning(planned, missing, outlook(planned, _counting(folder, retry_failed))))
-
-    def ended(piece: Piece, code: int) -> None:
-        _record_crash(folder, [one for one in missing if Piece.of(one.cell) == piece], again, code)
-        now = folder.read()
-        left = sum(is_missing(one.key, now, again) for one in planned)
-        reporter.say(f"{piece}: {_outcome(missing, piece, now)}; {number(left, 'cell')} left")
-
+        reporter.say(_beginning(found, missing, outlook(found, _counting(folder, retry_failed))))
+    round_of = _Rounds(folder, missing, again, reporter)
     with TemporaryDirectory(prefix="hyperrule-bench-") as scratch:
-        handed_over = _handed_over(planned, missing, Path(scratch))
-        orders = [
-            Order(piece=piece, planned=handed_over[piece.dataset], jobs=jobs, retry_failed=retry_failed)
-            for piece in pieces_of(one.cell for one in missing)
+        handed_over = _handed_over(found.planned, missing, Path(scratch))
+        for _ in range(ROUNDS):
+            orders = [
+                Order(piece=piece, planned=handed_over[piece.dataset], jobs=jobs, retry_failed=retry_failed)
+                for piece in round_of.pieces()
+            ]
+            run_locally(folder.path, orders, jobs, round_of.ended)
+    return _result(folder, found, round_of.why)
+
+
+class _Rounds:
+    """What is left to do, and how processes ended: `why`, of a piece that was not finished."""
+
+    def __init__(self, folder: BenchFolder, missing: list[Planned], again: Mapping[str, Line], reporter: Reporter):
+        self.folder, self.again, self.reporter = folder, again, reporter
+        self.why: dict[Piece, str] = {}
+        self._died: set[Piece] = set()
+        self._stopped: set[Piece] = set()
+        self._cells: dict[Piece, list[Planned]] = {}
+        for one in missing:
+            self._cells.setdefault(Piece.of(one.cell), []).append(one)
+
+    def pieces(self) -> list[Piece]:
+        """Those with a cell that nobody is at work on."""
+        lines, taken = self.folder.read(), at_work(self.folder.claims)
+        return [
+            piece
+            for piece, cells in self._cells.items()
+            if piece not in self._stopped
+            and any(one.key not in taken and is_missing(one.key, lines, self.again) for one in cells)
         ]
-        run_locally(folder.path, orders, jobs, ended)
-    return _result(folder, planned)
+
+    def ended(self, piece: Piece, code: int) -> None:
+        """Note how the process of a piece ended, and tell it. Cells fail where it died by itself twice."""
+        outcome = ""
+        if code in STOPPED:
+            self._stopped.add(piece)
+            outcome = self.why[piece] = f"its process was stopped by {Signals(STOPPED[code]).name}"
+        elif code != 0:
+            killed = (
+                f"its process was killed by signal {code - 128}" if code > 128 else f"its process ended with {code}"
+            )
+            self.why[piece] = killed
+            if piece in self._died:
+                self._fail(piece, f"{killed}, twice; see what it said before")
+            else:
+                self._died.add(piece)
+                outcome = f"{killed}; it is tried once more at the end"
+        now = self.folder.read()
+        left = sum(is_missing(one.key, now, self.again) for cells in self._cells.values() for one in cells)
+        self.reporter.say(f"{piece}: {outcome or _outcome(self._cells[piece], now)}; {number(left, 'cell')} left")
+
+    def _fail(self, piece: Piece, reason: str) -> None:
+        for one in self._cells[piece]:
+            with claim(self.folder.claims, one.key, str(one.cell)) as mine:
+                if mine and is_missing(one.key, self.folder.read(), self.again):
+                    self.folder.add(one.failed(reason))
 
 
 def _handed_over(planned: list[Planned], missing: list[Planned], scratch: Path) -> dict[str, Path]:
@@ -81,24 +140,13 @@ def _counting(folder: BenchFolder, retry_failed: bool) -> dict[str, Line]:
     return {key: line for key, line in folder.read().items() if line.status == "done" or not retry_failed}
 
 
-def _beginning(planned: list[Planned], missing: list[Planned], ahead: Outlook) -> str:
-    time = "time not known beforehand" if ahead.seconds is None else f"about {duration(ahead.seconds)}"
-    return f"{len(missing)} of {number(len(planned), 'cell')} to measure, {time}"
+def _beginning(found: PlannedGrid, missing: list[Planned], ahead: Outlook) -> str:
+    time = "time not known beforehand" if ahead.untimed else f"about {duration(ahead.seconds)}"
+    return f"{len(missing)} of {number(len(found.cells), 'cell')} to measure, {time}"
 
 
-def _record_crash(folder: BenchFolder, planned: list[Planned], again: dict[str, Line], code: int) -> None:
-    """What a process that was killed, or could not begin, did not record by itself."""
-    if code == 0:
-        return
-    reason = f"its process was killed by signal {code - 128}" if code > 128 else f"its process ended with {code}"
-    for one in planned:
-        with claim(folder.claims, one.key, str(one.cell)) as mine:
-            if mine and is_missing(one.key, folder.read(), again):
-                folder.add(one.failed(f"{reason}; see what it said before"))
-
-
-def _outcome(missing: list[Planned], piece: Piece, now: dict[str, Line]) -> str:
-    lines = [now[one.key] for one in missing if Piece.of(one.cell) == piece and one.key in now]
+def _outcome(cells: list[Planned], now: Mapping[str, Line]) -> str:
+    lines = [now[one.key] for one in cells if one.key in now]
     if not lines:
         return "another process is at work on it"
     bad = [line for line in lines if line.status == "failed"]
@@ -109,11 +157,21 @@ def _outcome(missing: list[Planned], piece: Piece, now: dict[str, Line]) -> str:
     return f"{number(len(lines), 'cell')} done"
 
 
-def _result(folder: BenchFolder, planned: list[Planned]) -> Bench:
+def _result(folder: BenchFolder, found: PlannedGrid, why: Mapping[Piece, str]) -> Bench:
     lines = folder.read()
+    missing = [one.cell for one in found.planned if one.key not in lines]
+    unfinished = {cell: why[Piece.of(cell)] for cell in missing if Piece.of(cell) in why}
     return Bench(
-        folder.path,
-        tuple(one.cell for one in planned),
-        tuple(lines[one.key] for one in planned if one.key in lines),
-        tuple(one.cell for one in planned if one.key not in lines),
+        folder=folder.path,
+        cells=tuple(found.cells),
+        lines=tuple(lines[one.key] for one in found.planned if one.key in lines),
+        elsewhere=tuple(cell for cell in missing if cell not in unfinished),
+        missing=_by_reason({**unfinished, **found.absent}),
     )
+
+
+def _by_reason(reasons: Mapping[Cell, str]) -> dict[str, tuple[Cell, ...]]:
+    found: dict[str, tuple[Cell, ...]] = {}
+    for cell, reason in reasons.items():
+        found[reason] = (*found.get(reason, ()), cell)
+    return found
