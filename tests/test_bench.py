@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,14 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
-from command_line import SMALL
+from command_line import SMALL, start
 
 from hyperrule.benchmark import local, trained
 from hyperrule.benchmark import run_grid as run_grid_module
 from hyperrule.benchmark import work as work_module
 from hyperrule.benchmark.cells import Planned, planned_cells
 from hyperrule.benchmark.claims import at_work, claim
-from hyperrule.benchmark.features import features_of
+from hyperrule.benchmark.features import features_file, features_of
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid, read_grid
 from hyperrule.benchmark.handover import read_planned, write_planned
@@ -31,6 +33,7 @@ from hyperrule.benchmark.ledger import Line, append, read_ledger
 from hyperrule.benchmark.pieces import Order, Piece, pieces_of
 from hyperrule.benchmark.run_grid import plan_grid, run_grid
 from hyperrule.benchmark.work import work
+from hyperrule.cache import alone
 from hyperrule.cli import main
 from hyperrule.errors import Interrupted, RunError, RunFolderError
 from hyperrule.evaluation.probe import fit_probe
@@ -99,7 +102,7 @@ def work_through(grid: Grid, folder: BenchFolder, retry_failed: bool = False) ->
 def refused(grid: dict[str, Any], tmp_path: Path, *arguments: str) -> str:
     """The one line with which the command line refuses a grid, after which nothing is there."""
     file, out = tmp_path / "grid.yaml", tmp_path / "out"
-    file.write_text(yaml.safe_dump(grid))
+    file.write_text(yaml.safe_dump(grid, sort_keys=False))
     result = CliRunner().invoke(main, ["bench", str(file), "--out", str(out), *arguments])
     lines = result.stderr.strip().splitlines()
     assert (result.exit_code, len(lines), result.stdout, out.exists()) == (2, 1, "", False), result.output
@@ -395,14 +398,14 @@ def measured(
     monkeypatch.setattr(run_grid_module, "run_locally", Engine(*codes))
     monkeypatch.setattr(work_module, "Probing", Guessing)
     file, out = tmp_path / "grid.yaml", tmp_path / "out"
-    file.write_text(yaml.safe_dump(grid))
+    file.write_text(yaml.safe_dump(grid, sort_keys=False))
     result = CliRunner().invoke(main, ["bench", str(file), "--out", str(out)])
     return result.exit_code, result.stdout, result.stderr, read_ledger(out / "ledger.jsonl")
 
 
 def asked(grid: dict[str, Any], tmp_path: Path, *options: str) -> dict[str, Any]:
     file = tmp_path / "grid.yaml"
-    file.write_text(yaml.safe_dump(grid))
+    file.write_text(yaml.safe_dump(grid, sort_keys=False))
     result = CliRunner().invoke(main, ["bench", str(file), "--out", str(tmp_path / "out"), "--json", *options])
     assert result.exit_code == 0, result.stderr
     found: dict[str, Any] = json.loads(result.stdout)
@@ -441,7 +444,7 @@ def test_a_data_set_or_backbone_that_is_not_there_costs_its_own_cells(
 
 def test_nothing_that_is_there_is_an_error(with_damaged: dict[str, Any], tmp_path: Path) -> None:
     del with_damaged["datasets"]["pets"]
-    assert "no cell can be measured: data set damaged: 1 of 20" in refused(with_damaged, tmp_path).replace("\n", " ")
+    assert "no cell can be measured. data set damaged: 1 of 20 files" in refused(with_damaged, tmp_path)
 
 
 def test_a_mistake_beside_what_is_not_there_is_still_refused(with_damaged: dict[str, Any], tmp_path: Path) -> None:
@@ -576,3 +579,36 @@ def test_the_grid_that_is_kept_is_the_grid(pets: dict[str, Any], tmp_path: Path)
     kept = read_grid(str(folder.grid_file))
     keys = [one.key for one in planned_cells(grid, grid.cells(), QUIET).planned]
     assert [one.key for one in planned_cells(kept, kept.cells(), QUIET).planned] == keys
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait for another process, as long as that runs."""
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+def test_two_runs_on_one_folder_share_it_even_if_one_is_killed(pets: dict[str, Any], tmp_path: Path) -> None:
+    """Features are held back until both are in the middle of cells, and one is killed."""
+    pets |= {"backbones": ["bit-r26x0.5", "random-r26x0.5"], "shots": [1, 8]}
+    file, out = tmp_path / "grid.yaml", BenchFolder(tmp_path / "out")
+    file.write_text(yaml.safe_dump(pets))
+    infos = {one.plan.backbone.name: one.plan.backbone for one in planned(pets)}
+    source = planned(pets)[0].source
+    with ExitStack() as held:
+        for info in infos.values():
+            for images in (source.examples("train"), source.examples("test")):
+                features = features_file(info, images, 32)
+                held.enter_context(alone(features.with_suffix(".lock")))
+                np.save(features.with_suffix(".held"), np.random.default_rng(0).random((len(images), 8), np.float32))
+                held.callback(os.rename, features.with_suffix(".held.npy"), features)
+        killed, other = (start("bench", str(file), "--out", str(out.path), "--jobs", jobs) for jobs in "12")
+        until(lambda: len(at_work(out.claims)) == 3, other)
+        killed.kill()
+        killed.communicate()
+        until(lambda: len(at_work(out.claims)) == 2, other)
+    _, err = other.communicate()
+    assert other.returncode == 0, err
+    lines = [json.loads(line) for line in out.ledger_file.read_text().splitlines()]
+    assert len({line["key"] for line in lines}) == len(lines) == 8
+    assert {line["status"] for line in lines} == {"done"}

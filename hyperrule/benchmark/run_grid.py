@@ -56,10 +56,12 @@ def run_grid(grid: Grid, folder: BenchFolder, jobs: int, retry_failed: bool, rep
     """
     folder.check()
     found = planned_cells(grid, grid.cells(), reporter, jobs=jobs)
-    for reason, cells in _by_reason(found.absent).items():
-        reporter.say(f"{number(len(cells), 'cell')} left out: {reason}")
+    absent = _by_reason(found.absent)
     if not found.planned:
-        raise UserError(f"no cell can be measured: {next(iter(found.absent.values()))}")
+        more = f" And {len(absent) - 1} more like it, which --dry-run tells." if len(absent) > 1 else ""
+        raise UserError(f"no cell can be measured. {next(iter(absent))}{more}")
+    for reason, cells in absent.items():
+        reporter.say(f"{number(len(cells), 'cell')} left out: {reason}")
     folder.prepare(grid, found.planned)
     lines = folder.read()
     again = failed(lines) if retry_failed else {}
