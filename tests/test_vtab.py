@@ -444,7 +444,7 @@ def test_the_benchmark_measures_what_can_be_had(tmp_path: Path, monkeypatch: pyt
         raise DataError("no network")
 
     monkeypatch.setattr(tfds_builder, "_fetch", fetch)
-    asked = {
+    asked: dict[str, Any] = {
         "datasets": {name: {"dataset": f"vtab:{name}", "data_dir": str(tmp_path)} for name in ("dtd", "svhn")},
         "backbones": ["bit-r26x0.5"],
         "shots": ["full"],

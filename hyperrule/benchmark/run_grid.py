@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGINT, SIGTERM, Signals
 from tempfile import TemporaryDirectory
 
 from hyperrule.benchmark.cells import Planned, PlannedGrid, planned_cells
-from hyperrule.benchmark.claims import at_work, claim
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid
 from hyperrule.benchmark.handover import write_planned
@@ -15,13 +13,11 @@ from hyperrule.benchmark.ledger import Line
 from hyperrule.benchmark.local import run_locally
 from hyperrule.benchmark.outlook import Outlook, outlook
 from hyperrule.benchmark.pieces import Order, Piece
+from hyperrule.benchmark.rounds import Rounds
 from hyperrule.benchmark.work import failed, is_missing
 from hyperrule.errors import UserError
 from hyperrule.progress import Reporter
 from hyperrule.wording import duration, number
-
-ROUNDS = 2  # a piece whose process dies, or another's that does, is tried once more, when memory may be free again
-STOPPED = {128 + SIGINT: SIGINT, 128 + SIGTERM: SIGTERM}  # by somebody who wanted it
 
 
 @dataclass(frozen=True)
@@ -68,65 +64,17 @@ def run_grid(grid: Grid, folder: BenchFolder, jobs: int, retry_failed: bool, rep
     missing = [one for one in found.planned if is_missing(one.key, lines, again)]
     if missing:
         reporter.say(_beginning(found, missing, outlook(found, _counting(folder, retry_failed))))
-    round_of = _Rounds(folder, missing, again, reporter)
+    rounds = Rounds(folder, missing, again, reporter)
     with TemporaryDirectory(prefix="hyperrule-bench-") as scratch:
         handed_over = _handed_over(found.planned, missing, Path(scratch))
-        for _ in range(ROUNDS):
+        for pieces in (rounds.first, rounds.second):
             orders = [
                 Order(piece=piece, planned=handed_over[piece.dataset], jobs=jobs, retry_failed=retry_failed)
-                for piece in round_of.pieces()
+                for piece in pieces()
             ]
-            run_locally(folder.path, orders, jobs, round_of.ended)
-    return _result(folder, found, round_of.why)
-
-
-class _Rounds:
-    """What is left to do, and how processes ended: `why`, of a piece that was not finished."""
-
-    def __init__(self, folder: BenchFolder, missing: list[Planned], again: Mapping[str, Line], reporter: Reporter):
-        self.folder, self.again, self.reporter = folder, again, reporter
-        self.why: dict[Piece, str] = {}
-        self._died: set[Piece] = set()
-        self._stopped: set[Piece] = set()
-        self._cells: dict[Piece, list[Planned]] = {}
-        for one in missing:
-            self._cells.setdefault(Piece.of(one.cell), []).append(one)
-
-    def pieces(self) -> list[Piece]:
-        """Those with a cell that nobody is at work on."""
-        lines, taken = self.folder.read(), at_work(self.folder.claims)
-        return [
-            piece
-            for piece, cells in self._cells.items()
-            if piece not in self._stopped
-            and any(one.key not in taken and is_missing(one.key, lines, self.again) for one in cells)
-        ]
-
-    def ended(self, piece: Piece, code: int) -> None:
-        """Note how the process of a piece ended, and tell it. Cells fail where it died by itself twice."""
-        outcome = ""
-        if code in STOPPED:
-            self._stopped.add(piece)
-            outcome = self.why[piece] = f"its process was stopped by {Signals(STOPPED[code]).name}"
-        elif code != 0:
-            killed = (
-                f"its process was killed by signal {code - 128}" if code > 128 else f"its process ended with {code}"
-            )
-            self.why[piece] = killed
-            if piece in self._died:
-                self._fail(piece, f"{killed}, twice; see what it said before")
-            else:
-                self._died.add(piece)
-                outcome = f"{killed}; it is tried once more at the end"
-        now = self.folder.read()
-        left = sum(is_missing(one.key, now, self.again) for cells in self._cells.values() for one in cells)
-        self.reporter.say(f"{piece}: {outcome or _outcome(self._cells[piece], now)}; {number(left, 'cell')} left")
-
-    def _fail(self, piece: Piece, reason: str) -> None:
-        for one in self._cells[piece]:
-            with claim(self.folder.claims, one.key, str(one.cell)) as mine:
-                if mine and is_missing(one.key, self.folder.read(), self.again):
-                    self.folder.add(one.failed(reason))
+            if orders:
+                run_locally(folder.path, orders, jobs, rounds.ended)
+    return _result(folder, found, rounds.unfinished)
 
 
 def _handed_over(planned: list[Planned], missing: list[Planned], scratch: Path) -> dict[str, Path]:
@@ -147,28 +95,16 @@ def _beginning(found: PlannedGrid, missing: list[Planned], ahead: Outlook) -> st
     return f"{len(missing)} of {number(len(found.cells), 'cell')} to measure, {time}"
 
 
-def _outcome(cells: list[Planned], now: Mapping[str, Line]) -> str:
-    lines = [now[one.key] for one in cells if one.key in now]
-    if not lines:
-        return "another process is at work on it"
-    bad = [line for line in lines if line.status == "failed"]
-    if bad:
-        return f"{len(bad)} of {number(len(lines), 'cell')} failed: {bad[0].error}"
-    if len(lines) == 1:
-        return f"{lines[0].top1:.2%} in {duration(lines[0].seconds)}"
-    return f"{number(len(lines), 'cell')} done"
-
-
-def _result(folder: BenchFolder, found: PlannedGrid, why: Mapping[Piece, str]) -> Bench:
+def _result(folder: BenchFolder, found: PlannedGrid, unfinished: Mapping[Piece, str]) -> Bench:
     lines = folder.read()
-    missing = [one.cell for one in found.planned if one.key not in lines]
-    unfinished = {cell: why[Piece.of(cell)] for cell in missing if Piece.of(cell) in why}
+    missing = {one.cell: unfinished.get(Piece.of(one.cell)) for one in found.planned if one.key not in lines}
+    known = {cell: why for cell, why in missing.items() if why is not None}
     return Bench(
         folder=folder.path,
         cells=tuple(found.cells),
         lines=tuple(lines[one.key] for one in found.planned if one.key in lines),
-        elsewhere=tuple(cell for cell in missing if cell not in unfinished),
-        missing=_by_reason({**unfinished, **found.absent}),
+        elsewhere=tuple(cell for cell, why in missing.items() if why is None),
+        missing=_by_reason({**known, **found.absent}),
     )
 
 
