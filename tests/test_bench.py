@@ -479,12 +479,15 @@ def test_a_process_that_somebody_stops_has_not_failed(
     assert measured(pets, tmp_path, monkeypatch)[0] == 0
 
 
-def test_processes_end_with_the_signal_that_killed_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_end_with_the_signal_that_ended_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "command", dying)
     ended: list[int] = []
-    order = Order(piece=Piece(dataset="d", backbone="b", method="head", shots=1, seed=0), planned=tmp_path)
-    local.run_locally(tmp_path, [order], 1, lambda _, code: ended.append(code))
-    assert ended == [137]
+    orders = [
+        Order(piece=Piece(dataset="d", backbone="b", method="head", shots=1, seed=number), planned=tmp_path)
+        for number in (signal.SIGKILL, signal.SIGTERM)
+    ]
+    local.run_locally(tmp_path, orders, 1, lambda _, code: ended.append(code))
+    assert ended == [137, 143]
 
 
 def test_a_ledger_is_gone_on_with_or_refused(
@@ -532,7 +535,7 @@ def sleeping(folder: Path, order: Order) -> list[str]:
 
 
 def dying(folder: Path, order: Order) -> list[str]:
-    return [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    return [sys.executable, "-c", f"import os; os.kill(os.getpid(), {order.piece.seed})"]
 
 
 def test_a_signal_stops_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

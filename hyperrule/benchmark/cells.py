@@ -8,10 +8,9 @@ from functools import cached_property
 
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.benchmark.grid import Cell, Grid, ProbeMethod
-from hyperrule.benchmark.ledger import FORMAT, Line, Shots
-from hyperrule.benchmark.opening import Absent, check_place, is_here, open_backbone, open_dataset
+from hyperrule.benchmark.ledger import FORMAT, Line
+from hyperrule.benchmark.opening import Absent, is_here, open_all
 from hyperrule.data import Source
-from hyperrule.data.sources.kinds import kind_of
 from hyperrule.planning.machine import Machine, this_machine
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import make_plan
@@ -113,28 +112,13 @@ def planned_cells(
     grid: Grid, cells: Iterable[Cell], reporter: Reporter, *, fetch: bool = True, jobs: int = 1
 ) -> PlannedGrid:
     """The cells with their plans, for one of `jobs` processes that share the machine's memory. Every data set is read
-    once; what is missing is downloaded with `fetch`, after everything that is here has been found as it should be.
+    once, and what is missing downloaded with `fetch`.
 
     Raises UserError if the grid asks for what cannot be: no such backbone or path, no test split, more shots than a
     class has images.
     """
     wanted = list(cells)
-    shots: dict[str, dict[Shots, None]] = {}
-    for cell in wanted:
-        shots.setdefault(cell.dataset, {})[cell.shots] = None
-    datasets = {name: grid.datasets[name] for name in shots}
-    for name, asked in datasets.items():
-        check_place(name, asked)
-    names = dict.fromkeys(cell.backbone for cell in wanted)
-    backbones = {name: open_backbone(name, reporter, fetch=False) for name in names}
-    sources = {name: open_dataset(name, asked, shots[name], reporter, False) for name, asked in datasets.items()}
-    if fetch:
-        for name in names:
-            if not is_here(backbones[name]):
-                backbones[name] = open_backbone(name, reporter, fetch=True)
-        for name, asked in datasets.items():
-            if not is_here(sources[name]) and kind_of(asked.dataset).fetches:
-                sources[name] = open_dataset(name, asked, shots[name], reporter, True)
+    sources, backbones = open_all(grid, wanted, reporter, fetch)
     machine = this_machine()
     machine = machine.model_copy(update={"available_memory": machine.available_memory // jobs})
     planned: list[Planned] = []

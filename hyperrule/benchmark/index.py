@@ -14,6 +14,7 @@ from hyperrule.planning.speed import software
 from hyperrule.planning.training_plan import HOW
 
 NO_RESULT = {"dataset", "data_dir", *HOW}  # where data lie, and how a training is cut up, change none
+SUBSET = {"seed", "examples_per_class"}  # which the cell has, too
 
 
 class Index:
@@ -23,11 +24,12 @@ class Index:
     def keys(self, grid: Grid) -> dict[Cell, str | None]:
         """Of every cell; None where it is new, or no longer what it was. Raises RunFolderError."""
         stored = self._read()
-        return {cell: stored.get(_wording(grid, cell)) for cell in grid.cells()}
+        return {cell: stored.get(wording) for cell, wording in _wordings(grid).items()}
 
     def note(self, grid: Grid, planned: Iterable[Planned]) -> None:
         """Add keys; whoever shares the folder holds a lock."""
-        known = {**self._read(), **{_wording(grid, one.cell): one.key for one in planned}}
+        wordings = _wordings(grid)
+        known = {**self._read(), **{wordings[one.cell]: one.key for one in planned}}
         with whole_file(self.file) as partial:
             partial.write_text(json.dumps(known, indent=0), encoding="utf-8")
 
@@ -42,14 +44,20 @@ class Index:
             raise RunFolderError(f"{self.file} is damaged. Remove it: 'hyperrule bench' writes it anew.") from None
 
 
-def _wording(grid: Grid, cell: Cell) -> str:
-    """SHA-256 of what is asked for."""
-    method = grid.methods.asked[cell.method]
-    asked = {
-        "cell": cell.model_dump(),
-        "recipe": grid.recipe(cell).model_dump(mode="json", exclude=NO_RESULT),
-        "test": grid.datasets[cell.dataset].test,
-        "l2": method.l2 if isinstance(method, ProbeMethod) else None,
-        "versions": software(),
-    }
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+def _wordings(grid: Grid) -> dict[Cell, str]:
+    """SHA-256 of what is asked for, by cell."""
+    alike: dict[tuple[str, str, str], str] = {}  # what all subsets have in common: a recipe takes its time
+    wordings, versions = {}, software()
+    for cell in grid.cells():
+        group = cell.dataset, cell.backbone, cell.method
+        if group not in alike:
+            method = grid.methods.asked[cell.method]
+            common = {
+                "recipe": grid.recipe(cell).model_dump(mode="json", exclude=NO_RESULT | SUBSET),
+                "test": grid.datasets[cell.dataset].test,
+                "l2": method.l2 if isinstance(method, ProbeMethod) else None,
+                "versions": versions,
+            }
+            alike[group] = json.dumps(common, sort_keys=True)
+        wordings[cell] = hashlib.sha256((alike[group] + cell.model_dump_json()).encode()).hexdigest()
+    return wordings

@@ -2,7 +2,7 @@
 cannot be had, costs its own cells alone."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from hyperrule.backbones import hub
 from hyperrule.backbones.describe import describe_backbone, is_backbone
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.zoo import find
-from hyperrule.benchmark.grid import HELD_OUT, DataSet
+from hyperrule.benchmark.grid import HELD_OUT, Cell, DataSet, Grid
 from hyperrule.benchmark.ledger import Shots
 from hyperrule.benchmark.subsets import check_shots
 from hyperrule.data import Source
@@ -30,11 +30,30 @@ class Absent:
     reason: str
 
 
-def check_place(name: str, asked: DataSet) -> None:
-    """Raises UserError if the data set is a path that does not exist, or is to lie in a folder that does not."""
-    kind_of(asked.dataset)
-    if asked.data_dir is not None and not os.path.isdir(asked.data_dir):
-        raise RecipeError(f"datasets.{name}.data_dir: {asked.data_dir} is not a folder.")
+def open_all(
+    grid: Grid, cells: Sequence[Cell], reporter: Reporter, fetch: bool
+) -> tuple[dict[str, Source | Absent], dict[str, BackboneInfo | Absent]]:
+    """Data sets and backbones of the cells, by name. With `fetch`, what is missing is downloaded, when all that is here
+    has been found to be as it should. Raises UserError for mistakes of the grid."""
+    datasets = {name: grid.datasets[name] for name in dict.fromkeys(cell.dataset for cell in cells)}
+    for name, asked in datasets.items():
+        _check_place(name, asked)
+
+    def open_one(name: str, fetch: bool) -> Source | Absent:
+        shots = dict.fromkeys(cell.shots for cell in cells if cell.dataset == name)
+        return open_dataset(name, datasets[name], shots, reporter, fetch)
+
+    names = dict.fromkeys(cell.backbone for cell in cells)
+    backbones = {name: open_backbone(name, reporter, fetch=False) for name in names}
+    sources = {name: open_one(name, fetch=False) for name in datasets}
+    if fetch:
+        for name in names:
+            if not is_here(backbones[name]):
+                backbones[name] = open_backbone(name, reporter, fetch=True)
+        for name, asked in datasets.items():
+            if isinstance(sources[name], Absent) and kind_of(asked.dataset).fetches:
+                sources[name] = open_one(name, fetch=True)
+    return sources, backbones
 
 
 def open_dataset(name: str, asked: DataSet, shots: Iterable[Shots], reporter: Reporter, fetch: bool) -> Source | Absent:
@@ -75,11 +94,16 @@ def open_backbone(name: str, reporter: Reporter, fetch: bool) -> BackboneInfo | 
         return Absent(f"backbone {name}: {error}")
 
 
-def is_here(opened: Source | BackboneInfo | Absent) -> bool:
-    """Whether nothing is to be downloaded: a backbone of the zoo has facts before it has weights."""
-    if isinstance(opened, BackboneInfo):
-        return opened.path is not None or opened.kind == "random"
-    return not isinstance(opened, Absent)
+def is_here(backbone: BackboneInfo | Absent) -> bool:
+    """Whether nothing is to be downloaded: one of the zoo has facts before it has weights."""
+    return isinstance(backbone, BackboneInfo) and (backbone.path is not None or backbone.kind == "random")
+
+
+def _check_place(name: str, asked: DataSet) -> None:
+    """Raises UserError if the data set is a path that does not exist, or is to lie in a folder that does not."""
+    kind_of(asked.dataset)
+    if asked.data_dir is not None and not os.path.isdir(asked.data_dir):
+        raise RecipeError(f"datasets.{name}.data_dir: {asked.data_dir} is not a folder.")
 
 
 def _listed(asked: DataSet, reporter: Reporter, fetch: bool) -> Source:
