@@ -1,7 +1,7 @@
 """A grid is measured: grid -> cells -> what is missing in the ledger -> pieces -> processes -> ledger."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -63,7 +63,8 @@ def run_grid(grid: Grid, folder: BenchFolder, jobs: int, retry_failed: bool, rep
     again = failed(lines) if retry_failed else {}
     missing = [one for one in found.planned if is_missing(one.key, lines, again)]
     if missing:
-        reporter.say(_beginning(found, missing, outlook(found, _counting(folder, retry_failed))))
+        here = replace(found, cells=[one.cell for one in found.planned])
+        reporter.say(_beginning(found, missing, outlook(here, _counting(folder, retry_failed))))
     rounds = Rounds(folder, missing, again, reporter)
     with TemporaryDirectory(prefix="hyperrule-bench-") as scratch:
         handed_over = _handed_over(found.planned, missing, Path(scratch))
