@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,14 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
-from command_line import SMALL
+from command_line import SMALL, start
 
 from hyperrule.benchmark import local, trained
+from hyperrule.benchmark import run_grid as run_grid_module
+from hyperrule.benchmark import work as work_module
 from hyperrule.benchmark.cells import Planned, planned_cells
 from hyperrule.benchmark.claims import at_work, claim
-from hyperrule.benchmark.features import features_of
+from hyperrule.benchmark.features import features_file, features_of
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid, read_grid
 from hyperrule.benchmark.handover import read_planned, write_planned
@@ -28,6 +33,7 @@ from hyperrule.benchmark.ledger import Line, append, read_ledger
 from hyperrule.benchmark.pieces import Order, Piece, pieces_of
 from hyperrule.benchmark.run_grid import plan_grid, run_grid
 from hyperrule.benchmark.work import work
+from hyperrule.cache import alone
 from hyperrule.cli import main
 from hyperrule.errors import Interrupted, RunError, RunFolderError
 from hyperrule.evaluation.probe import fit_probe
@@ -75,17 +81,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory):
 
 def planned(grid: dict[str, Any]) -> list[Planned]:
     asked = Grid.model_validate(grid)
-    return planned_cells(asked, asked.cells(), QUIET)
+    return planned_cells(asked, asked.cells(), QUIET).planned
 
 
 def prepared(grid: dict[str, Any], path: Path) -> tuple[Grid, BenchFolder]:
     asked, folder = Grid.model_validate(grid), BenchFolder(path)
-    folder.prepare(asked, planned_cells(asked, asked.cells(), QUIET))
+    folder.prepare(asked, planned_cells(asked, asked.cells(), QUIET).planned)
     return asked, folder
 
 
 def work_through(grid: Grid, folder: BenchFolder, retry_failed: bool = False) -> list[Line]:
-    every = planned_cells(grid, grid.cells(), QUIET)
+    every = planned_cells(grid, grid.cells(), QUIET).planned
     write_planned(folder.path / "planned", every)
     every = read_planned(folder.path / "planned")
     for piece in pieces_of(grid.cells()):
@@ -96,7 +102,7 @@ def work_through(grid: Grid, folder: BenchFolder, retry_failed: bool = False) ->
 def refused(grid: dict[str, Any], tmp_path: Path, *arguments: str) -> str:
     """The one line with which the command line refuses a grid, after which nothing is there."""
     file, out = tmp_path / "grid.yaml", tmp_path / "out"
-    file.write_text(yaml.safe_dump(grid))
+    file.write_text(yaml.safe_dump(grid, sort_keys=False))
     result = CliRunner().invoke(main, ["bench", str(file), "--out", str(out), *arguments])
     lines = result.stderr.strip().splitlines()
     assert (result.exit_code, len(lines), result.stdout, out.exists()) == (2, 1, "", False), result.output
@@ -168,6 +174,13 @@ def test_another_ledger_is_refused(tmp_path: Path, text: str, said: str) -> None
         ({"datasets": {"pets": {"test": "held-out"}}}, "datasets.pets.dataset is missing"),
         ({"shots": [1, 9]}, "shots: 9 is more than these classes of pets have for training: 'cold' (8), 'warm' (8)."),
         ({"backbones": ["bit-r27x0.5"]}, "unknown backbone 'bit-r27x0.5'. Did you mean"),
+        ({"backbones": ["bit-l-r50x1"]}, "bit-l-r50x1 was never released"),
+        ({"datasets": {"pets": {"dataset": "/nowhere"}}}, "data set /nowhere does not exist"),
+        ({"datasets": {"pets": {"dataset": "vtab:pet"}}}, "VTAB-1k has no task 'pet'"),
+        (
+            {"datasets": {"pets": {"dataset": "vtab:pets", "data_dir": "/nowhere"}}},
+            "data_dir: /nowhere is not a folder",
+        ),
     ],
 )
 def test_a_mistake_in_a_grid_is_one_line(
@@ -238,7 +251,7 @@ def test_subsets_are_nested_balanced_and_those_of_a_fine_tuning(pets: dict[str, 
         assert set(few) < set(more)
         assert [sum(name.startswith(kind) for name in more) for kind in ("cold", "warm")] == [4, 4]
         cell = Cell(dataset="pets", backbone="bit-r26x0.5", method="finetune", shots=4, seed=seed)
-        (one,) = planned_cells(grid, [cell], QUIET)
+        (one,) = planned_cells(grid, [cell], QUIET).planned
         assert list(training_examples(one.plan.recipe, one.source).ids) == more
 
 
@@ -288,7 +301,7 @@ def test_probes_are_ridge_regressions_of_cached_features(pets: dict[str, Any], t
     assert [(line.shots, line.seed, line.status) for line in lines] == [
         (shots, seed, "done") for shots in (1, 4) for seed in (0, 1)
     ]
-    (one,) = planned_cells(grid, [grid.cells()[-1]], QUIET)
+    (one,) = planned_cells(grid, [grid.cells()[-1]], QUIET).planned
     training, testing = training_examples(one.plan.recipe, one.source), one.source.examples("test")
     known, asked = (features_of(one.plan.backbone, images, 32, QUIET) for images in (training, testing))
     assert lines[-1].l2 is not None
@@ -345,21 +358,184 @@ def test_a_failed_cell_has_its_reason_and_is_tried_again_when_asked(
     assert [line.top1 for line in work_through(grid, folder, retry_failed=True)] == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("option", [{"test_split": "tset"}, {"image_key": "image"}, {"exclude": "/nowhere.txt"}])
+def test_an_option_that_means_nothing_is_the_fault_of_the_grid(
+    pets: dict[str, Any], tmp_path: Path, option: dict[str, str]
+) -> None:
+    pets["datasets"]["pets"] |= option
+    assert refused(pets, tmp_path)
+
+
+class Guessing:
+    """Probes without features."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def measure(self, one: Planned) -> Line:
+        return one.done(0.5, 4, 2, 1.0, 64)
+
+
+class Engine:
+    """Pieces in this process, instead of `run_locally`; those whose turn it is in `codes` die with them, undone."""
+
+    def __init__(self, *codes: int) -> None:
+        self.codes = list(codes)
+
+    def __call__(self, folder: Path, orders: list[Order], jobs: int, ended: Callable[[Piece, int], None]) -> None:
+        for order in orders:
+            code = self.codes.pop(0) if self.codes else 0
+            if code == 0:
+                planned = [one for one in read_planned(order.planned) if Piece.of(one.cell) == order.piece]
+                work(BenchFolder(folder), planned, order.retry_failed, QUIET)
+            ended(order.piece, code)
+
+
+def measured(
+    grid: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *codes: int
+) -> tuple[int, str, str, list[Line]]:
+    """What the command line says of a grid of probes, and the ledger."""
+    monkeypatch.setattr(run_grid_module, "run_locally", Engine(*codes))
+    monkeypatch.setattr(work_module, "Probing", Guessing)
+    file, out = tmp_path / "grid.yaml", tmp_path / "out"
+    file.write_text(yaml.safe_dump(grid, sort_keys=False))
+    result = CliRunner().invoke(main, ["bench", str(file), "--out", str(out)])
+    return result.exit_code, result.stdout, result.stderr, read_ledger(out / "ledger.jsonl")
+
+
+def asked(grid: dict[str, Any], tmp_path: Path, *options: str) -> dict[str, Any]:
+    file = tmp_path / "grid.yaml"
+    file.write_text(yaml.safe_dump(grid, sort_keys=False))
+    result = CliRunner().invoke(main, ["bench", str(file), "--out", str(tmp_path / "out"), "--json", *options])
+    assert result.exit_code == 0, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+@pytest.fixture
+def with_damaged(pets: dict[str, Any], image_folder: Path) -> dict[str, Any]:
+    """The grid with a second data set, of which an image is none."""
+    damaged = Path(shutil.copytree(image_folder, image_folder.with_name("damaged")))
+    (damaged / "cold" / "00.jpg").write_text("no image")
+    pets["datasets"]["damaged"] = {"dataset": str(damaged), "test": "held-out"}
+    return pets
+
+
+def test_a_data_set_or_backbone_that_is_not_there_costs_its_own_cells(
+    with_damaged: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "plan.json").write_text("{}")
+    with_damaged["backbones"].append(str(tmp_path / "run"))
+    ahead = asked(with_damaged, tmp_path, "--dry-run")
+    assert not (tmp_path / "out").exists()
+    assert [cell["state"] for cell in ahead["cells"]] == ["missing"] * 4 + ["absent"] * 12
+    assert ahead["untimed"] == 12
+    data, backbone = sorted(ahead["absent"], reverse=True)
+    assert data.startswith("data set damaged: 1 of 20 files cannot be read as images: cold/00.jpg")
+    assert backbone.endswith(f"/run is an unfinished run. Finish it first: hyperrule finetune --resume {tmp_path}/run")
+
+    code, out, err, lines = measured(with_damaged, tmp_path, monkeypatch)
+    assert (code, [line.dataset for line in lines]) == (1, ["pets"] * 4)
+    assert f"missing  8 cells: {data}" in out
+    assert f"missing  4 cells: {backbone}" in out
+    assert "8 cells left out: data set damaged" in err
+
+
+def test_nothing_that_is_there_is_an_error(with_damaged: dict[str, Any], tmp_path: Path) -> None:
+    del with_damaged["datasets"]["pets"]
+    assert "no cell can be measured. data set damaged: 1 of 20 files" in refused(with_damaged, tmp_path)
+
+
+def test_a_mistake_beside_what_is_not_there_is_still_refused(with_damaged: dict[str, Any], tmp_path: Path) -> None:
+    with_damaged["datasets"]["pets"].pop("test")
+    assert "datasets.pets has no test split" in refused(with_damaged, tmp_path)
+
+
+def test_a_process_that_dies_is_tried_once_more(
+    pets: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err, lines = measured(pets, tmp_path, monkeypatch, 137)
+    assert (code, [line.status for line in lines]) == (0, ["done"] * 4)
+    assert "its process was killed by signal 9; it is tried once more at the end; 4 cells left" in err
+
+
+def test_a_process_that_dies_twice_fails_its_cells_alone(
+    pets: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pets["backbones"].append("random-r26x0.5")
+    code, _, _, lines = measured(pets, tmp_path, monkeypatch, 137, 0, 1)
+    assert (code, [line.backbone for line in lines if line.status == "done"]) == (1, ["random-r26x0.5"] * 4)
+    errors = {line.error for line in lines if line.status == "failed"}
+    assert errors == {"its process ended with 1, twice; see what it said before"}
+
+
+def test_a_process_that_somebody_stops_has_not_failed(
+    pets: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _, lines = measured(pets, tmp_path, monkeypatch, 143)
+    assert (code, lines) == (1, [])
+    assert "missing  4 cells: its process was stopped by SIGTERM" in out
+    assert measured(pets, tmp_path, monkeypatch)[0] == 0
+
+
+def test_processes_end_with_the_signal_that_ended_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "command", dying)
+    ended: list[int] = []
+    orders = [
+        Order(piece=Piece(dataset="d", backbone="b", method="head", shots=1, seed=number), planned=tmp_path)
+        for number in (signal.SIGKILL, signal.SIGTERM)
+    ]
+    local.run_locally(tmp_path, orders, 1, lambda _, code: ended.append(code))
+    assert ended == [137, 143]
+
+
+def test_a_ledger_is_gone_on_with_or_refused(
+    pets: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(pets, tmp_path, monkeypatch)
+    ledger = tmp_path / "out" / "ledger.jsonl"
+    whole = ledger.read_bytes()
+    ledger.write_bytes(whole[:-40])
+    assert asked(pets, tmp_path, "--status")["missing"] == 1
+    code, _, err, lines = measured(pets, tmp_path, monkeypatch)
+    assert (code, len(lines)) == (0, 4)
+    assert "1 of 4 cells to measure" in err
+    ledger.write_bytes(whole.replace(b'"format":1', b'"format":7'))
+    for options in ([], ["--dry-run"], ["--status"]):
+        command = ["bench", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "out"), *options]
+        result = CliRunner().invoke(main, command)
+        assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (2, "", 1), result.stderr
+        assert "has format 7; this version reads 1" in result.stderr
+
+
+def test_status_knows_what_the_grid_asks_for(
+    pets: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(pets, tmp_path, monkeypatch)
+
+    def counts(**changes: Any) -> tuple[int, int]:
+        found = asked({**pets, **changes}, tmp_path, "--status")
+        return found["done"], found["missing"]
+
+    elsewhere = {"pets": {**pets["datasets"]["pets"], "dataset": "/elsewhere"}}
+    assert counts() == counts(datasets=elsewhere) == (4, 0)
+    assert counts(shots=[1, 2, 4]) == (4, 2)
+    flipped = {"pets": {**pets["datasets"]["pets"], "split_seed": 1}}
+    for change in ({"crop": 48}, {"methods": {"probe": {"l2": 64}}}, {"datasets": flipped}):
+        assert counts(**change) == (0, 4)
+    result = CliRunner().invoke(
+        main, ["bench", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "out"), "--status"]
+    )
+    assert "if data and weights are what they were" in result.stdout
+
+
 def sleeping(folder: Path, order: Order) -> list[str]:
     return [sys.executable, "-c", "import time; time.sleep(60)"]
 
 
 def dying(folder: Path, order: Order) -> list[str]:
-    return [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
-
-
-def test_a_process_that_is_killed_fails_its_cells_alone(
-    pets: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(local, "command", dying)
-    grid = Grid.model_validate({**pets, "methods": {"probe": None, "head": {"steps": 1, "shots": 1}}})
-    result = run_grid(grid, BenchFolder(tmp_path / "bench"), 2, False, QUIET)
-    assert [line.error for line in result.failed] == ["its process was killed by signal 9; see what it said before"] * 6
+    return [sys.executable, "-c", f"import os; os.kill(os.getpid(), {order.piece.seed})"]
 
 
 def test_a_signal_stops_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,13 +551,14 @@ def test_a_signal_stops_all_processes(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_status_needs_neither_data_nor_tensorflow(pets: dict[str, Any], tmp_path: Path) -> None:
+    _, out = prepared(pets, tmp_path / "out")
+    every = planned(pets)
     pets["datasets"]["pets"]["dataset"] = "/nowhere"
-    file, out = tmp_path / "grid.yaml", BenchFolder(tmp_path / "out")
+    file = tmp_path / "grid.yaml"
     file.write_text(yaml.safe_dump(pets))
-    out.path.mkdir()
-    for number, (shots, status) in enumerate([(1, "done"), (4, "failed"), (25, "done")]):
-        update = {"key": str(number), "backbone": "bit-r26x0.5", "shots": shots, "status": status, "error": "why"}
-        append(out.ledger_file, LINE.model_copy(update=update))
+    done, failed, *_ = every
+    out.add(done.done(0.5, 4, 2, 1.0, 64))
+    out.add(failed.failed("why"))
     script = (
         "import sys; from hyperrule.api import bench_status\n"
         f"print(bench_status({str(file)!r}, out={str(out.path)!r}).model_dump_json())\n"
@@ -403,5 +580,38 @@ def test_the_grid_that_is_kept_is_the_grid(pets: dict[str, Any], tmp_path: Path)
     grid, folder = prepared(pets, tmp_path / "bench")
     assert read_grid(str(folder.grid_file)).cells() == grid.cells()
     kept = read_grid(str(folder.grid_file))
-    keys = [one.key for one in planned_cells(grid, grid.cells(), QUIET)]
-    assert [one.key for one in planned_cells(kept, kept.cells(), QUIET)] == keys
+    keys = [one.key for one in planned_cells(grid, grid.cells(), QUIET).planned]
+    assert [one.key for one in planned_cells(kept, kept.cells(), QUIET).planned] == keys
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait for another process, as long as that runs."""
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+def test_two_runs_on_one_folder_share_it_even_if_one_is_killed(pets: dict[str, Any], tmp_path: Path) -> None:
+    """Features are held back until both are in the middle of cells, and one is killed."""
+    pets |= {"backbones": ["bit-r26x0.5", "random-r26x0.5"], "shots": [1, 8]}
+    file, out = tmp_path / "grid.yaml", BenchFolder(tmp_path / "out")
+    file.write_text(yaml.safe_dump(pets))
+    infos = {one.plan.backbone.name: one.plan.backbone for one in planned(pets)}
+    source = planned(pets)[0].source
+    with ExitStack() as held:
+        for info in infos.values():
+            for images in (source.examples("train"), source.examples("test")):
+                features = features_file(info, images, 32)
+                held.enter_context(alone(features.with_suffix(".lock")))
+                np.save(features.with_suffix(".held"), np.random.default_rng(0).random((len(images), 8), np.float32))
+                held.callback(os.rename, features.with_suffix(".held.npy"), features)
+        killed, other = (start("bench", str(file), "--out", str(out.path), "--jobs", jobs) for jobs in "12")
+        until(lambda: len(at_work(out.claims)) == 3, other)
+        killed.kill()
+        killed.communicate()
+        until(lambda: len(at_work(out.claims)) == 2, other)
+    _, err = other.communicate()
+    assert other.returncode == 0, err
+    lines = [json.loads(line) for line in out.ledger_file.read_text().splitlines()]
+    assert len({line["key"] for line in lines}) == len(lines) == 8
+    assert {line["status"] for line in lines} == {"done"}

@@ -18,16 +18,19 @@ from loopback import Heard
 from PIL import Image
 from tensorflow_datasets.core import example_serializer, naming, splits
 
+from hyperrule.api import plan_bench
+from hyperrule.benchmark.cells import planned_cells
+from hyperrule.benchmark.grid import Grid
 from hyperrule.data.contents import FileParts
 from hyperrule.data.listing import DataRequest, Listing
 from hyperrule.data.source import Source
 from hyperrule.data.sources.kinds import KINDS, kind_of, located
-from hyperrule.data.sources.named import vtab
+from hyperrule.data.sources.named import tfds_builder, vtab
 from hyperrule.data.sources.named.tfds import Rows
 from hyperrule.data.sources.named.tfds_builder import tensorflow_datasets
 from hyperrule.data.sources.named.vtab import list_vtab
 from hyperrule.data.sources.named.vtab_tasks import TASKS, Group, Task, score
-from hyperrule.errors import DataError
+from hyperrule.errors import DataError, RecipeError
 
 # Of the splits that TFDS prepares: those of T's tests and of the TFDS catalogue.
 SIZES = {
@@ -417,6 +420,47 @@ def test_a_whole_task(tmp_path: Path) -> None:
     assert (code, out) == (2, "")
     assert "tfds build dtd" in err
     assert "Traceback" not in err
+
+
+def test_the_benchmark_tells_what_is_to_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing"))
+    monkeypatch.setattr(tfds_builder, "_fetch", lambda *_: pytest.fail("a dry run downloads"))
+    ahead = plan_bench("bench/vtab", out=tmp_path / "out", quiet=True)
+    assert {cell.state for cell in ahead.cells} == {"absent"}
+    assert len(ahead.cells) == ahead.untimed == 19 * 4
+    backbone, data_sets = ahead.absent[-1], ahead.absent[:-1]
+    assert [reason.split(":")[0] for reason in data_sets] == [f"data set {name}" for name in TASKS]
+    assert backbone.startswith("backbone bit-m-r50x1: not here yet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_benchmark_measures_what_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads that fail cost their own data sets alone, and come after all that is here was looked at."""
+    prepare(TASKS["svhn"], tmp_path, {"train": 2000, "test": 50}, lambda *at: row(at[0], "svhn", at[1]))
+    tried: list[str] = []
+
+    def fetch(tfds: Any, builder: Any, reporter: Any) -> None:
+        tried.append(builder.name)
+        raise DataError("no network")
+
+    monkeypatch.setattr(tfds_builder, "_fetch", fetch)
+    asked: dict[str, Any] = {
+        "datasets": {name: {"dataset": f"vtab:{name}", "data_dir": str(tmp_path)} for name in ("dtd", "svhn")},
+        "backbones": ["bit-r26x0.5"],
+        "shots": ["full"],
+        "methods": {"probe": {}},
+    }
+    grid = Grid.model_validate(asked)
+    found = planned_cells(grid, grid.cells(), Heard())
+    assert [one.cell.dataset for one in found.planned] == ["svhn"]
+    assert {cell.dataset: reason for cell, reason in found.absent.items()} == {
+        "dtd": "data set dtd: vtab:dtd: no network"
+    }
+    asked["datasets"]["svhn"]["test"] = "held-out"
+    grid = Grid.model_validate(asked)
+    with pytest.raises(RecipeError, match="leave out test: held-out"):
+        planned_cells(grid, grid.cells(), Heard())
+    assert tried == ["dtd"]
 
 
 @pytest.mark.usefixtures("tenth")

@@ -6,19 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from hyperrule.backbones.describe import describe_backbone
 from hyperrule.backbones.info import BackboneInfo
-from hyperrule.benchmark.grid import HELD_OUT, Cell, DataSet, Grid, ProbeMethod
+from hyperrule.benchmark.grid import Cell, Grid, ProbeMethod
 from hyperrule.benchmark.ledger import FORMAT, Line
-from hyperrule.benchmark.subsets import check_shots
+from hyperrule.benchmark.opening import Absent, is_here, open_all
 from hyperrule.data import Source
-from hyperrule.errors import RecipeError
 from hyperrule.planning.machine import Machine, this_machine
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import make_plan
 from hyperrule.progress import Reporter
-from hyperrule.recipe import Recipe, make_recipe
-from hyperrule.recipe_data import source_of
 
 MICRO_BATCH = 32  # of networks with batch norm, which sees it: not what memory is free for, which changes
 
@@ -32,6 +28,11 @@ class Planned:
     plan: Plan
     source: Source
     l2: tuple[float, ...]
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it can be measured with what is here; before weights are downloaded, the key is not that of later."""
+        return is_here(self.plan.backbone)
 
     @cached_property
     def key(self) -> str:
@@ -96,24 +97,42 @@ class Planned:
         )
 
 
+@dataclass(frozen=True)
+class PlannedGrid:
+    """`planned` are the cells of which data set and backbone could be opened; `absent` says why not, for all others.
+    `to_fetch` tells of backbones of which there are facts, but no weights."""
+
+    cells: list[Cell]
+    planned: list[Planned]
+    absent: dict[Cell, str]
+    to_fetch: list[str]
+
+
 def planned_cells(
     grid: Grid, cells: Iterable[Cell], reporter: Reporter, *, fetch: bool = True, jobs: int = 1
-) -> list[Planned]:
+) -> PlannedGrid:
     """The cells with their plans, for one of `jobs` processes that share the machine's memory. Every data set is read
-    once; weights that are missing are downloaded with `fetch`.
+    once, and what is missing downloaded with `fetch`.
 
-    Raises UserError if one of them cannot be done as asked: no such data set or backbone, no test split, more shots
-    than a class has images.
+    Raises UserError if the grid asks for what cannot be: no such backbone or path, no test split, more shots than a
+    class has images.
     """
     wanted = list(cells)
-    names = dict.fromkeys(cell.dataset for cell in wanted)
-    sources = {name: _opened(grid, name, (cell for cell in wanted if cell.dataset == name), reporter) for name in names}
-    backbones = {
-        name: describe_backbone(name, reporter, fetch=fetch) for name in dict.fromkeys(cell.backbone for cell in wanted)
-    }
+    sources, backbones = open_all(grid, wanted, reporter, fetch)
     machine = this_machine()
     machine = machine.model_copy(update={"available_memory": machine.available_memory // jobs})
-    return [_planned(grid, cell, sources[cell.dataset], backbones[cell.backbone], machine) for cell in wanted]
+    planned: list[Planned] = []
+    absent: dict[Cell, str] = {}
+    for cell in wanted:
+        source, backbone = sources[cell.dataset], backbones[cell.backbone]
+        if isinstance(source, Absent):
+            absent[cell] = source.reason
+        elif isinstance(backbone, Absent):
+            absent[cell] = backbone.reason
+        else:
+            planned.append(_planned(grid, cell, source, backbone, machine))
+    facts = [one for one in backbones.values() if isinstance(one, BackboneInfo) and not is_here(one)]
+    return PlannedGrid(wanted, planned, absent, [f"backbone {one.name}: {' '.join(one.notes)}" for one in facts])
 
 
 def _planned(grid: Grid, cell: Cell, source: Source, backbone: BackboneInfo, machine: Machine) -> Planned:
@@ -123,30 +142,3 @@ def _planned(grid: Grid, cell: Cell, source: Source, backbone: BackboneInfo, mac
     candidates = method.l2 if isinstance(method, ProbeMethod) else ()
     plan = make_plan(recipe, source, backbone, machine)
     return Planned(cell, plan, source, candidates if cell.l2 is None else (cell.l2,))
-
-
-def _opened(grid: Grid, name: str, cells: Iterable[Cell], reporter: Reporter) -> Source:
-    asked = grid.datasets[name]
-    source = source_of(make_recipe(asked.recipe, Recipe), reporter)
-    _check_test_split(name, asked, source)
-    for shots in dict.fromkeys(cell.shots for cell in cells):
-        check_shots(name, source.info, shots)
-    return source
-
-
-def _check_test_split(name: str, asked: DataSet, source: Source) -> None:
-    """Raises RecipeError unless it is clear which images are the test."""
-    splits = source.listing.splits
-    held_out = len(splits) <= 1
-    if "test" in splits and asked.test == HELD_OUT:
-        raise RecipeError(f"datasets.{name} has a test split of its own: leave out test: held-out.")
-    if "test" not in splits and not held_out:
-        raise RecipeError(
-            f"datasets.{name} has no test split, only {', '.join(splits)}. "
-            "Say which of them is the test, with test_split: NAME."
-        )
-    if held_out and asked.test != HELD_OUT:
-        raise RecipeError(
-            f"datasets.{name} has no test split. Say test: held-out to test on a fifth of each class, "
-            "which is then not trained on."
-        )

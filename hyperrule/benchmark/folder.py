@@ -1,6 +1,7 @@
 """The folder of a benchmark: what it holds, and where.
 
 grid.yaml        what was asked for last
+keys.json        the key of every cell, see `index`
 ledger.jsonl     a line a finished cell
 subsets/         the images of each subset: DATASET-SHOTS-SEED.txt, an id a line
 runs/KEY/        trainings: plan.json, metrics.jsonl, eval.json; weights and checkpoints until they are finished
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from hyperrule.benchmark.cells import Planned
 from hyperrule.benchmark.grid import Grid
+from hyperrule.benchmark.index import Index
 from hyperrule.benchmark.ledger import Line, append, read_ledger
 from hyperrule.benchmark.subsets import list_file, subset, write_list
 from hyperrule.cache import alone
@@ -25,21 +27,29 @@ class BenchFolder:
         self.path = path
         self.grid_file = path / "grid.yaml"
         self.ledger_file = path / "ledger.jsonl"
+        self.index = Index(path / "keys.json")
         self.claims = path / "claims"
 
     def run(self, key: str) -> RunFolder:
         return RunFolder(self.path / "runs" / key)
 
-    def prepare(self, grid: Grid, planned: list[Planned]) -> None:
-        """Write the grid and the subsets. Raises RunFolderError if the folder is something else's."""
+    def check(self) -> None:
+        """Raises RunFolderError if the folder is something else's, or of another version."""
         path = self.path
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"--out {path} is a file. Choose a folder.")
         if path.is_dir() and any(path.iterdir()) and not self.grid_file.exists():
             raise RunFolderError(f"--out {path} is not empty, and holds no benchmark. Choose another folder.")
+        self.read()
+
+    def prepare(self, grid: Grid, planned: list[Planned]) -> None:
+        """Write the grid, the keys and the subsets. Raises RunFolderError."""
+        self.check()
+        path = self.path
         with os_errors_as(RunFolderError, f"--out {path} cannot be used"), alone(path / ".lock"):
             with whole_file(self.grid_file) as partial:
                 partial.write_text(grid.to_yaml(), encoding="utf-8")
+            self.index.note(grid, planned)
             self._write_subsets(planned)
 
     def read(self) -> dict[str, Line]:

@@ -44,7 +44,8 @@ def run_locally(folder: Path, orders: Sequence[Order], jobs: int, ended: Callabl
                     process.send(event)
                 continue
             slot, code = event
-            piece, _ = running.pop(slot)
+            piece, process = running.pop(slot)
+            process.tell_reason()
             free.append(slot)
             if received is None:
                 ended(piece, code)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.benchmark.cells import Planned
+from hyperrule.benchmark.cells import Planned, PlannedGrid
 from hyperrule.benchmark.claims import at_work
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid
@@ -19,26 +19,31 @@ Likeness = tuple[str, str, str, int | str]
 
 
 class PlannedCell(BaseModel):
-    """`seconds` are what it will take, None where nobody can tell; of a cell that is done, what it took."""
+    """`absent` is a cell whose data set or backbone is not here; it has no `key`, which depends on them. `seconds` are
+    what it will take, None where nobody can tell; of a cell that is done, what it took."""
 
     model_config = ConfigDict(frozen=True)
 
-    key: str
+    key: str | None
     cell: Cell
-    state: Literal["done", "failed", "missing"]
+    state: Literal["done", "failed", "missing", "absent"]
     seconds: float | None
 
 
 class Outlook(BaseModel):
-    """The cells of a grid in the order in which they are done, and how long what is missing will take: in seconds, of
-    one process after another, None where nobody can tell. Features of probes count, if they have to be extracted."""
+    """The cells of a grid in the order in which they are done, and how long those that are not will take: in seconds,
+    of one process after another, but for `untimed` cells of which nobody can tell; features of probes count, if they
+    have to be extracted. `measured` is whether some are like cells that are done. `absent` says of every data set and
+    backbone that is not here why."""
 
     model_config = ConfigDict(frozen=True)
 
     cells: tuple[PlannedCell, ...]
-    seconds: float | None
-    features_seconds: float | None
+    seconds: float
+    features_seconds: float
+    untimed: int
     measured: bool
+    absent: tuple[str, ...]
 
 
 class Status(BaseModel):
@@ -54,38 +59,37 @@ class Status(BaseModel):
     errors: tuple[str, ...]
 
 
-def outlook(planned: list[Planned], lines: Mapping[str, Line]) -> Outlook:
+def outlook(found: PlannedGrid, lines: Mapping[str, Line]) -> Outlook:
     """Times of cells are those of cells like them that are done, or else estimated from operations."""
     took = _took(lines.values())
-    cells = [_planned_cell(one, lines.get(one.key), took) for one in planned]
-    missing = [one for one, cell in zip(planned, cells, strict=True) if cell.state == "missing"]
-    features = _features_seconds(planned, missing)
-    parts = [features, *(cell.seconds for cell in cells if cell.state == "missing")]
+    planned = {one.cell: one for one in found.planned}
+    cells = [_planned_cell(cell, planned.get(cell), lines, took) for cell in found.cells]
+    left = [one for one in cells if one.state in ("missing", "absent")]
+    features = _features_seconds(found.planned, [one.cell for one in left if one.cell in planned])
+    known = [one.seconds for one in left if one.seconds is not None]
+    extracted = sum(seconds for seconds in features.values() if seconds is not None)
     return Outlook(
         cells=tuple(cells),
-        seconds=None if None in parts else sum(part for part in parts if part is not None),
-        features_seconds=features,
-        measured=any(_likeness(one.cell) in took for one in missing),
+        seconds=sum(known) + extracted,
+        features_seconds=extracted,
+        untimed=sum(one.seconds is None or features.get(Piece.of(one.cell), 0.0) is None for one in left),
+        measured=any(_likeness(one.cell) in took for one in left),
+        absent=tuple(dict.fromkeys([*found.absent.values(), *found.to_fetch])),
     )
 
 
 def status(folder: BenchFolder, grid: Grid) -> Status:
-    """From the grid and the ledger alone, at once: whether data or weights are still what they were is not asked."""
-    lines = list(folder.read().values())
-    by_cell = {(*_likeness(line), line.seed): line for line in lines}
-    separate = {(*_likeness(line), line.seed, line.l2): line for line in lines}
-    found = [
-        by_cell.get((*_likeness(cell), cell.seed))
-        if cell.l2 is None
-        else separate.get((*_likeness(cell), cell.seed, cell.l2))
-        for cell in grid.cells()
-    ]
-    failed = [line for line in found if line is not None and line.status == "failed"]
+    """From the folder and the grid alone, at once: data and weights are taken to be what they were when a process last
+    opened them, and only cells that the grid asks for as it did then are known."""
+    ledger = folder.read()
+    lines = [ledger.get(key or "") for key in folder.index.keys(grid).values()]
+    failed = [line for line in lines if line is not None and line.status == "failed"]
+    missing = lines.count(None)
     return Status(
-        cells=len(found),
-        done=sum(line is not None and line.status == "done" for line in found),
+        cells=len(lines),
+        done=len(lines) - len(failed) - missing,
         failed=len(failed),
-        missing=sum(line is None for line in found),
+        missing=missing,
         at_work=tuple(what + _progress(folder, key) for key, what in at_work(folder.claims).items()),
         errors=tuple(f"{line.dataset}, {line.backbone}, {line.method}: {line.error}" for line in failed),
     )
@@ -96,11 +100,14 @@ def _progress(folder: BenchFolder, key: str) -> str:
     return f", step {steps[-1]}" if steps else ""
 
 
-def _planned_cell(planned: Planned, line: Line | None, took: Mapping[Likeness, float]) -> PlannedCell:
-    if line is not None:
-        return PlannedCell(key=planned.key, cell=planned.cell, state=line.status, seconds=line.seconds)
-    seconds = took.get(_likeness(planned.cell), planned.estimated_seconds)
-    return PlannedCell(key=planned.key, cell=planned.cell, state="missing", seconds=seconds)
+def _planned_cell(
+    cell: Cell, planned: Planned | None, lines: Mapping[str, Line], took: Mapping[Likeness, float]
+) -> PlannedCell:
+    key = planned.key if planned and planned.is_here else None
+    if line := lines.get(key or ""):
+        return PlannedCell(key=key, cell=cell, state=line.status, seconds=line.seconds)
+    seconds = took.get(_likeness(cell), planned.estimated_seconds if planned else None)
+    return PlannedCell(key=key, cell=cell, state="missing" if key else "absent", seconds=seconds)
 
 
 def _took(lines: Iterable[Line]) -> dict[Likeness, float]:
@@ -116,16 +123,12 @@ def _likeness(cell: Cell | Line) -> Likeness:
     return cell.dataset, cell.backbone, cell.method, cell.shots
 
 
-def _features_seconds(planned: list[Planned], missing: list[Planned]) -> float | None:
-    """Of a forward pass over all images that probes need, once for each piece in which one is missing."""
-    wanted = {Piece.of(one.cell) for one in missing if one.cell.method == "probe"}
-    total = 0.0
+def _features_seconds(planned: list[Planned], left: list[Cell]) -> dict[Piece, float | None]:
+    """Of a forward pass over all images that probes need, by the piece in which one is left."""
+    wanted = dict.fromkeys(Piece.of(cell) for cell in left if cell.method == "probe")
+    seconds = {}
     for piece in wanted:
         cells = [one for one in planned if Piece.of(one.cell) == piece]
-        plan = cells[0].plan
-        images = images_needed(cells)
-        seconds = estimate_inference(plan.backbone, plan.evaluation_size.value, images, plan.machine)
-        if seconds is None:
-            return None
-        total += seconds
-    return total
+        plan, images = cells[0].plan, images_needed(cells)
+        seconds[piece] = estimate_inference(plan.backbone, plan.evaluation_size.value, images, plan.machine)
+    return seconds

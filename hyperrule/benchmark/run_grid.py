@@ -1,32 +1,35 @@
 """A grid is measured: grid -> cells -> what is missing in the ledger -> pieces -> processes -> ledger."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hyperrule.benchmark.cells import Planned, planned_cells
-from hyperrule.benchmark.claims import claim
+from hyperrule.benchmark.cells import Planned, PlannedGrid, planned_cells
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid
 from hyperrule.benchmark.handover import write_planned
 from hyperrule.benchmark.ledger import Line
 from hyperrule.benchmark.local import run_locally
 from hyperrule.benchmark.outlook import Outlook, outlook
-from hyperrule.benchmark.pieces import Order, Piece, pieces_of
+from hyperrule.benchmark.pieces import Order, Piece
+from hyperrule.benchmark.rounds import Rounds
 from hyperrule.benchmark.work import failed, is_missing
+from hyperrule.errors import UserError
 from hyperrule.progress import Reporter
 from hyperrule.wording import duration, number
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What is known of a grid: its folder, a line for every finished cell, in the grid's order, and the cells that
-    have none, because another process is at work on them."""
+    """What is known of a grid: its folder, its cells, and a line for every finished one, in the grid's order. Of the
+    others, another process is at work on those `elsewhere`, and `missing` says by why which are to be done yet."""
 
     folder: Path
     cells: tuple[Cell, ...]
     lines: tuple[Line, ...]
-    missing: tuple[Cell, ...]
+    elsewhere: tuple[Cell, ...]
+    missing: Mapping[str, tuple[Cell, ...]]
 
     @property
     def failed(self) -> tuple[Line, ...]:
@@ -35,37 +38,44 @@ class Bench:
 
 def plan_grid(grid: Grid, folder: BenchFolder, retry_failed: bool, reporter: Reporter) -> Outlook:
     """What `run_grid` would do; nothing is written or downloaded. Raises UserError."""
-    planned = planned_cells(grid, grid.cells(), reporter, fetch=False)
-    return outlook(planned, _counting(folder, retry_failed))
+    folder.check()
+    found = planned_cells(grid, grid.cells(), reporter, fetch=False)
+    return outlook(found, _counting(folder, retry_failed))
 
 
 def run_grid(grid: Grid, folder: BenchFolder, jobs: int, retry_failed: bool, reporter: Reporter) -> Bench:
     """Measure every cell that the ledger has no line of, `jobs` at a time.
 
-    Cells that another process is at work on are left to it. Raises UserError, with nothing written, if the grid cannot
-    be done as asked, and Interrupted at SIGINT or SIGTERM.
+    Cells whose data set or backbone cannot be had are left out, and those that another process is at work on left to
+    it. They get no line: the key of a line says which images and weights it is of. Raises UserError, with nothing
+    written, if the grid cannot be done as asked or no cell can be measured, and Interrupted at SIGINT or SIGTERM.
     """
-    planned = planned_cells(grid, grid.cells(), reporter, jobs=jobs)
-    folder.prepare(grid, planned)
-    lines, again = folder.read(), failed(folder.read()) if retry_failed else {}
-    missing = [one for one in planned if is_missing(one.key, lines, again)]
+    folder.check()
+    found = planned_cells(grid, grid.cells(), reporter, jobs=jobs)
+    absent = _by_reason(found.absent)
+    if not found.planned:
+        more = f" And {len(absent) - 1} more like it, which --dry-run tells." if len(absent) > 1 else ""
+        raise UserError(f"no cell can be measured. {next(iter(absent))}{more}")
+    for reason, cells in absent.items():
+        reporter.say(f"{number(len(cells), 'cell')} left out: {reason}")
+    folder.prepare(grid, found.planned)
+    lines = folder.read()
+    again = failed(lines) if retry_failed else {}
+    missing = [one for one in found.planned if is_missing(one.key, lines, again)]
     if missing:
-        reporter.say(_beginning(planned, missing, outlook(planned, _counting(folder, retry_failed))))
-
-    def ended(piece: Piece, code: int) -> None:
-        _record_crash(folder, [one for one in missing if Piece.of(one.cell) == piece], again, code)
-        now = folder.read()
-        left = sum(is_missing(one.key, now, again) for one in planned)
-        reporter.say(f"{piece}: {_outcome(missing, piece, now)}; {number(left, 'cell')} left")
-
+        here = replace(found, cells=[one.cell for one in found.planned])
+        reporter.say(_beginning(found, missing, outlook(here, _counting(folder, retry_failed))))
+    rounds = Rounds(folder, missing, again, reporter)
     with TemporaryDirectory(prefix="hyperrule-bench-") as scratch:
-        handed_over = _handed_over(planned, missing, Path(scratch))
-        orders = [
-            Order(piece=piece, planned=handed_over[piece.dataset], jobs=jobs, retry_failed=retry_failed)
-            for piece in pieces_of(one.cell for one in missing)
-        ]
-        run_locally(folder.path, orders, jobs, ended)
-    return _result(folder, planned)
+        handed_over = _handed_over(found.planned, missing, Path(scratch))
+        for pieces in (rounds.first, rounds.second):
+            orders = [
+                Order(piece=piece, planned=handed_over[piece.dataset], jobs=jobs, retry_failed=retry_failed)
+                for piece in pieces()
+            ]
+            if orders:
+                run_locally(folder.path, orders, jobs, rounds.ended)
+    return _result(folder, found, rounds.unfinished)
 
 
 def _handed_over(planned: list[Planned], missing: list[Planned], scratch: Path) -> dict[str, Path]:
@@ -81,39 +91,26 @@ def _counting(folder: BenchFolder, retry_failed: bool) -> dict[str, Line]:
     return {key: line for key, line in folder.read().items() if line.status == "done" or not retry_failed}
 
 
-def _beginning(planned: list[Planned], missing: list[Planned], ahead: Outlook) -> str:
-    time = "time not known beforehand" if ahead.seconds is None else f"about {duration(ahead.seconds)}"
-    return f"{len(missing)} of {number(len(planned), 'cell')} to measure, {time}"
+def _beginning(found: PlannedGrid, missing: list[Planned], ahead: Outlook) -> str:
+    time = "time not known beforehand" if ahead.untimed else f"about {duration(ahead.seconds)}"
+    return f"{len(missing)} of {number(len(found.cells), 'cell')} to measure, {time}"
 
 
-def _record_crash(folder: BenchFolder, planned: list[Planned], again: dict[str, Line], code: int) -> None:
-    """What a process that was killed, or could not begin, did not record by itself."""
-    if code == 0:
-        return
-    reason = f"its process was killed by signal {code - 128}" if code > 128 else f"its process ended with {code}"
-    for one in planned:
-        with claim(folder.claims, one.key, str(one.cell)) as mine:
-            if mine and is_missing(one.key, folder.read(), again):
-                folder.add(one.failed(f"{reason}; see what it said before"))
-
-
-def _outcome(missing: list[Planned], piece: Piece, now: dict[str, Line]) -> str:
-    lines = [now[one.key] for one in missing if Piece.of(one.cell) == piece and one.key in now]
-    if not lines:
-        return "another process is at work on it"
-    bad = [line for line in lines if line.status == "failed"]
-    if bad:
-        return f"{len(bad)} of {number(len(lines), 'cell')} failed: {bad[0].error}"
-    if len(lines) == 1:
-        return f"{lines[0].top1:.2%} in {duration(lines[0].seconds)}"
-    return f"{number(len(lines), 'cell')} done"
-
-
-def _result(folder: BenchFolder, planned: list[Planned]) -> Bench:
+def _result(folder: BenchFolder, found: PlannedGrid, unfinished: Mapping[Piece, str]) -> Bench:
     lines = folder.read()
+    missing = {one.cell: unfinished.get(Piece.of(one.cell)) for one in found.planned if one.key not in lines}
+    known = {cell: why for cell, why in missing.items() if why is not None}
     return Bench(
-        folder.path,
-        tuple(one.cell for one in planned),
-        tuple(lines[one.key] for one in planned if one.key in lines),
-        tuple(one.cell for one in planned if one.key not in lines),
+        folder=folder.path,
+        cells=tuple(found.cells),
+        lines=tuple(lines[one.key] for one in found.planned if one.key in lines),
+        elsewhere=tuple(cell for cell, why in missing.items() if why is None),
+        missing=_by_reason({**known, **found.absent}),
     )
+
+
+def _by_reason(reasons: Mapping[Cell, str]) -> dict[str, tuple[Cell, ...]]:
+    found: dict[str, tuple[Cell, ...]] = {}
+    for cell, reason in reasons.items():
+        found[reason] = (*found.get(reason, ()), cell)
+    return found

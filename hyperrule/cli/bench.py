@@ -57,7 +57,8 @@ def command(
       hyperrule bench bench/cifar10 --status
       hyperrule bench bench/digits --write results.html --compare probe finetune
 
-    Exit codes: 0 done; 1 a cell failed; 2 the request cannot be met; 130 or 143 stopped by a signal.
+    Exit codes: 0 done; 1 a cell failed or could not be measured; 2 the request cannot be met; 130 or 143 stopped by
+    a signal.
     """
     if dry_run and status:
         raise RecipeError("--dry-run opens the data and shows every cell, --status answers at once: give one of them.")
@@ -76,7 +77,7 @@ def command(
             _render(result, compare)
         for file, form in forms:
             write_tables(list(result.lines), form, file, result.cells, compare, Path(grid).stem)
-        click.get_current_context().exit(1 if result.failed else 0)
+        click.get_current_context().exit(1 if result.failed or result.missing else 0)
 
 
 def _place(text: str) -> tuple[str, str]:
@@ -88,25 +89,28 @@ def _place(text: str) -> tuple[str, str]:
 
 def _render_outlook(ahead: "Outlook") -> None:
     for one in ahead.cells:
-        about = "about " if one.state == "missing" else ""
+        about = "about " if one.state in ("missing", "absent") else ""
         time = "" if one.seconds is None or one.seconds < WORTH_TELLING else f"  {about}{duration(one.seconds)}"
         click.echo(printable(f"{one.state:7}  {one.cell}{time}"))
-    missing = sum(one.state == "missing" for one in ahead.cells)
-    click.echo(f"\n{missing} of {number(len(ahead.cells), 'cell')} to measure")
-    if ahead.seconds is None:
-        click.echo("time        not known beforehand")
-    elif missing:
+    left = sum(one.state in ("missing", "absent") for one in ahead.cells)
+    click.echo(f"\n{left} of {number(len(ahead.cells), 'cell')} to measure")
+    if left > ahead.untimed:
         basis = "of cells like them" if ahead.measured else "by operations"
-        click.echo(f"time        about {duration(ahead.seconds)}, estimated {basis}")
+        besides = f", without {number(ahead.untimed, 'cell')} of unknown time" if ahead.untimed else ""
+        click.echo(f"time        about {duration(ahead.seconds)}, estimated {basis}{besides}")
         if ahead.features_seconds:
             click.echo(
                 f"            {duration(ahead.features_seconds)} of it for features, unless they are kept already"
             )
+    elif left:
+        click.echo("time        not known beforehand")
+    for reason in ahead.absent:
+        click.echo(printable(f"absent      {reason}"))
 
 
 def _render_status(progress: "Status") -> None:
     done = f"{progress.done} of {number(progress.cells, 'cell')} done"
-    click.echo(f"{done}, {progress.failed} failed, {progress.missing} missing")
+    click.echo(f"{done}, {progress.failed} failed, {progress.missing} missing, if data and weights are what they were")
     for line in progress.at_work:
         click.echo(printable(f"at work  {line}"))
     for line in progress.errors:
@@ -117,8 +121,10 @@ def _render(result: "Bench", against: tuple[str, str] | None) -> None:
     """Tables over seeds, and what is not there."""
     lines, cells = list(result.lines), result.cells
     write_tables(lines, "terminal", sys.stdout, cells, against)
-    if result.missing:
-        click.echo(f"{number(len(result.missing), 'cell')} left to another process that is at work on them")
+    if result.elsewhere:
+        click.echo(f"{number(len(result.elsewhere), 'cell')} left to another process that is at work on them")
+    for reason, missing in result.missing.items():
+        click.echo(printable(f"missing  {number(len(missing), 'cell')}: {reason}"))
     click.echo(f"ledger  {result.folder / 'ledger.jsonl'}")
 
 

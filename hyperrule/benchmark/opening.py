@@ -1,0 +1,147 @@
+"""Data sets and backbones of a grid, opened. What is wrong with the grid is refused; what is named as it should be, but
+cannot be had, costs its own cells alone."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyperrule.backbones import hub
+from hyperrule.backbones.describe import describe_backbone, is_backbone
+from hyperrule.backbones.info import BackboneInfo
+from hyperrule.backbones.zoo import find
+from hyperrule.benchmark.grid import HELD_OUT, Cell, DataSet, Grid
+from hyperrule.benchmark.ledger import Shots
+from hyperrule.benchmark.subsets import check_shots
+from hyperrule.data import Source
+from hyperrule.data.sources.kinds import kind_of
+from hyperrule.data.sources.named.vtab_tasks import TASKS
+from hyperrule.errors import BackboneError, DataError, RecipeError
+from hyperrule.files import os_errors_as
+from hyperrule.progress import Reporter
+from hyperrule.recipe import Recipe, make_recipe
+from hyperrule.recipe_data import source_of
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A data set or backbone that cannot be had, and why, in one line."""
+
+    reason: str
+
+
+def open_all(
+    grid: Grid, cells: Sequence[Cell], reporter: Reporter, fetch: bool
+) -> tuple[dict[str, Source | Absent], dict[str, BackboneInfo | Absent]]:
+    """Data sets and backbones of the cells, by name. With `fetch`, what is missing is downloaded, when all that is here
+    has been found to be as it should. Raises UserError for mistakes of the grid."""
+    datasets = {name: grid.datasets[name] for name in dict.fromkeys(cell.dataset for cell in cells)}
+    for name, asked in datasets.items():
+        _check_place(name, asked)
+
+    def open_one(name: str, fetch: bool) -> Source | Absent:
+        shots = dict.fromkeys(cell.shots for cell in cells if cell.dataset == name)
+        return open_dataset(name, datasets[name], shots, reporter, fetch)
+
+    names = dict.fromkeys(cell.backbone for cell in cells)
+    backbones = {name: open_backbone(name, reporter, fetch=False) for name in names}
+    sources = {name: open_one(name, fetch=False) for name in datasets}
+    if fetch:
+        for name in names:
+            if not is_here(backbones[name]):
+                backbones[name] = open_backbone(name, reporter, fetch=True)
+        for name, asked in datasets.items():
+            if isinstance(sources[name], Absent) and kind_of(asked.dataset).fetches:
+                sources[name] = open_one(name, fetch=True)
+    return sources, backbones
+
+
+def open_dataset(name: str, asked: DataSet, shots: Iterable[Shots], reporter: Reporter, fetch: bool) -> Source | Absent:
+    """The data set, every image of it looked at; with `fetch`, what is missing is downloaded.
+
+    Raises UserError if the grid asks for what cannot be: an option that means nothing, no test split, more shots than
+    a class has images.
+    """
+    try:
+        source = _listed(asked, reporter, fetch)
+    except DataError as error:
+        if _asks_in_vain(asked, reporter):
+            raise
+        return Absent(f"data set {name}: {error}")
+    _check_splits(name, asked, source)
+    try:
+        with os_errors_as(DataError, f"cannot read {asked.dataset}"):
+            info = source.info
+    except DataError as error:
+        return Absent(f"data set {name}: {error}")
+    for number in shots:
+        check_shots(name, info, number)
+    return source
+
+
+def open_backbone(name: str, reporter: Reporter, fetch: bool) -> BackboneInfo | Absent:
+    """Facts of the backbone; with `fetch`, what is missing is downloaded. Raises BackboneError if there is no such."""
+    released, handle = find(name), hub.as_handle(name)
+    here = is_backbone(Path(os.path.expanduser(name)))
+    if not fetch and not here and released is None and handle is not None and hub.cached(handle) is None:
+        return Absent(f"backbone {name}: not here yet")
+    try:
+        return describe_backbone(name, reporter, fetch=fetch)
+    except BackboneError as error:
+        there_is_one = here or handle is not None or (released is not None and released.source.kind != "bring")
+        if not there_is_one:
+            raise
+        return Absent(f"backbone {name}: {error}")
+
+
+def is_here(backbone: BackboneInfo | Absent) -> bool:
+    """Whether nothing is to be downloaded: one of the zoo has facts before it has weights."""
+    return isinstance(backbone, BackboneInfo) and (backbone.path is not None or backbone.kind == "random")
+
+
+def _check_place(name: str, asked: DataSet) -> None:
+    """Raises UserError if the data set is a path that does not exist, or is to lie in a folder that does not."""
+    kind_of(asked.dataset)
+    if asked.data_dir is not None and not os.path.isdir(asked.data_dir):
+        raise RecipeError(f"datasets.{name}.data_dir: {asked.data_dir} is not a folder.")
+
+
+def _listed(asked: DataSet, reporter: Reporter, fetch: bool) -> Source:
+    with os_errors_as(DataError, f"cannot read {asked.dataset}"):
+        return source_of(make_recipe(asked.recipe, Recipe), reporter, fetch)
+
+
+def _asks_in_vain(asked: DataSet, reporter: Reporter) -> bool:
+    """Whether the fault is the grid's: a task that VTAB-1k has not, or options without which the data set opens."""
+    if asked.dataset.startswith("vtab:"):
+        return asked.dataset.removeprefix("vtab:").removesuffix("@choose") not in TASKS
+    plain = DataSet(dataset=asked.dataset, data_dir=asked.data_dir if kind_of(asked.dataset).fetches else None)
+    if plain.recipe == asked.recipe:
+        return False
+    try:
+        _listed(plain, reporter, fetch=False)
+    except DataError:
+        return False
+    return True
+
+
+def _check_splits(name: str, asked: DataSet, source: Source) -> None:
+    """Raises RecipeError unless it is clear which images are trained on and which are the test."""
+    splits = source.listing.splits
+    held_out = len(splits) <= 1
+    if splits and "train" not in splits:
+        raise RecipeError(
+            f"datasets.{name} has nothing to train on, only {', '.join(splits)}. Say what is, with train_split: NAME."
+        )
+    if "test" in splits and asked.test == HELD_OUT:
+        raise RecipeError(f"datasets.{name} has a test split of its own: leave out test: held-out.")
+    if "test" not in splits and not held_out:
+        raise RecipeError(
+            f"datasets.{name} has no test split, only {', '.join(splits)}. "
+            "Say which of them is the test, with test_split: NAME."
+        )
+    if held_out and asked.test != HELD_OUT:
+        raise RecipeError(
+            f"datasets.{name} has no test split. Say test: held-out to test on a fifth of each class, "
+            "which is then not trained on."
+        )
