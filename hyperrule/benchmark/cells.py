@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from hyperrule.backbones.describe import describe_backbone
@@ -12,7 +13,7 @@ from hyperrule.benchmark.grid import HELD_OUT, Cell, DataSet, Grid, ProbeMethod
 from hyperrule.benchmark.ledger import FORMAT, Line
 from hyperrule.benchmark.subsets import check_shots
 from hyperrule.data import Source
-from hyperrule.errors import RecipeError
+from hyperrule.errors import RecipeError, UserError
 from hyperrule.planning.machine import Machine, this_machine
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import make_plan
@@ -111,9 +112,36 @@ def planned_cells(
     backbones = {
         name: describe_backbone(name, reporter, fetch=fetch) for name in dict.fromkeys(cell.backbone for cell in wanted)
     }
-    machine = this_machine()
-    machine = machine.model_copy(update={"available_memory": machine.available_memory // jobs})
+    machine = _shared_machine(jobs)
     return [_planned(grid, cell, sources[cell.dataset], backbones[cell.backbone], machine) for cell in wanted]
+
+
+def as_done_here(planned: Sequence[Planned], jobs: int) -> list[Planned]:
+    """Cells that may have been planned on another machine, cut up as this one's devices and memory want it, of which
+    `jobs` processes have a share each; what is learned stays.
+
+    Raises UserError if this machine has other versions of what can change a result.
+    """
+    machine = _shared_machine(jobs)
+    first = planned[0].plan
+    if (machine.devices, machine.memory) == (first.machine.devices, first.machine.memory):
+        return list(planned)
+    here = [make_plan(one.plan.recipe, one.source, one.plan.backbone, machine) for one in planned]
+    if here[0].versions != first.versions:
+        ours, theirs = (
+            ", ".join(f"{name} {version}" for name, version in plan.versions.items()) for plan in (here[0], first)
+        )
+        raise UserError(f"{socket.gethostname()} has {ours}; the grid was planned with {theirs}. Install the same.")
+    return [
+        replace(one, plan=one.plan.model_copy(update={name: getattr(plan, name) for name in ("machine", *plan.how)}))
+        for one, plan in zip(planned, here, strict=True)
+    ]
+
+
+def _shared_machine(jobs: int) -> Machine:
+    """This one with the memory that each of so many processes has."""
+    machine = this_machine()
+    return machine.model_copy(update={"available_memory": machine.available_memory // jobs})
 
 
 def _planned(grid: Grid, cell: Cell, source: Source, backbone: BackboneInfo, machine: Machine) -> Planned:

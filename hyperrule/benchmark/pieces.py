@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
+from hyperrule.benchmark.claims import LOOKED_AT
 from hyperrule.benchmark.grid import Cell
 from hyperrule.benchmark.ledger import Method, Shots
 
@@ -35,7 +36,8 @@ class Piece(BaseModel):
 
 class Order(BaseModel):
     """A piece for a process that shares the machine with others, `jobs` in all; `planned` is the file in which its
-    cells are, among others. Cells that failed are done again with `retry_failed`."""
+    cells are, among others. Cells that failed are done again with `retry_failed`; for one that another process is at
+    work on, this one waits `patience` seconds."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,6 +45,7 @@ class Order(BaseModel):
     planned: Path
     jobs: int = 1
     retry_failed: bool = False
+    patience: float = LOOKED_AT
 
 
 def pieces_of(cells: Iterable[Cell]) -> list[Piece]:

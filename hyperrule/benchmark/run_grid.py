@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 from hyperrule.benchmark.cells import Planned, planned_cells
 from hyperrule.benchmark.claims import claim
+from hyperrule.benchmark.engines import Engine
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid
 from hyperrule.benchmark.handover import write_planned
@@ -39,8 +40,15 @@ def plan_grid(grid: Grid, folder: BenchFolder, retry_failed: bool, reporter: Rep
     return outlook(planned, _counting(folder, retry_failed))
 
 
-def run_grid(grid: Grid, folder: BenchFolder, jobs: int, retry_failed: bool, reporter: Reporter) -> Bench:
-    """Measure every cell that the ledger has no line of, `jobs` at a time.
+def run_grid(
+    grid: Grid,
+    folder: BenchFolder,
+    jobs: int,
+    retry_failed: bool,
+    reporter: Reporter,
+    run: Engine = run_locally,
+) -> Bench:
+    """Measure every cell that the ledger has no line of, `jobs` at a time on a machine.
 
     Cells that another process is at work on are left to it. Raises UserError, with nothing written, if the grid cannot
     be done as asked, and Interrupted at SIGINT or SIGTERM.
@@ -58,13 +66,13 @@ def run_grid(grid: Grid, folder: BenchFolder, jobs: int, retry_failed: bool, rep
         left = sum(is_missing(one.key, now, again) for one in planned)
         reporter.say(f"{piece}: {_outcome(missing, piece, now)}; {number(left, 'cell')} left")
 
-    with TemporaryDirectory(prefix="hyperrule-bench-") as scratch:
+    with TemporaryDirectory(prefix=".planned-", dir=folder.path) as scratch:  # where all that work on it see it
         handed_over = _handed_over(planned, missing, Path(scratch))
         orders = [
             Order(piece=piece, planned=handed_over[piece.dataset], jobs=jobs, retry_failed=retry_failed)
             for piece in pieces_of(one.cell for one in missing)
         ]
-        run_locally(folder.path, orders, jobs, ended)
+        run(folder.path, orders, jobs, ended)
     return _result(folder, planned)
 
 
