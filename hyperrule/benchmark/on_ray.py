@@ -65,9 +65,7 @@ def run_on_ray(folder: Path, orders: Sequence[Order], jobs: int, ended: Callable
     """
     ray = _ray()
     cpus, gpus = share([node["Resources"] for node in ray.nodes() if node["Alive"]], jobs)
-    task = ray.remote(carry_out).options(
-        num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, scheduling_strategy="SPREAD"
-    )
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, scheduling_strategy="SPREAD")(carry_out)
     environment = _environment(math.floor(cpus))
     events: SimpleQueue[tuple[Piece, Outcome] | Signals] = SimpleQueue()
     left, received = len(orders), None
