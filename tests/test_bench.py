@@ -20,8 +20,7 @@ import yaml
 from click.testing import CliRunner
 from command_line import SMALL, start
 
-from hyperrule.benchmark import local, trained
-from hyperrule.benchmark import run_grid as run_grid_module
+from hyperrule.benchmark import engines, local, trained
 from hyperrule.benchmark import work as work_module
 from hyperrule.benchmark.cells import Planned, planned_cells
 from hyperrule.benchmark.claims import at_work, claim
@@ -30,7 +29,7 @@ from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid, read_grid
 from hyperrule.benchmark.handover import read_planned, write_planned
 from hyperrule.benchmark.ledger import Line, append, read_ledger
-from hyperrule.benchmark.pieces import Order, Piece, pieces_of
+from hyperrule.benchmark.pieces import Order, Piece
 from hyperrule.benchmark.run_grid import plan_grid, run_grid
 from hyperrule.benchmark.work import work
 from hyperrule.cache import alone
@@ -94,7 +93,7 @@ def work_through(grid: Grid, folder: BenchFolder, retry_failed: bool = False) ->
     every = planned_cells(grid, grid.cells(), QUIET).planned
     write_planned(folder.path / "planned", every)
     every = read_planned(folder.path / "planned")
-    for piece in pieces_of(grid.cells()):
+    for piece in dict.fromkeys(map(Piece.of, grid.cells())):
         work(folder, [one for one in every if Piece.of(one.cell) == piece], retry_failed, QUIET)
     return read_ledger(folder.ledger_file)
 
@@ -238,7 +237,7 @@ def test_cells_of_a_grid(pets: dict[str, Any]) -> None:
         ("probe", "full", 0, 2),
         ("finetune", 2, 0, None),
     ]
-    assert len(pieces_of(cells)) == 2
+    assert len({Piece.of(cell) for cell in cells}) == 2
 
 
 def test_subsets_are_nested_balanced_and_those_of_a_fine_tuning(pets: dict[str, Any], tmp_path: Path) -> None:
@@ -395,7 +394,7 @@ def measured(
     grid: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *codes: int
 ) -> tuple[int, str, str, list[Line]]:
     """What the command line says of a grid of probes, and the ledger."""
-    monkeypatch.setattr(run_grid_module, "run_locally", Engine(*codes))
+    monkeypatch.setattr(engines, "run_locally", Engine(*codes))
     monkeypatch.setattr(work_module, "Probing", Guessing)
     file, out = tmp_path / "grid.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(grid, sort_keys=False))

@@ -27,22 +27,28 @@ def bench(
     jobs: int = 1,
     retry_failed: bool = False,
     datasets: Mapping[str, str | Path] | None = None,
+    engine: str = "local",
+    address: str | None = None,
     quiet: bool = False,
 ) -> Bench:
     """Measure every cell of a grid that the ledger in `out`, by default runs/bench/NAME, has no line of.
 
     `grid` is a YAML file or a shipped one ("bench/digits"), and `datasets` says where its data sets lie, by their names
-    there. `jobs` processes share the machine. A cell that fails is a line with its reason, and is measured again with
-    `retry_failed`; a process that is at work on the same ledger is left its cells. Raises UserError, with nothing
-    written, if the grid cannot be measured as asked; Interrupted at a signal, with all that is finished in the ledger.
+    there. `jobs` processes share the machine. With the engine "ray" they share each machine of the cluster at
+    `address`, "auto" or "HOST:PORT", which all see `out`, the data and the cache under the same paths; without an
+    address, Ray starts here. A cell that fails is a line with its reason, and is measured again with `retry_failed`; a
+    process that is at work on the same ledger is left its cells. Raises UserError, with nothing written, if the grid
+    cannot be measured as asked; Interrupted at a signal, with all that is finished in the ledger.
     """
     if isinstance(jobs, bool) or not 1 <= jobs <= MOST_JOBS:
         raise RecipeError(f"jobs must be from 1 to {MOST_JOBS}. Received: {jobs!r}")
     with os_errors_as(UserError, "a path cannot be used"):
+        from hyperrule.benchmark.engines import started
         from hyperrule.benchmark.run_grid import run_grid
 
         asked, folder = _bench(grid, out, datasets)
-        return run_grid(asked, folder, jobs, retry_failed, Reporter(quiet))
+        with started(engine, address) as run:
+            return run_grid(asked, folder, run, jobs, retry_failed, Reporter(quiet))
 
 
 def plan_bench(

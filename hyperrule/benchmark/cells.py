@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from hyperrule.backbones.info import BackboneInfo
@@ -11,6 +12,7 @@ from hyperrule.benchmark.grid import Cell, Grid, ProbeMethod
 from hyperrule.benchmark.ledger import FORMAT, Line
 from hyperrule.benchmark.opening import Absent, is_here, open_all
 from hyperrule.data import Source
+from hyperrule.errors import UserError
 from hyperrule.planning.machine import Machine, this_machine
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import make_plan
@@ -119,8 +121,7 @@ def planned_cells(
     """
     wanted = list(cells)
     sources, backbones = open_all(grid, wanted, reporter, fetch)
-    machine = this_machine()
-    machine = machine.model_copy(update={"available_memory": machine.available_memory // jobs})
+    machine = _shared_machine(jobs)
     planned: list[Planned] = []
     absent: dict[Cell, str] = {}
     for cell in wanted:
@@ -133,6 +134,34 @@ def planned_cells(
             planned.append(_planned(grid, cell, source, backbone, machine))
     facts = [one for one in backbones.values() if isinstance(one, BackboneInfo) and not is_here(one)]
     return PlannedGrid(wanted, planned, absent, [f"backbone {one.name}: {' '.join(one.notes)}" for one in facts])
+
+
+def as_done_here(planned: Sequence[Planned], jobs: int) -> list[Planned]:
+    """Cells that may have been planned on another machine, cut up as this one's devices and memory want it, of which
+    `jobs` processes have a share each; what is learned stays.
+
+    Raises UserError if this machine has other versions of what can change a result.
+    """
+    machine = _shared_machine(jobs)
+    first = planned[0].plan
+    if (machine.devices, machine.memory) == (first.machine.devices, first.machine.memory):
+        return list(planned)
+    here = [make_plan(one.plan.recipe, one.source, one.plan.backbone, machine) for one in planned]
+    if here[0].versions != first.versions:
+        ours, theirs = (
+            ", ".join(f"{name} {version}" for name, version in plan.versions.items()) for plan in (here[0], first)
+        )
+        raise UserError(f"{socket.gethostname()} has {ours}; the grid was planned with {theirs}. Install the same.")
+    return [
+        replace(one, plan=one.plan.model_copy(update={name: getattr(plan, name) for name in ("machine", *plan.how)}))
+        for one, plan in zip(planned, here, strict=True)
+    ]
+
+
+def _shared_machine(jobs: int) -> Machine:
+    """This one with the memory that each of so many processes has."""
+    machine = this_machine()
+    return machine.model_copy(update={"available_memory": machine.available_memory // jobs})
 
 
 def _planned(grid: Grid, cell: Cell, source: Source, backbone: BackboneInfo, machine: Machine) -> Planned:

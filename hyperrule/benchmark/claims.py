@@ -14,17 +14,14 @@ LOOKED_AT = 0.05  # seconds in which whoever asks `at_work` has let go of a lock
 
 
 @contextmanager
-def claim(folder: Path, key: str, what: str) -> Iterator[bool]:
-    """Whether the cell is this process's for the block; not, if another process is at work on it. `what` tells
-    people."""
+def claim(folder: Path, key: str, what: str, patience: float = LOOKED_AT) -> Iterator[bool]:
+    """Whether the cell is this process's for the block; not, if another process is at work on it, and still is after
+    `patience` seconds. `what` tells people."""
     with os_errors_as(RunError, f"cannot lock a cell in {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / key).open("a")  # open for writing: network file systems ask for that
     with lock:
-        mine = _locked(lock)
-        if not mine:
-            time.sleep(LOOKED_AT)
-            mine = _locked(lock)
+        mine = _locked(lock) or _locked_within(lock, patience)
         if mine:
             lock.truncate(0)
             lock.write(what)
@@ -48,3 +45,12 @@ def _locked(lock: TextIO) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _locked_within(lock: TextIO, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(min(seconds, 1.0))
+        if _locked(lock):
+            return True
+    return False

@@ -6,6 +6,7 @@ ledger.jsonl     a line a finished cell
 subsets/         the images of each subset: DATASET-SHOTS-SEED.txt, an id a line
 runs/KEY/        trainings: plan.json, metrics.jsonl, eval.json; weights and checkpoints until they are finished
 claims/          who is at work on what, see `claims`
+.planned-*/      the planned cells for the processes that work on them, while there are any
 """
 
 import shutil

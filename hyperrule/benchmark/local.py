@@ -6,15 +6,13 @@ Each hangs on a line (see `launch.tether`): when this process dies, however it d
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from signal import SIGINT, SIGTERM, Signals, signal
-from types import FrameType
+from signal import Signals
 
 from hyperrule.benchmark.pieces import Order, Piece
-from hyperrule.errors import Interrupted
+from hyperrule.benchmark.stopping import signals_to, stopped_by
 from hyperrule.launch.running import Running
 from hyperrule.launch.workers import Worker
 from hyperrule.planning.machine import this_machine
@@ -32,7 +30,7 @@ def run_locally(folder: Path, orders: Sequence[Order], jobs: int, ended: Callabl
     left, free = deque(orders), list(reversed(range(jobs)))
     running: dict[int, tuple[Piece, Running]] = {}
     received: Signals | None = None
-    with _signals_as(events):
+    with signals_to(events.put):
         while running or (left and received is None):
             while left and free and received is None:
                 slot, order = free.pop(), left.popleft()
@@ -50,9 +48,7 @@ def run_locally(folder: Path, orders: Sequence[Order], jobs: int, ended: Callabl
             if received is None:
                 ended(piece, code)
     if received is not None:
-        raise Interrupted(
-            f"stopped by {received.name}. Nothing that was finished is lost: the same command goes on.", received
-        )
+        raise stopped_by(received)
 
 
 def command(folder: Path, order: Order) -> list[str]:
@@ -61,26 +57,10 @@ def command(folder: Path, order: Order) -> list[str]:
 
 
 def _start(slot: int, folder: Path, order: Order, events: Events) -> Running:
-    worker = Worker(slot, "this machine", (), _share(order.jobs))
+    worker = Worker(slot, "this machine", (), {} if order.jobs == 1 else threads(this_machine().cores // order.jobs))
     return Running(worker, command(folder, order), lambda slot, code: events.put((slot, code)))
 
 
-def _share(jobs: int) -> dict[str, str]:
-    """Threads of one of so many processes: what the user set, or an equal share of the cores."""
-    threads = str(max(1, this_machine().cores // jobs))
-    return {} if jobs == 1 else {name: os.environ.get(name, threads) for name in THREADS}
-
-
-@contextmanager
-def _signals_as(events: Events) -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM are events."""
-
-    def note(number: int, frame: FrameType | None) -> None:
-        events.put(Signals(number))
-
-    previous = {number: signal(number, note) for number in (SIGINT, SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, former in previous.items():
-            signal(number, former)
+def threads(count: int) -> dict[str, str]:
+    """Variables with which a process takes so many threads, one at least, unless the user has set them."""
+    return {name: os.environ.get(name, str(max(1, count))) for name in THREADS}

@@ -1,12 +1,12 @@
 """What one process does of a benchmark: all probes of a backbone on a data set, which share their features, or one
 training."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
+from hyperrule.benchmark.claims import LOOKED_AT
 from hyperrule.benchmark.grid import Cell
 from hyperrule.benchmark.ledger import Method, Shots
 
@@ -35,7 +35,8 @@ class Piece(BaseModel):
 
 class Order(BaseModel):
     """A piece for a process that shares the machine with others, `jobs` in all; `planned` is the file in which its
-    cells are, among others. Cells that failed are done again with `retry_failed`."""
+    cells are, among others. Cells that failed are done again with `retry_failed`; for one that another process is at
+    work on, this one waits `patience` seconds."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,8 +44,4 @@ class Order(BaseModel):
     planned: Path
     jobs: int = 1
     retry_failed: bool = False
-
-
-def pieces_of(cells: Iterable[Cell]) -> list[Piece]:
-    """The pieces in which the cells lie, in the order of their first."""
-    return list(dict.fromkeys(map(Piece.of, cells)))
+    patience: float = LOOKED_AT

@@ -6,11 +6,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hyperrule.benchmark.cells import Planned, PlannedGrid, planned_cells
+from hyperrule.benchmark.engines import Engine
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid
 from hyperrule.benchmark.handover import write_planned
 from hyperrule.benchmark.ledger import Line
-from hyperrule.benchmark.local import run_locally
 from hyperrule.benchmark.outlook import Outlook, outlook
 from hyperrule.benchmark.pieces import Order, Piece
 from hyperrule.benchmark.rounds import Rounds
@@ -43,8 +43,8 @@ def plan_grid(grid: Grid, folder: BenchFolder, retry_failed: bool, reporter: Rep
     return outlook(found, _counting(folder, retry_failed))
 
 
-def run_grid(grid: Grid, folder: BenchFolder, jobs: int, retry_failed: bool, reporter: Reporter) -> Bench:
-    """Measure every cell that the ledger has no line of, `jobs` at a time.
+def run_grid(grid: Grid, folder: BenchFolder, run: Engine, jobs: int, retry_failed: bool, reporter: Reporter) -> Bench:
+    """Measure every cell that the ledger has no line of, `jobs` at a time on a machine.
 
     Cells whose data set or backbone cannot be had are left out, and those that another process is at work on left to
     it. They get no line: the key of a line says which images and weights it is of. Raises UserError, with nothing
@@ -66,7 +66,7 @@ def run_grid(grid: Grid, folder: BenchFolder, jobs: int, retry_failed: bool, rep
         here = replace(found, cells=[one.cell for one in found.planned])
         reporter.say(_beginning(found, missing, outlook(here, _counting(folder, retry_failed))))
     rounds = Rounds(folder, missing, again, reporter)
-    with TemporaryDirectory(prefix="hyperrule-bench-") as scratch:
+    with TemporaryDirectory(prefix=".planned-", dir=folder.path) as scratch:  # where all that work on it see it
         handed_over = _handed_over(found.planned, missing, Path(scratch))
         for pieces in (rounds.first, rounds.second):
             orders = [
@@ -74,7 +74,7 @@ def run_grid(grid: Grid, folder: BenchFolder, jobs: int, retry_failed: bool, rep
                 for piece in pieces()
             ]
             if orders:
-                run_locally(folder.path, orders, jobs, rounds.ended)
+                run(folder.path, orders, jobs, rounds.ended)
     return _result(folder, found, rounds.unfinished)
 
 

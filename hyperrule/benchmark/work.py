@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from hyperrule.benchmark.cells import Planned
-from hyperrule.benchmark.claims import claim
+from hyperrule.benchmark.cells import Planned, as_done_here
+from hyperrule.benchmark.claims import LOOKED_AT, claim
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.handover import read_planned
 from hyperrule.benchmark.ledger import Line
@@ -28,13 +28,19 @@ from hyperrule.silence import silent_native_stderr
 Measure = Callable[[Planned], Line]
 
 
-def work(folder: BenchFolder, planned: list[Planned], retry_failed: bool, reporter: Reporter) -> None:
+def work(
+    folder: BenchFolder,
+    planned: list[Planned],
+    retry_failed: bool,
+    reporter: Reporter,
+    patience: float = LOOKED_AT,
+) -> None:
     """Measure every cell of a piece that is missing. Raises Interrupted at a signal."""
     is_probe = planned[0].cell.method == "probe"
     measure = _probe(planned, reporter) if is_probe else _training(folder, reporter)
     again = failed(folder.read()) if retry_failed else {}
     for one in planned:
-        with claim(folder.claims, one.key, str(one.cell)) as mine:
+        with claim(folder.claims, one.key, str(one.cell), patience) as mine:
             if mine and is_missing(one.key, folder.read(), again):
                 folder.add(_measured(one, measure))
                 folder.keep_figures(one.key)
@@ -85,7 +91,7 @@ def main(arguments: list[str]) -> int:
     folder, order = BenchFolder(Path(arguments[0])), Order.model_validate_json(arguments[1])
     try:
         planned = [one for one in read_planned(order.planned) if Piece.of(one.cell) == order.piece]
-        work(folder, planned, order.retry_failed, Reporter())
+        work(folder, as_done_here(planned, order.jobs), order.retry_failed, Reporter(), order.patience)
     except Interrupted as stopped:
         return stopped.exit_code
     except HyperruleError as error:

@@ -25,7 +25,9 @@ FORMS: dict[str, Form] = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".h
 @click.argument("grid")
 @click.option("--out", metavar="FOLDER", help="Folder of the ledger [runs/bench/NAME].")
 @click.option("--dataset", "places", multiple=True, metavar="NAME=PATH", help="Where a data set of the grid lies here.")
-@click.option("--jobs", type=int, default=1, metavar="N", help="Processes that share this machine [1].")
+@click.option("--jobs", type=int, default=1, metavar="N", help="Processes that share a machine [1].")
+@click.option("--engine", default="local", metavar="NAME", help="local, or ray for a cluster [local].")
+@click.option("--address", metavar="HOST:PORT", help="Ray cluster, or auto; without, Ray starts on this machine.")
 @click.option("--retry-failed", is_flag=True, help="Measure cells again that failed.")
 @click.option("--dry-run", is_flag=True, help="Show cells, time and what is done already; measure nothing.")
 @click.option("--status", is_flag=True, help="Show how far it is, at once.")
@@ -37,6 +39,8 @@ def command(
     out: str | None,
     places: tuple[str, ...],
     jobs: int,
+    engine: str,
+    address: str | None,
     retry_failed: bool,
     dry_run: bool,
     status: bool,
@@ -49,11 +53,16 @@ def command(
     Every finished cell is a line of ledger.jsonl. The same command goes on after whatever stopped it, and does only
     what is missing; several of them may run on one folder. A cell that fails does not stop the others.
 
+    With --engine ray the cells are tasks of a Ray cluster. All its machines see --out, the data and the cache
+    (HYPERRULE_CACHE_DIR) under the same paths, and have the same hyperrule[ray] installed. What a machine that dies was
+    at work on, another one does.
+
     \b
     Examples:
       hyperrule bench bench/digits --dry-run
       hyperrule bench bench/digits --jobs 2
       hyperrule bench bench/cifar10 --dataset cifar10=data/cifar10 --out runs/bench/cifar10
+      hyperrule bench bench/cifar10 --out /shared/cifar10 --engine ray --address auto
       hyperrule bench bench/cifar10 --status
       hyperrule bench bench/digits --write results.html --compare probe finetune
 
@@ -70,7 +79,9 @@ def command(
         ahead = plan_bench(grid, out=out, retry_failed=retry_failed, datasets=datasets)
         click.echo(ahead.model_dump_json(indent=2)) if as_json else _render_outlook(ahead)
     else:
-        result = bench(grid, out=out, jobs=jobs, retry_failed=retry_failed, datasets=datasets)
+        result = bench(
+            grid, out=out, jobs=jobs, retry_failed=retry_failed, datasets=datasets, engine=engine, address=address
+        )
         if as_json:
             click.echo(json.dumps([line.model_dump() for line in result.lines], indent=2))
         else:
