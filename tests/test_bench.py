@@ -310,7 +310,7 @@ def test_probes_are_ridge_regressions_of_cached_features(pets: dict[str, Any], t
 
     before = folder.ledger_file.read_bytes()
     work_through(grid, folder)
-    assert len(run_grid(grid, folder, 1, False, QUIET).lines) == 4
+    assert len(run_grid(grid, folder, local.run_locally, 1, False, QUIET).lines) == 4
     assert folder.ledger_file.read_bytes() == before
     ahead = plan_grid(Grid.model_validate({**pets, "shots": [1, 2, 4]}), folder, False, QUIET)
     assert [cell.state for cell in ahead.cells] == ["done", "done", "missing", "missing", "done", "done"]
