@@ -30,10 +30,10 @@ GRID = {
     "crop": 32,
     "methods": {
         "probe": {"l2": [64]},
-        "head": {"shots": 4, "steps": 2, "batch": 8, "resize": 40, "precision": "float32"},
+        "head": {"shots": 4, "seeds": 1, "steps": 2, "batch": 8, "resize": 40, "precision": "float32"},
     },
 }
-CELLS, PIECES = 6, 3
+CELLS, PIECES = 5, 2
 NODE = {"num_cpus": 1, "object_store_memory": on_ray.OBJECT_STORE, "include_dashboard": False}
 SOON = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
 
