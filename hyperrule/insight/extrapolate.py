@@ -83,7 +83,7 @@ def look_ahead(measured: Measured) -> Outlook:
     residuals = power_law(n[-FITTED:], *law) - top1[-FITTED:]
     if np.sqrt(np.mean(residuals**2)) > POOR:
         return Outlook("poor fit")
-    drawn = np.array([_fitted(n, draw, sigma) for draw in draws])
+    drawn = _fitted(n, draws, sigma)
     expected = tuple(_expected(times, measured.labels[-1], top1[-1], draws[:, -1], law, drawn) for times in TIMES)
     return Outlook(_verdict(expected[-1]), PowerLaw(a=law[0], b=law[1], c=law[2]), expected, _back_test(measured))
 
@@ -95,7 +95,7 @@ def law_of(measured: Measured) -> Values:
 
 
 def _fitted(n: Values, top1: Values, sigma: Values) -> Values:
-    return fit(n[-FITTED:], top1[-FITTED:], sigma[-FITTED:])
+    return fit(n[-FITTED:], top1[..., -FITTED:], sigma[-FITTED:])
 
 
 def _standard_errors(measured: Measured) -> Values:
@@ -118,7 +118,7 @@ def _expected(times: int, labels: int, now: float, drawn_now: Values, law: Value
     """Errors of the measurement, redrawn, and of the form of the curve, by which a gain is too small or too large."""
     top1 = float(np.clip(power_law(np.array(times), *law), now, 1))
     factors = np.exp(np.random.default_rng(times).normal(0, FORM_ERROR, DRAWS))
-    gains = np.minimum(factors * (power_law(np.array(times), *drawn.T) - drawn_now), 1 - drawn_now)
+    gains = np.minimum(factors * (power_law(np.array(times), *drawn) - drawn_now), 1 - drawn_now)
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     (low, high), (gain_low, gain_high) = np.quantile(drawn_now + gains, tails), np.quantile(gains, tails)
     return Expected(
