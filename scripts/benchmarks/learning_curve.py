@@ -15,7 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
+from hyperrule.benchmark.probing import BLAS_THREADS
 from hyperrule.data import Examples
 from hyperrule.evaluation.probe import fit_probe
 from hyperrule.insight.answer import a_class
@@ -46,6 +48,10 @@ class Forecast:
     @property
     def inside(self) -> bool:
         return self.expected.low <= self.came <= self.expected.high
+
+    @property
+    def gain_inside(self) -> bool:
+        return self.expected.gain_low <= self.came - self.now <= self.expected.gain_high
 
     @property
     def log_quotient(self) -> float:
@@ -79,18 +85,20 @@ def forecasts(training: Labelled, testing: Labelled, classes: int, seeds: int) -
 def accuracy(
     features: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], testing: Labelled, classes: int
 ) -> float:
-    scores = fit_probe(features, labels, classes).scores(testing[0])
+    with threadpool_limits(BLAS_THREADS, "blas"):
+        scores = fit_probe(features, labels, classes).scores(testing[0])
     return float(np.mean(scores.argmax(axis=1) == testing[1]))
 
 
 def summary(every: list[Forecast]) -> str:
     errors = np.array([one.error for one in every])
+    half = np.mean([(one.expected.high - one.expected.low) / 2 for one in every])
     log_error = np.sqrt(np.mean([one.log_quotient**2 for one in every]))
     return (
         f"{len(every)} forecasts: error {100 * np.abs(errors).mean():.1f} points in the mean, "
         f"{100 * np.abs(errors).max():.1f} at most, bias {100 * errors.mean():+.1f}; "
-        f"{sum(one.inside for one in every)} within the interval ({np.mean([one.inside for one in every]):.0%}), "
-        f"half of which is {100 * np.mean([(one.expected.high - one.expected.low) / 2 for one in every]):.1f} points; "
+        f"{sum(one.inside for one in every)} within the interval ({np.mean([one.inside for one in every]):.0%}) "
+        f"and {sum(one.gain_inside for one in every)} of the gains within theirs; half an interval is {100 * half:.1f} points; "
         f"log error of the gain {log_error:.2f}"
     )
 
