@@ -97,9 +97,9 @@ def summary(every: list[Forecast]) -> str:
     return (
         f"{len(every)} forecasts: error {100 * np.abs(errors).mean():.1f} points in the mean, "
         f"{100 * np.abs(errors).max():.1f} at most, bias {100 * errors.mean():+.1f}; "
-        f"{sum(one.inside for one in every)} within the interval ({np.mean([one.inside for one in every]):.0%}) "
-        f"and {sum(one.gain_inside for one in every)} of the gains within theirs; half an interval is {100 * half:.1f} points; "
-        f"log error of the gain {log_error:.2f}"
+        f"{sum(one.inside for one in every)} within the interval ({np.mean([one.inside for one in every]):.0%}) and "
+        f"{sum(one.gain_inside for one in every)} of the gains within theirs; "
+        f"half an interval is {100 * half:.1f} points; log error of the gain {log_error:.2f}"
     )
 
 
