@@ -10,8 +10,8 @@ from hyperrule.insight.measure import SEEDS, Measured
 from hyperrule.insight.power_law import Values, fit, power_law
 
 TIMES = (2, 4)
-# Of the logarithm of the gain that came over the gain foretold, as assumed. Measured were 0.36 for four times the labels
-# and 0.97 for twice, where small gains drown in the noise of one subset (docs/insight.md, scripts/bench learning_curve).
+# Of the logarithm of the gain that came over the gain foretold, as assumed. Measured were 0.36 for four times the
+# labels and 0.97 for twice, where small gains drown in the noise of one subset (docs/insight.md).
 FORM_ERROR = 0.4
 FITTED = 4  # sizes that the curve goes through, the largest: smaller ones follow another law
 SHAPE_ERROR = 0.005  # of accuracy, beside the error of the mean of the subsets
