@@ -1,5 +1,6 @@
 """`hyperrule learning-curve`: what is measured, what is foretold, and when nothing is."""
 
+import io
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -8,9 +9,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from pages import Page
+from PIL import Image
+from scipy.optimize import curve_fit
 
 import hyperrule
 from hyperrule.cli import main
+from hyperrule.data import Examples
 from hyperrule.insight.answer import answer
 from hyperrule.insight.extrapolate import look_ahead
 from hyperrule.insight.learning_curve import LearningCurve
@@ -57,10 +61,24 @@ def test_more_labels_measure_better() -> None:
     assert np.ptp(measured.top1[-1]) == 0
 
 
-def test_fit_recovers_a_power_law() -> None:
+@pytest.mark.parametrize("law", [(0.9, 0.15, 0.6), (1.0, 0.3, 0.2), (0.5, 0.1, 1.0), (0.8, 0.0, 0.05)])
+def test_fit_recovers_a_power_law(law: tuple[float, float, float]) -> None:
     n = np.array([1 / 8, 1 / 4, 1 / 2, 1])
-    law = (0.9, 0.15, 0.6)
-    assert fit(n, power_law(n, *law), np.full(4, 0.01)) == pytest.approx(law, abs=1e-3)
+    accuracies = np.stack([power_law(n, *law), np.array([0.1, 0.5, 0.8, 1.0])])
+    found = fit(n, accuracies, np.full(4, 0.01))
+    assert found.shape == (3, 2)
+    assert found[:, 0] == pytest.approx(law, abs=0.01)
+    assert found[0, 1] == 1
+
+
+def test_fit_is_least_squares_as_scipy_finds_them() -> None:
+    n, sigma = np.array([1 / 8, 1 / 4, 1 / 2, 1]), np.array([0.02, 0.01, 0.008, 0.006])
+    accuracy = np.array([0.61, 0.69, 0.74, 0.79])
+    bounds = ((0.0, 0.0, 0.05), (1.0, 10.0, 2.0))
+    reference = curve_fit(power_law, n, accuracy, (0.9, 0.1, 0.5), sigma, bounds=bounds)[0]
+    for times in (2.0, 4.0):
+        expected = power_law(np.array(times), *reference)
+        assert power_law(np.array(times), *fit(n, accuracy, sigma)) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -95,16 +113,21 @@ def test_the_curve_goes_on_as_it_was() -> None:
     assert outlook.back_test.foretold == pytest.approx(outlook.back_test.measured, abs=0.02)
 
 
+def pixels(info: object, examples: Examples, size: int, reporter: object) -> np.ndarray:
+    """Features that need no network: 8 x 8 grey pixels."""
+    images = (Image.open(io.BytesIO(encoded)).convert("L").resize((8, 8)) for encoded in examples.encoded())
+    return np.array([np.asarray(image).ravel() for image in images], np.float32)
+
+
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["learning-curve", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
-    folder = tmp_path_factory.mktemp("curve")
+    page = tmp_path_factory.mktemp("curve") / "curve.html"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HYPERRULE_CACHE_DIR", str(folder / "cache"))
-        page = folder / "curve.html"
+        patch.setattr("hyperrule.insight.frozen.features_of", pixels)
         return run("--dataset", "digits", "--size", 32, "--json", "--html", page), page
 
 
@@ -116,6 +139,7 @@ def test_digits(digits: tuple[Result, Path]) -> None:
     assert [point.labels for point in curve.points][-1] == 1438
     assert [point.subsets for point in curve.points] == [SEEDS] * (len(curve.points) - 1) + [1]
     assert curve.points[-1].top1 > 0.85
+    assert curve.expected
     assert answer(curve).count("%") >= 1
 
 
@@ -154,21 +178,9 @@ def test_one_class(image_folder: Path) -> None:
 
 
 def test_few_images_are_measured_but_not_drawn_on(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hyperrule.insight.frozen.features_of", colours)
+    monkeypatch.setattr("hyperrule.insight.frozen.features_of", pixels)
     for file in sorted(image_folder.rglob("0[5-9].jpg")):
         file.unlink()
     curve = hyperrule.learning_curve(image_folder, quiet=True)
     assert (curve.verdict, curve.expected, curve.law) == ("too few labels", (), None)
     assert "Too few labels to tell" in answer(curve)
-
-
-def colours(info: object, examples: object, size: int, reporter: object) -> np.ndarray:
-    """Features that need no network."""
-    import io
-
-    from PIL import Image
-
-    return np.array(
-        [np.asarray(Image.open(io.BytesIO(encoded))).mean((0, 1)) for encoded in examples.encoded()],  # type: ignore[attr-defined]
-        np.float32,
-    )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from hyperrule.evaluation.probe import CONSTANT_FEATURE, STD_EPSILON, fit_head, fit_probe
+from hyperrule.evaluation.probe import CONSTANT_FEATURE, STD_EPSILON, fit_head, fit_probe, fit_probes
 
 
 def blobs(examples: int, features: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -30,6 +30,21 @@ def test_probe_is_ridge_on_whitened_features(examples: int, features: int) -> No
         kept = np.arange(examples) != left_out
         without = Ridge(alpha=50.0, fit_intercept=False).fit(whitened(x)[kept], targets[kept])
         assert probe.left_out_scores[left_out] == pytest.approx(without.predict(whitened(x[~kept]))[0], abs=1e-6)
+
+
+@pytest.mark.parametrize(("examples", "features"), [(60, 8), (12, 40)], ids=["N >= D", "D > N"])
+def test_equal_examples_are_left_out_together(examples: int, features: int) -> None:
+    x, labels = blobs(examples, features)
+    x[[3, 7]] = x[1]  # of three classes and twice of one
+    groups = np.arange(examples)
+    groups[[3, 7]] = 1
+    (probe,) = fit_probes(x, labels, 3, [50.0], groups)
+    mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64) + STD_EPSILON
+    whitened = np.concatenate([(x - mean) / std, np.full((examples, 1), CONSTANT_FEATURE)], axis=1)
+    for left_out in (1, 5):
+        kept = groups != groups[left_out]
+        without = Ridge(alpha=50.0, fit_intercept=False).fit(whitened[kept], 2.0 * np.eye(3)[labels[kept]] - 1)
+        assert probe.left_out_scores[left_out] == pytest.approx(without.predict(whitened[[left_out]])[0], abs=1e-6)
 
 
 def test_head_is_calibrated_and_as_accurate_as_logistic_regression() -> None:

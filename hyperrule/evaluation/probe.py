@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Solver = Callable[[float], tuple[Floats, Floats]]
+Solver = Callable[[float], tuple[Floats, Floats, Floats]]
 
 CONSTANT_FEATURE = 100.0  # so that l2 hardly regularises the bias
 STD_EPSILON = 1e-5
@@ -24,7 +24,7 @@ class Probe:
     """Linear scores on raw features: `features @ kernel + bias`, about -1 to 1.
 
     `kernel` [D, classes] and `bias` [classes] hold the whitening; `left_out_scores` [N, classes] are
-    the scores that each training example would get from a probe fitted without it.
+    the scores that each training example would get from a probe fitted without it and its equals.
     """
 
     kernel: Floats
@@ -41,30 +41,48 @@ def fit_probe(features: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], 
 
 
 def fit_probes(
-    features: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], classes: int, l2s: Iterable[float]
+    features: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int32],
+    classes: int,
+    l2s: Iterable[float],
+    groups: npt.NDArray[np.int64] | None = None,
 ) -> Iterator[Probe]:
-    """A probe for each l2, as `fit_probe` fits it; they share the one step that takes time, an eigendecomposition."""
+    """A probe for each l2, as `fit_probe` fits it; they share the one step that takes time, an eigendecomposition.
+
+    Examples of the same group ([N]; by default each has its own) must have equal features, and are left out together.
+    """
     wide = features.astype(np.float64)
     mean, std = wide.mean(axis=0), wide.std(axis=0) + STD_EPSILON
     x = np.concatenate([(wide - mean) / std, np.full((len(wide), 1), CONSTANT_FEATURE)], axis=1)
     y = np.where(labels[:, np.newaxis] == np.arange(classes), 1.0, -1.0)
     solve = _solver(x, y) if x.shape[0] >= x.shape[1] else _dual_solver(x, y)
-    for weights, left_out in map(solve, l2s):
+    equals, targets = _equals(y, groups)
+    for weights, fitted, leverage in map(solve, l2s):
         kernel = weights[:-1] / std[:, np.newaxis]
+        left_out = (fitted - leverage * targets) / (1 - leverage * equals)
         yield Probe(kernel, CONSTANT_FEATURE * weights[-1] - mean @ kernel, left_out)
 
 
+def _equals(y: Floats, groups: npt.NDArray[np.int64] | None) -> tuple[Floats, Floats]:
+    """How many equal examples each has with itself [N, 1], and the sum of their targets [N, classes]."""
+    if groups is None:
+        return np.ones((len(y), 1)), y
+    _, place, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), y.shape[1]))
+    np.add.at(sums, place, y)
+    return counts[place][:, np.newaxis].astype(np.float64), sums[place]
+
+
 def _solver(x: Floats, y: Floats) -> Solver:
-    """l2 -> weights [D, classes] and left-out scores [N, classes], by the D x D system."""
+    """l2 -> weights [D, classes], scores [N, classes] and leverages [N, 1] of the examples, by the D x D system."""
     values, vectors = np.linalg.eigh(x.T @ x)
     rotated = x @ vectors
     targets, squares = rotated.T @ y, rotated**2
 
-    def solve(l2: float) -> tuple[Floats, Floats]:
+    def solve(l2: float) -> tuple[Floats, Floats, Floats]:
         inverse = 1 / (values + l2)
         solution = inverse[:, np.newaxis] * targets
-        leverage = (squares @ inverse)[:, np.newaxis]
-        return vectors @ solution, (rotated @ solution - leverage * y) / (1 - leverage)
+        return vectors @ solution, rotated @ solution, (squares @ inverse)[:, np.newaxis]
 
     return solve
 
@@ -74,10 +92,10 @@ def _dual_solver(x: Floats, y: Floats) -> Solver:
     values, vectors = np.linalg.eigh(x @ x.T)
     targets, squares = vectors.T @ y, vectors**2
 
-    def solve(l2: float) -> tuple[Floats, Floats]:
+    def solve(l2: float) -> tuple[Floats, Floats, Floats]:
         inverse = 1 / (values + l2)
         dual = vectors @ (inverse[:, np.newaxis] * targets)
-        return x.T @ dual, y - dual / (squares @ inverse)[:, np.newaxis]
+        return x.T @ dual, y - l2 * dual, 1 - l2 * (squares @ inverse)[:, np.newaxis]
 
     return solve
 

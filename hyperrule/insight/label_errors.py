@@ -12,13 +12,12 @@ from hyperrule.data.duplicates import equal_groups
 from hyperrule.data.exclusions import write_exclusions
 from hyperrule.errors import DataError, RecipeError
 from hyperrule.files import whole_file
-from hyperrule.insight.folds import FOLDS, deal, out_of_fold
 from hyperrule.insight.frozen import Frozen
+from hyperrule.insight.left_out import left_out_probabilities
 from hyperrule.insight.suspects import rank
 from hyperrule.wording import number
 
 Asked = Literal[Split, "all"]
-SEED = 0  # of the folds
 FEWEST = 4  # images that a probe and what it has not seen are made of
 
 
@@ -134,7 +133,7 @@ def find_label_errors(frozen: Frozen, splits: tuple[Split, ...], top: int | None
             f"classes with 2 different images each are needed. Received: {len(ids)} images of {len(names)} classes."
         )
     features = np.concatenate([frozen.features(part) for part in parts.values()])
-    probabilities = out_of_fold(features, labels, len(names), deal(labels, groups, FOLDS, SEED), frozen.reporter)
+    probabilities = left_out_probabilities(features, labels, len(names), groups, frozen.reporter)
     judged = different[labels] > 1
     ranking = rank(probabilities, labels, judged)
     likeliest = probabilities.argmax(axis=1)

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
+from hyperrule.benchmark.probing import BLAS_THREADS
 from hyperrule.data.contents import Indices
 from hyperrule.evaluation.probe import fit_probe
 from hyperrule.progress import Reporter
@@ -41,9 +43,9 @@ def measure(
     test_features, test_labels = testing
 
     def correct(chosen: Indices) -> npt.NDArray[np.bool_]:
-        right: npt.NDArray[np.bool_] = (
-            fit_probe(features[chosen], labels[chosen], classes).scores(test_features).argmax(axis=1) == test_labels
-        )
+        with threadpool_limits(BLAS_THREADS, "blas"):
+            scores = fit_probe(features[chosen], labels[chosen], classes).scores(test_features)
+        right: npt.NDArray[np.bool_] = scores.argmax(axis=1) == test_labels
         return right
 
     sizes = halved(np.bincount(labels, minlength=classes))
