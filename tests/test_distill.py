@@ -65,6 +65,18 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SavedModel of features, without a head, that takes pixels in [0, 1]."""
+    kernel = tf.Variable(golden_array("kernel", (4, 4, 3, 16)))
+    convolved = Module(
+        lambda images, _: tf.reduce_mean(tf.nn.conv2d(images, kernel, 4, "VALID"), axis=[1, 2]), [kernel]
+    )
+    folder = tmp_path_factory.mktemp("foreign") / "module"
+    tf.saved_model.save(convolved, str(folder))
+    return folder
+
+
 def golden_arrays_features(images: np.ndarray) -> np.ndarray:
     """What a network with the teacher's weights, in training form, makes of images in [0, 1]."""
     network = ResNetV2(Architecture(26, 0.5), initializer="zeros")
@@ -136,8 +148,16 @@ def test_teacher_learns_nothing_and_infers_alone(teacher: Path, pool: Path) -> N
     np.testing.assert_allclose(before.features, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_trajectory_does_not_depend_on_devices_and_micro_batches(teacher: Path, pool: Path) -> None:
-    plan = plan_of(teacher, pool, features_weight=2.0, teacher_crop=64, weight_decay=0.1)
+@pytest.mark.parametrize("kind", ["a BiT", "a module"])
+def test_trajectory_does_not_depend_on_devices_and_micro_batches(
+    kind: str, teacher: Path, foreign: Path, pool: Path
+) -> None:
+    asked: dict[str, Any] = {"features_weight": 2.0, "teacher_crop": 64, "weight_decay": 0.1}
+    plan = (
+        plan_of(teacher, pool, **asked)
+        if kind == "a BiT"
+        else plan_of(foreign, pool, teacher_range="0,1", logits_weight=0.0, **asked)
+    )
 
     def losses(devices: int, micro_batch: int) -> list[float]:
         step = student_of(plan, devices)
@@ -233,14 +253,9 @@ def test_stopped_and_resumed_ends_in_the_same_bits(finished: Path, pool: Path, t
     assert all(np.array_equal(weights[name], whole[name]) for name in whole)
 
 
-def test_features_are_matched_where_there_is_no_head(pool: Path, tmp_path: Path) -> None:
-    kernel = tf.Variable(golden_array("kernel", (4, 4, 3, 16)))
-    convolved = Module(
-        lambda images, _: tf.reduce_mean(tf.nn.conv2d(images, kernel, 4, "VALID"), axis=[1, 2]), [kernel]
-    )
-    tf.saved_model.save(convolved, str(tmp_path / "module"))
+def test_features_are_matched_where_there_is_no_head(pool: Path, foreign: Path, tmp_path: Path) -> None:
     result = hyperrule.distill(
-        teacher=tmp_path / "module", teacher_range="0,1", dataset=pool, out=tmp_path / "run", quiet=True, **SMALL
+        teacher=foreign, teacher_range="0,1", dataset=pool, out=tmp_path / "run", quiet=True, **SMALL
     )
     assert result.parity is None
     assert not result.run.export.exists()
