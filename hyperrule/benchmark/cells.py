@@ -16,6 +16,7 @@ from hyperrule.errors import UserError
 from hyperrule.planning.machine import Machine, this_machine
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import make_plan
+from hyperrule.planning.running import versions_here
 from hyperrule.progress import Reporter
 
 MICRO_BATCH = 32  # of networks with batch norm, which sees it: not what memory is free for, which changes
@@ -142,16 +143,16 @@ def as_done_here(planned: Sequence[Planned], jobs: int) -> list[Planned]:
 
     Raises UserError if this machine has other versions of what can change a result.
     """
-    machine = _shared_machine(jobs)
+    machine, versions = _shared_machine(jobs), versions_here()
     first = planned[0].plan
+    if versions != first.versions:  # also of machines that are alike
+        ours, theirs = (
+            ", ".join(f"{name} {version}" for name, version in known.items()) for known in (versions, first.versions)
+        )
+        raise UserError(f"{socket.gethostname()} has {ours}; the grid was planned with {theirs}. Install the same.")
     if (machine.devices, machine.memory) == (first.machine.devices, first.machine.memory):
         return list(planned)
     here = [make_plan(one.plan.recipe, one.source, one.plan.backbone, machine) for one in planned]
-    if here[0].versions != first.versions:
-        ours, theirs = (
-            ", ".join(f"{name} {version}" for name, version in plan.versions.items()) for plan in (here[0], first)
-        )
-        raise UserError(f"{socket.gethostname()} has {ours}; the grid was planned with {theirs}. Install the same.")
     return [
         replace(one, plan=one.plan.model_copy(update={name: getattr(plan, name) for name in ("machine", *plan.how)}))
         for one, plan in zip(planned, here, strict=True)

@@ -10,7 +10,7 @@ from hyperrule.benchmark.cells import Planned
 from hyperrule.benchmark.grid import Cell, Grid, ProbeMethod
 from hyperrule.errors import RunFolderError
 from hyperrule.files import os_errors_as, whole_file
-from hyperrule.planning.speed import software
+from hyperrule.planning.running import versions_here
 from hyperrule.planning.training_plan import HOW
 
 NO_RESULT = {"dataset", "data_dir", *HOW}  # where data lie, and how a training is cut up, change none
@@ -47,7 +47,7 @@ class Index:
 def _wordings(grid: Grid) -> dict[Cell, str]:
     """SHA-256 of what is asked for, by cell."""
     alike: dict[tuple[str, str, str], str] = {}  # what all subsets have in common: a recipe takes its time
-    wordings, versions = {}, software()
+    wordings, versions = {}, versions_here()
     for cell in grid.cells():
         group = cell.dataset, cell.backbone, cell.method
         if group not in alike:

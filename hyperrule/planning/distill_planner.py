@@ -19,7 +19,7 @@ from hyperrule.planning.cost import MASTER
 from hyperrule.planning.distill_plan import Cosine, DistillPlan, TeacherInfo
 from hyperrule.planning.estimate import estimate_cost, estimate_inference
 from hyperrule.planning.machine import Machine
-from hyperrule.planning.running import Running
+from hyperrule.planning.running import Running, versions_here
 from hyperrule.planning.training_plan import ASKED, HYPERRULE, Decided, Precision
 from hyperrule.wording import duration
 
@@ -95,7 +95,7 @@ class _DistillPlanner:
             backbone=self.student,
             machine=self.machine,
             workers=running.worker_count(),
-            versions=running.versions,
+            versions=versions_here(),
             examples=Decided(
                 value=self.pool.examples,
                 reason=f"training images of {len(self.pool.parts)} data sets, without 2 % that are held out",

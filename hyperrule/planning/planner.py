@@ -13,7 +13,7 @@ from hyperrule.errors import RecipeError
 from hyperrule.planning.estimate import Estimate, estimate_cost
 from hyperrule.planning.machine import Machine
 from hyperrule.planning.plan import HeadInit, Plan
-from hyperrule.planning.running import Running
+from hyperrule.planning.running import Running, versions_here
 from hyperrule.planning.training_plan import ASKED, HYPERRULE, Decided, Precision
 from hyperrule.recipe import Balance, Recipe, Train
 from hyperrule.wording import duration
@@ -89,7 +89,7 @@ class _Planner:
             backbone=self.backbone,
             machine=self.machine,
             workers=running.worker_count(),
-            versions=running.versions,
+            versions=versions_here(),
             examples=self._examples(),
             resize=resize,
             crop=crop,

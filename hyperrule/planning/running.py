@@ -98,7 +98,7 @@ class Running:
             return Decided(value=self.recipe.checkpoint_every, reason="steps, asked for", source=ASKED)
         return Decided(value=None, reason="by the clock, every minute", source=HYPERRULE)
 
-    @property
-    def versions(self) -> dict[str, str]:
-        libraries = {library: installed_version(library) or "unknown" for library in LIBRARIES}
-        return {"hyperrule": __version__, **libraries}
+
+def versions_here() -> dict[str, str]:
+    """Of what is installed and can change a result."""
+    return {"hyperrule": __version__, **{library: installed_version(library) or "unknown" for library in LIBRARIES}}
