@@ -50,6 +50,7 @@ class Table(BaseModel):
     where: str
     method: Method
     batch: int
+    learning_rate: float
     runs: int
     figures: dict[str, dict[str, dict[Shots, Figures]]]
 
@@ -167,7 +168,9 @@ def _reasons(summary: Summary, newest: Line, published: Published) -> Iterator[s
     if newest.examples is not None and data.test is not None and newest.examples != data.test:
         yield f"{number(newest.examples, 'test image')}, not {data.test:,}"
     trained_on, wanted = newest.trained_on, _training_images(published)
-    if trained_on is not None and wanted is not None and not LIKE_ALL * wanted <= trained_on <= wanted:
+    if wanted is None:
+        yield "not known of how many training images"
+    elif trained_on is not None and not LIKE_ALL * wanted <= trained_on <= wanted:
         yield f"{number(trained_on, 'training image')}, not {wanted:,}"
     if len(summary.top1) < table.runs:
         yield f"{number(len(summary.top1), 'subset')}, not {table.runs}"
@@ -185,10 +188,15 @@ def _training_images(published: Published) -> int | None:
 def _other_training(line: Line, table: Table) -> Iterator[str]:
     """What the settings of a line, as far as they are known, have that the rule has not."""
     settings, images = line.settings, line.trained_on or 1
-    usual = {"batch": table.batch, "steps": rule.schedule(images).steps, "mixup": rule.mixup_alpha(images)}
+    usual = {
+        "batch": table.batch,
+        "base_learning_rate": table.learning_rate,
+        "steps": rule.schedule(images).steps,
+        "mixup": rule.mixup_alpha(images),
+    }
     for name, value in usual.items():
         if (asked := settings.get(name, value)) != value:
-            yield f"{name} {asked}, not {value}"
+            yield f"{name.replace('_', ' ')} {asked}, not {value}"
     for name in ("random_crop", "random_flip"):
         if settings.get(name) is False:
             yield f"without {name.replace('_', ' ')}"
