@@ -212,7 +212,14 @@ def beside(*top1: float, **changed: Any) -> list[Beside]:
 LIKE_THEIRS = {
     "backbone": "BiT-M-R50x1.npz",
     "method": "finetune",
-    "settings": {"batch": 128, "base_learning_rate": 0.001, "steps": 500, "mixup": 0.0, "random_crop": True},
+    "settings": {
+        "batch": 128,
+        "base_learning_rate": 0.001,
+        "steps": 500,
+        "mixup": 0.0,
+        "random_crop": True,
+        "precision": "bfloat16",
+    },
 }
 
 
