@@ -9,6 +9,7 @@ claims/          who is at work on what, see `claims`
 .planned-*/      the planned cells for the processes that work on them, while there are any
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from hyperrule.cache import alone
 from hyperrule.errors import RunFolderError
 from hyperrule.files import os_errors_as, whole_file
 from hyperrule.run_folder import RunFolder
+
+BEGUN = {".lock", "grid.yaml.partial"}  # what another process has that is about to write the grid, or was killed then
 
 
 class BenchFolder:
@@ -39,7 +42,7 @@ class BenchFolder:
         path = self.path
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"--out {path} is a file. Choose a folder.")
-        if path.is_dir() and any(path.iterdir()) and not self.grid_file.exists():
+        if path.is_dir() and not BEGUN.issuperset(os.listdir(path)) and not self.grid_file.exists():
             raise RunFolderError(f"--out {path} is not empty, and holds no benchmark. Choose another folder.")
         self.read()
 
@@ -67,7 +70,7 @@ class BenchFolder:
         run.lock_file.unlink(missing_ok=True)
 
     def _write_subsets(self, planned: list[Planned]) -> None:
-        """Those that are not there yet; of all images there is no list."""
+        """Of all images there is no list."""
         wanted = {
             (one.cell.dataset, one.cell.shots, one.cell.seed): one.source for one in planned if one.cell.shots != "full"
         }
