@@ -85,7 +85,7 @@ def _seeds(comparison: Comparison) -> list[dict[str, object]]:
             "other": comparison.other,
             "one_top1": one,
             "other_top1": other,
-            "difference": one - other,
+            "difference": difference,
         }
-        for seed, (one, other) in comparison.by_seed.items()
+        for (seed, (one, other)), difference in zip(comparison.by_seed.items(), comparison.differences, strict=True)
     ]
