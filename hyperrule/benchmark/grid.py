@@ -18,8 +18,11 @@ from hyperrule.wording import did_you_mean
 HELD_OUT = "held-out"
 Seeds = Annotated[int, Field(ge=1, le=1000)]
 PositiveShots = Annotated[int, Field(ge=1)] | Literal["full"]
-# What a cell decides for itself, so that a method must not.
-OF_THE_GRID = ("dataset", "backbone", "seed", "examples_per_class", "train", "head_init", "crop", "tensorboard")
+# What a cell decides for itself, so that a method must not, and what is asked of data and backbone, not of a training.
+OF_THE_GRID = (
+    *("dataset", "backbone", "seed", "examples_per_class", "train", "head_init", "crop", "tensorboard"),
+    *("strict_data", "input_range"),
+)
 
 
 def _several(value: Any) -> Any:
@@ -235,7 +238,7 @@ def grid_name(name: str) -> str:
 
 
 def _separate(method: ProbeMethod | TrainedMethod) -> tuple[float | None, ...]:
-    return method.l2 if isinstance(method, ProbeMethod) and method.choose == "each" else (None,)
+    return tuple(dict.fromkeys(method.l2)) if isinstance(method, ProbeMethod) and method.choose == "each" else (None,)
 
 
 def _explained(mistake: Any) -> str:
