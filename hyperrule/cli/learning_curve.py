@@ -22,7 +22,7 @@ def command(html: str | None, as_json: bool, **options: Any) -> None:
 
     What is measured is a closed-form probe of a frozen backbone's features, on the images that finetune would be tested
     on: with all labels, half of them, a quarter ... The first time features are extracted, some hundred images a second
-    or fewer; then it takes seconds. Fine-tuning is more accurate than a probe, and grows alike.
+    or fewer; then it takes seconds. Fine-tuning is usually more accurate; what it would gain is not measured.
 
     \b
     Examples:
