@@ -208,6 +208,11 @@ def test_it_is_clear_which_images_are_the_test(pets: dict[str, Any], tmp_path: P
         (["--dataset", "pets"], "--dataset takes NAME=PATH"),
         (["--jobs", "0"], "jobs must be from 1 to 256. Received: 0"),
         (["--status", "--dry-run"], "give one of them"),
+        (["--dry-run", "--write", "out.html"], "of what was measured: leave out --dry-run"),
+        (
+            ["--compare", "probe", "heed"],
+            "no backbone or method is called 'heed': backbones are bit-r26x0.5",
+        ),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(

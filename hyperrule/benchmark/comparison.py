@@ -55,7 +55,7 @@ def compare(summaries: Sequence[Summary], one: str, other: str) -> list[Comparis
 
     Raises RecipeError if a name is not in the ledger, or if the two have no cell in common.
     """
-    field = _field(summaries, one, other)
+    field = compared(summaries, one, other)
     known = {summary.group: summary for summary in summaries}
     found = []
     for group, mine in known.items():
@@ -75,8 +75,8 @@ def compare(summaries: Sequence[Summary], one: str, other: str) -> list[Comparis
     return found
 
 
-def _field(summaries: Sequence[Summary], one: str, other: str) -> str:
-    """Whether the two are backbones or methods."""
+def compared(summaries: Sequence[Summary], one: str, other: str) -> str:
+    """Which the two are, "backbone" or "method". Raises RecipeError if they are not both one of these."""
     if one == other:
         raise RecipeError(f"{one} against itself: give two different backbones, or two methods.")
     known = {
@@ -90,7 +90,7 @@ def _field(summaries: Sequence[Summary], one: str, other: str) -> str:
     for name in (one, other):
         if name not in every:
             raise RecipeError(
-                f"nothing in the ledger is called {name!r}: backbones are {listed(known['backbone']) or 'none'}; "
+                f"no backbone or method is called {name!r}: backbones are {listed(known['backbone']) or 'none'}; "
                 f"methods {listed(known['method']) or 'none'}.{did_you_mean(name, every)}"
             )
     raise RecipeError(f"{one} and {other} are a backbone and a method: give two backbones, or two methods.")

@@ -1,24 +1,25 @@
 """`hyperrule bench`: backbones x data sets x shots x seeds, measured once each."""
 
 import json
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from hyperrule.api import bench, bench_status, plan_bench
-from hyperrule.benchmark.output import Form, write_tables
 from hyperrule.cli.options import writable
 from hyperrule.errors import RecipeError
 from hyperrule.wording import duration, number, printable
 
 if TYPE_CHECKING:
     from hyperrule.benchmark.outlook import Outlook, Status
+    from hyperrule.benchmark.output import Form
     from hyperrule.benchmark.run_grid import Bench
 
 WORTH_TELLING = 1.0  # seconds
-FORMS: dict[str, Form] = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".html": "html", ".svg": "svg"}
+FORMS: dict[str, "Form"] = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".html": "html", ".svg": "svg"}
 
 
 @click.command("bench", short_help="Few-shot accuracy of backbones and methods, with statistics.")
@@ -62,7 +63,7 @@ def command(
       hyperrule bench bench/digits --dry-run
       hyperrule bench bench/digits --jobs 2
       hyperrule bench bench/cifar10 --dataset cifar10=data/cifar10 --out runs/bench/cifar10
-      hyperrule bench bench/cifar10 --out /shared/cifar10 --engine ray --address auto
+      hyperrule bench bench/digits --out /shared/digits --engine ray --address auto
       hyperrule bench bench/cifar10 --status
       hyperrule bench bench/digits --write results.html --compare probe finetune
 
@@ -71,7 +72,11 @@ def command(
     """
     if dry_run and status:
         raise RecipeError("--dry-run opens the data and shows every cell, --status answers at once: give one of them.")
+    if (dry_run or status) and (compare or files):
+        raise RecipeError("--compare and --write are of what was measured: leave out --dry-run and --status.")
     datasets, forms = dict(map(_place, places)), _forms(files)
+    if compare:
+        _check_pair(grid, compare)
     if status:
         progress = bench_status(grid, out=out)
         click.echo(progress.model_dump_json(indent=2)) if as_json else _render_status(progress)
@@ -87,7 +92,7 @@ def command(
         else:
             _render(result, compare)
         for file, form in forms:
-            write_tables(list(result.lines), form, file, result.cells, compare, Path(grid).stem)
+            _write(result, form, file, compare, Path(grid).stem)
         click.get_current_context().exit(1 if result.failed or result.missing else 0)
 
 
@@ -130,8 +135,7 @@ def _render_status(progress: "Status") -> None:
 
 def _render(result: "Bench", against: tuple[str, str] | None) -> None:
     """Tables over seeds, and what is not there."""
-    lines, cells = list(result.lines), result.cells
-    write_tables(lines, "terminal", sys.stdout, cells, against)
+    _write(result, "terminal", sys.stdout, against)
     if result.elsewhere:
         click.echo(f"{number(len(result.elsewhere), 'cell')} left to another process that is at work on them")
     for reason, missing in result.missing.items():
@@ -139,7 +143,24 @@ def _render(result: "Bench", against: tuple[str, str] | None) -> None:
     click.echo(f"ledger  {result.folder / 'ledger.jsonl'}")
 
 
-def _forms(names: tuple[str, ...]) -> list[tuple[Path, Form]]:
+def _write(
+    result: "Bench", form: "Form", target: TextIO | Path, against: tuple[str, str] | None, title: str = ""
+) -> None:
+    from hyperrule.benchmark.output import write_tables  # which takes scipy: --status does not wait for it
+
+    write_tables(list(result.lines), form, target, result.cells, against, title)
+
+
+def _check_pair(grid: str, pair: tuple[str, str]) -> None:
+    """Raises RecipeError, before anything is measured, if the two cannot be compared."""
+    from hyperrule.benchmark.comparison import compared
+    from hyperrule.benchmark.grid import read_grid
+    from hyperrule.benchmark.summary import summarise
+
+    compared(summarise((), read_grid(os.path.expanduser(grid)).cells()), *pair)
+
+
+def _forms(names: tuple[str, ...]) -> list[tuple[Path, "Form"]]:
     """The files that are asked for, each of the form that its name ends in."""
     found = []
     for name in names:
