@@ -14,12 +14,8 @@ from hyperrule.benchmark.ledger import Line
 from hyperrule.benchmark.subsets import subset
 from hyperrule.data import Examples
 from hyperrule.data.contents import Indices
-from hyperrule.evaluation.probe import Probe, fit_probes
+from hyperrule.evaluation.probe import BLAS_THREADS, Probe, fit_probes
 from hyperrule.progress import Reporter
-
-# An eigendecomposition of 1000 x 1000 took 0.19 s of CPU time with one thread, and 2.5 s with two on two busy cores,
-# which wait for each other without rest. Also, one thread rounds the same on every machine of a kind.
-BLAS_THREADS = 1
 
 Features = npt.NDArray[np.float32]
 

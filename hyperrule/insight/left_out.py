@@ -5,10 +5,9 @@ import numpy.typing as npt
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
-from hyperrule.benchmark.probing import BLAS_THREADS
 from hyperrule.data.contents import Indices
 from hyperrule.evaluation.confidence import fit_temperature
-from hyperrule.evaluation.probe import L2_CANDIDATES, fit_probes
+from hyperrule.evaluation.probe import BLAS_THREADS, L2_CANDIDATES, fit_probes
 from hyperrule.progress import Reporter
 
 SEED = 0  # of the halves

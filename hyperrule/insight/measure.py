@@ -7,9 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from hyperrule.benchmark.probing import BLAS_THREADS
 from hyperrule.data.contents import Indices
-from hyperrule.evaluation.probe import fit_probe
+from hyperrule.evaluation.probe import BLAS_THREADS, fit_probe
 from hyperrule.progress import Reporter
 
 SEEDS = 5  # subsets of each size

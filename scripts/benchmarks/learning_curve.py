@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from hyperrule.benchmark.probing import BLAS_THREADS
 from hyperrule.data import Examples
-from hyperrule.evaluation.probe import fit_probe
+from hyperrule.evaluation.probe import BLAS_THREADS, fit_probe
 from hyperrule.insight.answer import a_class
 from hyperrule.insight.extrapolate import FITTED, Expected, look_ahead
 from hyperrule.insight.frozen import Frozen, freeze
