@@ -18,6 +18,7 @@ os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 from hyperrule.api import (
     bench,
+    bench_status,
     check,
     distill,
     evaluate,
@@ -26,6 +27,7 @@ from hyperrule.api import (
     label_errors,
     learning_curve,
     plan,
+    plan_bench,
     plan_distillation,
     port,
     predict,
@@ -42,6 +44,7 @@ __all__ = [
     "UserError",
     "__version__",
     "bench",
+    "bench_status",
     "check",
     "distill",
     "evaluate",
@@ -50,6 +53,7 @@ __all__ = [
     "label_errors",
     "learning_curve",
     "plan",
+    "plan_bench",
     "plan_distillation",
     "port",
     "predict",

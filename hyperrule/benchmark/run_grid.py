@@ -58,6 +58,9 @@ def run_grid(grid: Grid, folder: BenchFolder, run: Engine, jobs: int, retry_fail
         raise UserError(f"no cell can be measured. {next(iter(absent))}{more}")
     for reason, cells in absent.items():
         reporter.say(f"{number(len(cells), 'cell')} left out: {reason}")
+    for dataset, source in {one.cell.dataset: one.source for one in found.planned}.items():
+        for warning in source.info.warnings:
+            reporter.say(f"Warning: {dataset}: {warning}.")
     folder.prepare(grid, found.planned)
     lines = folder.read()
     again = failed(lines) if retry_failed else {}
