@@ -31,7 +31,8 @@ def measure(planned: Planned, run: RunFolder, reporter: Reporter) -> Line:
         stored = run.read_plan()
         assert isinstance(stored, Plan)
         calibration = stored.calibration
-        plan = plan.model_copy(update={name: getattr(stored, name) for name in plan.how})
+        if stored.machine.devices == plan.machine.devices:  # pieces that fitted, fit
+            plan = plan.model_copy(update={name: getattr(stored, name) for name in plan.how})
     metrics = Measuring(plan, planned.source, run, reporter).execute(resuming, calibration)
     seconds = before + time.monotonic() - start
     return planned.done(metrics.top1, metrics.examples, plan.examples.value, seconds)
@@ -42,5 +43,5 @@ def _seconds_of_steps(run: RunFolder) -> float:
     if not run.plan_file.exists():
         return 0.0
     batch = run.read_plan().batch.value
-    steps = (line for line in run.read_metrics() if line["kind"] == "step")
+    steps = (line for line in run.read_metrics() if line["kind"] == "step" and line["images_per_second"])
     return sum(batch / float(line["images_per_second"]) for line in steps)
