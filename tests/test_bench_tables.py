@@ -19,6 +19,8 @@ from hyperrule.benchmark.output import Form, write_tables
 from hyperrule.benchmark.plot import panels
 from hyperrule.benchmark.published import Beside, beside_published, literature
 from hyperrule.benchmark.summary import Summary, summarise
+from hyperrule.benchmark.vtab_scores import vtab_scores
+from hyperrule.data.sources.named.vtab_tasks import TASKS
 from hyperrule.errors import RecipeError, RunError
 
 FORMS: tuple[Form, ...] = ("terminal", "markdown", "csv", "latex", "html", "svg")
@@ -358,3 +360,31 @@ def test_full_stands_where_its_images_a_class_are() -> None:
     summaries: list[Summary] = summarise([*over_seeds(0.3), *over_seeds(0.4, shots="full", trained_on=50)])
     assert "5 = full" in written([*over_seeds(0.3), *over_seeds(0.4, shots="full", trained_on=50)], "svg")
     assert [one.group.shots for one in summaries] == [5, "full"]
+
+
+# VTAB-1k
+
+
+def test_the_score_of_vtab_is_the_mean_over_tasks_of_each_seed_beside_the_published_one() -> None:
+    tasks: dict[str, Any] = {"backbone": "bit-m-r101x3", "method": "finetune", "shots": "full", "trained_on": 1000}
+    lines = [
+        made
+        for name, task in TASKS.items()
+        for made in over_seeds(*(top1 + (task.group == "natural") / 10 for top1 in (0.5, 0.7)), dataset=name, **tasks)
+    ]
+    found = {one.group.dataset: one for one in vtab_scores(summarise(lines))}
+    assert found["vtab-1k"].top1 == pytest.approx({0: 0.5 + 0.7 / 19, 1: 0.7 + 0.7 / 19})
+    assert found["vtab-1k, natural"].top1 == pytest.approx({0: 0.6, 1: 0.8})
+    shown = {row["dataset"]: row for row in rows(lines)}
+    assert float(shown["vtab-1k"]["published_median"]) == pytest.approx(0.7265)
+    assert len(shown) == 19 + 4
+    assert "19 data sets, 1 backbone: all 38 cells done" in written(lines, "html")
+
+    del lines[0]  # of the first task, natural, seed 0
+    assert [(one.group.dataset, list(one.top1)) for one in vtab_scores(summarise(lines))] == [
+        ("vtab-1k", [1]),
+        ("vtab-1k, natural", [1]),
+        ("vtab-1k, specialized", [0, 1]),
+        ("vtab-1k, structured", [0, 1]),
+    ]
+    assert not list(vtab_scores(summarise([one.model_copy(update={"trained_on": 1020}) for one in lines])))

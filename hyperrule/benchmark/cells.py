@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from hyperrule.backbones.info import BackboneInfo
+from hyperrule.benchmark.features import PREPROCESSING
 from hyperrule.benchmark.grid import Cell, Grid, ProbeMethod
 from hyperrule.benchmark.ledger import FORMAT, Line
 from hyperrule.benchmark.opening import Absent, is_here, open_all
@@ -54,9 +55,12 @@ class Planned:
             "input range": plan.backbone.input_range,
             "size": plan.evaluation_size.value,
             "versions": plan.versions,
-            **({"l2": self.l2} if self.cell.method == "probe" else self._training()),
+            **(self._probe() if self.cell.method == "probe" else self._training()),
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def _probe(self) -> dict[str, object]:
+        return {"l2": sorted(self.l2), "preprocessing": PREPROCESSING}
 
     def _training(self) -> dict[str, object]:
         decided = {name: value.model_dump(mode="json")["value"] for name, value in self.plan.decisions.items()}

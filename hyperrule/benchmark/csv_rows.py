@@ -45,7 +45,7 @@ def _result(summary: Summary) -> dict[str, object]:
     interval = summary.mean_interval
     return {
         **vars(group),
-        "size": newest and newest.size,
+        "size": (newest and newest.size) or None,
         "trained_on": newest and newest.trained_on,
         "test_images": newest and newest.examples,
         "seeds": summary.seeds,

@@ -21,7 +21,7 @@ PositiveShots = Annotated[int, Field(ge=1)] | Literal["full"]
 # What a cell decides for itself, so that a method must not, and what is asked of data and backbone, not of a training.
 OF_THE_GRID = (
     *("dataset", "backbone", "seed", "examples_per_class", "train", "head_init", "crop", "tensorboard"),
-    *("strict_data", "input_range"),
+    *("strict_data", "input_range", "devices"),
 )
 
 

@@ -18,6 +18,7 @@ from hyperrule.launch.workers import Worker
 from hyperrule.planning.machine import this_machine
 
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 Events = SimpleQueue[tuple[int, int] | Signals]
 
 
@@ -57,10 +58,27 @@ def command(folder: Path, order: Order) -> list[str]:
 
 
 def _start(slot: int, folder: Path, order: Order, events: Events) -> Running:
-    worker = Worker(slot, "this machine", (), {} if order.jobs == 1 else threads(this_machine().cores // order.jobs))
+    machine, environment = this_machine(), {}
+    if order.jobs > 1:
+        environment = threads(machine.cores // order.jobs) | gpus(slot, order.jobs, _visible(len(machine.gpus)))
+    worker = Worker(slot, "this machine", (), environment)
     return Running(worker, command(folder, order), lambda slot, code: events.put((slot, code)))
+
+
+def _visible(count: int) -> list[str]:
+    """GPUs by the names that the variable takes."""
+    return os.environ[VISIBLE].split(",")[:count] if VISIBLE in os.environ else [str(index) for index in range(count)]
 
 
 def threads(count: int) -> dict[str, str]:
     """Variables with which a process takes so many threads, one at least, unless the user has set them."""
     return {name: os.environ.get(name, str(max(1, count))) for name in THREADS}
+
+
+def gpus(slot: int, jobs: int, visible: Sequence[str]) -> dict[str, str]:
+    """The variable with which one of `jobs` processes sees its share of these GPUs, or one that several of them share.
+
+    >>> gpus(1, 2, "4567"), gpus(2, 3, "01"), gpus(0, 2, "")
+    ({'CUDA_VISIBLE_DEVICES': '5,7'}, {'CUDA_VISIBLE_DEVICES': '0'}, {})
+    """
+    return {VISIBLE: ",".join(visible[slot % len(visible) :: jobs])} if visible else {}

@@ -9,6 +9,7 @@ from hyperrule.benchmark.ledger import Line
 from hyperrule.benchmark.published import Beside, beside_published
 from hyperrule.benchmark.summary import Cell, Summary, summarise
 from hyperrule.benchmark.tables import Table, comparison_tables, published_tables, result_tables, trouble_table
+from hyperrule.benchmark.vtab_scores import vtab_scores
 from hyperrule.errors import RecipeError
 from hyperrule.files import whole_file
 
@@ -32,6 +33,7 @@ def write_tables(
     RunError if the file cannot be written.
     """
     summaries = summarise(lines, cells)
+    summaries += vtab_scores(summaries)
     if not summaries or (form == "svg" and not any(summary.top1 for summary in summaries)):
         raise RecipeError("the ledger has no finished cell yet. Run the grid first: hyperrule bench GRID")
     comparisons = compare(summaries, *against) if against is not None else []

@@ -11,6 +11,7 @@ from hyperrule.benchmark.plot import figure, panels
 from hyperrule.benchmark.published import Beside
 from hyperrule.benchmark.summary import Summary
 from hyperrule.benchmark.tables import Table, comparison_tables, published_tables, result_tables, trouble_table
+from hyperrule.benchmark.vtab_scores import NAMES
 from hyperrule.pages.rendering import render
 from hyperrule.wording import number
 
@@ -54,7 +55,8 @@ def _datasets(summaries: Sequence[Summary]) -> list[str]:
 
 
 def _counted(summaries: Sequence[Summary]) -> str:
-    cells, done = sum(summary.seeds for summary in summaries), sum(len(summary.top1) for summary in summaries)
+    measured = [summary for summary in summaries if summary.group.dataset not in NAMES]  # scores are of the same cells
+    cells, done = sum(summary.seeds for summary in measured), sum(len(summary.top1) for summary in measured)
     backbones = len({summary.group.backbone for summary in summaries})
     done_of = f"all {cells:,}" if done == cells else f"{done:,} of {cells:,}"
-    return f"{number(len(_datasets(summaries)), 'data set')}, {number(backbones, 'backbone')}: {done_of} cells done"
+    return f"{number(len(_datasets(measured)), 'data set')}, {number(backbones, 'backbone')}: {done_of} cells done"

@@ -122,7 +122,7 @@ def _result(summary: Summary) -> tuple[str, ...]:
         return (*named, *[NONE] * 6, _seed_count(summary))
     figures = (summary.min, summary.median, summary.max, summary.mean)
     interval = _interval(summary.mean_interval, percent)
-    return (*named, *map(percent, figures), interval, str(summary.newest.size), _seed_count(summary))
+    return (*named, *map(percent, figures), interval, str(summary.newest.size or NONE), _seed_count(summary))
 
 
 def _seed_count(summary: Summary) -> str:

@@ -7,11 +7,12 @@ for the numbers of classes, scripts/run_all_tasks.sh for which features are aske
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal, NamedTuple, get_args
+from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
 from hyperrule.data.sources.named.vtab_labels import Binned, Counted, Label, Nearest, Stored, ranges
 
 Group = Literal["natural", "specialized", "structured"]
+Mean = TypeVar("Mean")
 
 
 class Cut(NamedTuple):
@@ -95,16 +96,16 @@ TASKS = {
 }
 
 
-class Score(NamedTuple):
+class Score(NamedTuple, Generic[Mean]):
     """Means of top-1, in the unit of what was given; None where tasks are missing."""
 
-    vtab: float | None
-    natural: float | None
-    specialized: float | None
-    structured: float | None
+    vtab: Mean
+    natural: Mean
+    specialized: Mean
+    structured: Mean
 
 
-def score(top1: Mapping[str, float]) -> Score:
+def score(top1: Mapping[str, float]) -> Score[float | None]:
     """The mean over all 19 tasks, each counting once, and over each group, of top-1 by the names of tasks.
 
     Raises ValueError for a name that is no task's.
