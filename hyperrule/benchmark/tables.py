@@ -13,9 +13,9 @@ from hyperrule.wording import number
 NONE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 LEGEND = (
-    "Top-1 accuracy in percent over seeds: each draws another balanced subset. The mean's interval is of 95 %, by "
-    "bootstrap over seeds; of three seeds it is their range, which is too narrow. It says nothing of the choice of "
-    "test images."
+    "Top-1 accuracy in percent over seeds: each draws another balanced subset, unless all images are used. The mean's "
+    "interval is of 95 %, by bootstrap over seeds; of three or four seeds it is their range, which is too narrow. It "
+    "says nothing of the choice of test images."
 )
 PAIRED = (
     "Differences in points, seed by seed on the same images; their mean's interval is of 95 %, by the paired t. "
