@@ -7,6 +7,7 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from hashlib import sha256
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +27,9 @@ def test_wheel_carries_recipes_and_weights_and_runs_outside_the_source_tree(tmp_
     recipes = sorted(path.relative_to(ROOT / "recipes").as_posix() for path in (ROOT / "recipes").rglob("*.yaml"))
     packed = [name.removeprefix("hyperrule/recipes/") for name in names if name.startswith("hyperrule/recipes/")]
     assert sorted(packed) == recipes
-    assert "hyperrule/backbones/weights/bit-r26x0.5.npz" in names
+    weights = "hyperrule/backbones/weights/bit-r26x0.5"
+    with zipfile.ZipFile(wheel) as packed_files:
+        assert sha256(packed_files.read(f"{weights}.npz")).hexdigest() in packed_files.read(f"{weights}.md").decode()
     assert any(name.endswith("LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "recipes/")) for name in names)
 

@@ -143,7 +143,7 @@ PORTED_HUB = "arXiv 2106.05237; https://tfhub.dev/sayakpaul/collections/bit-resn
 
 EMBEDDED = Family(
     "Embedded",
-    "distilled from EfficientNet-Lite0 on CIFAR-10, Imagenette and ImageNet sample images",
+    "distilled from EfficientNet-Lite0 on CIFAR-10, Imagenette, ImageNet samples and clothing",
     (-1, 1),
     "Apache-2.0",
     "comes with hyperrule",
