@@ -124,26 +124,12 @@ def test_failed_and_missing_cells_are_shown() -> None:
     ] == [("0", "0", "3", "")]
 
 
-def test_a_failure_that_was_made_good_is_none_and_the_newest_of_a_seed_counts() -> None:
-    summary = only(summarise([line(None, error="killed", key="a"), line(0.4, key="b"), line(0.6, key="c")]))
-    assert (summary.top1, summary.failed, summary.missing, summary.set_aside) == ({0: 0.6}, {}, (), 1)
-
-
-@pytest.mark.parametrize("other", [{"data_sha256": "e"}, {"weights_sha256": "x"}, {"size": 96}, {"settings": {"a": 1}}])
-def test_figures_of_other_data_weights_or_settings_are_not_mixed_but_told(other: dict[str, Any]) -> None:
-    lines = [*over_seeds(0.1, 0.2, 0.3, **other), *over_seeds(0.5, 0.6)]
-    summary = only(summarise(lines))
-    assert (summary.top1, summary.missing, summary.set_aside) == ({0: 0.5, 1: 0.6}, (2,), 3)
-    assert "2 of 3: 1 missing; 3 lines set aside: older, or of other data, weights or settings" in written(
-        lines, "markdown"
-    )
-
-
 def test_the_l2_that_probes_chose_does_not_divide_them_but_one_each_does() -> None:
     chosen = [line(0.4, seed=0, l2=1.0), line(0.5, seed=1, l2=2.0)]
-    assert [one.group.measured_by for one in summarise(chosen)] == ["probe"]
+    asked = [one.model_copy(update={"l2": None}) for one in chosen]
+    assert [one.group.measured_by for one in summarise(chosen, asked)] == ["probe"]
     each = [*chosen, line(0.3, seed=0, l2=2.0)]
-    assert {one.group.measured_by: one.top1 for one in summarise(each)} == {
+    assert {one.group.measured_by: one.top1 for one in summarise(each, each)} == {
         "probe, l2 1": {0: 0.4},
         "probe, l2 2": {0: 0.3, 1: 0.5},
     }

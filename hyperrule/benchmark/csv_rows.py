@@ -52,7 +52,6 @@ def _result(summary: Summary) -> dict[str, object]:
         "done": len(summary.top1),
         "failed": len(summary.failed),
         "missing": len(summary.missing),
-        "set_aside": summary.set_aside,
         **{name: getattr(summary, name) if newest else None for name in ("min", "median", "max", "mean")},
         "mean_low": interval and interval.low,
         "mean_high": interval and interval.high,

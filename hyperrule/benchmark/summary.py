@@ -1,6 +1,5 @@
 """From the lines of a ledger to figures: what the seeds of each (data set, backbone, method, shots) gave."""
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -11,8 +10,6 @@ from typing import Protocol
 from hyperrule.benchmark.intervals import bootstrap_mean
 from hyperrule.benchmark.ledger import Line, Shots
 from hyperrule.reporting.intervals import Interval
-
-Kind = tuple[str, str | None, int, str]
 
 
 class Cell(Protocol):
@@ -54,8 +51,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Summary:
-    """Accuracies (fractions) of a group and reasons of its failures, by seed; seeds that nothing is known of; and how
-    many lines do not count: of other data, weights, size or settings than the newest, or older ones of the same seed.
+    """Accuracies (fractions) of a group and reasons of its failures, by seed, and seeds that nothing is known of.
 
     `newest` is the last line that is done, None where there is none.
     """
@@ -64,7 +60,6 @@ class Summary:
     top1: dict[int, float]
     failed: dict[int, str]
     missing: tuple[int, ...]
-    set_aside: int
     newest: Line | None
 
     @property
@@ -95,12 +90,12 @@ class Summary:
 
 
 def summarise(lines: Sequence[Line], cells: Iterable[Cell] = ()) -> list[Summary]:
-    """A summary of every group of the lines and of the expected cells.
+    """A summary of every group of the expected `cells` and of `lines`, of which there is one a cell.
 
     Data sets, backbones and methods come in the order of the cells, then of the lines; shots from few to all.
     """
     expected = list(cells)
-    by_l2 = _with_l2_of_their_own(lines, expected)
+    by_l2 = {_coarse(cell) for cell in expected if cell.l2 is not None}  # the grid measures each l2
 
     def group_of(cell: Cell) -> Group:
         group = _coarse(cell)
@@ -113,17 +108,6 @@ def summarise(lines: Sequence[Line], cells: Iterable[Cell] = ()) -> list[Summary
     for line in lines:
         of_group[group_of(line)].append(line)
     return [_summary(group, of_group[group], asked[group]) for group in _ordered(asked)]
-
-
-def _with_l2_of_their_own(lines: Sequence[Line], cells: Sequence[Cell]) -> set[Group]:
-    """Groups of probes for which the grid measures each l2, rather than letting them choose: it says so, or a seed has
-    results of the same images with several."""
-    asked = {_coarse(cell) for cell in cells if cell.l2 is not None}
-    found: dict[tuple[Group, int, Kind], set[float]] = {}
-    for line in lines:
-        if line.l2 is not None:
-            found.setdefault((_coarse(line), line.seed, _kind(line)), set()).add(line.l2)
-    return asked | {group for (group, _, _), several in found.items() if len(several) > 1}
 
 
 def _coarse(cell: Cell) -> Group:
@@ -147,9 +131,7 @@ def _ordered(groups: Iterable[Group]) -> list[Group]:
 
 def _summary(group: Group, lines: Sequence[Line], seeds: set[int]) -> Summary:
     done = [line for line in lines if line.status == "done"]
-    newest = done[-1] if done else None
-    counted = [line for line in done if newest is not None and _kind(line) == _kind(newest)]
-    top1 = {line.seed: line.top1 for line in counted if line.top1 is not None}
+    top1 = {line.seed: line.top1 for line in done if line.top1 is not None}
     failed = {line.seed: line.error or "no reason is known" for line in lines if line.status == "failed"}
     failed = {seed: why for seed, why in sorted(failed.items()) if seed not in top1}
     return Summary(
@@ -157,11 +139,5 @@ def _summary(group: Group, lines: Sequence[Line], seeds: set[int]) -> Summary:
         top1=dict(sorted(top1.items())),
         failed=failed,
         missing=tuple(sorted(seeds - set(top1) - set(failed))),
-        set_aside=len(done) - len(top1),
-        newest=newest,
+        newest=done[-1] if done else None,
     )
-
-
-def _kind(line: Line) -> Kind:
-    """What must be the same for figures to be of one kind."""
-    return line.data_sha256, line.weights_sha256, line.size, json.dumps(line.settings, sort_keys=True)

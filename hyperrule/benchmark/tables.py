@@ -8,7 +8,6 @@ from hyperrule.benchmark.comparison import Comparison
 from hyperrule.benchmark.published import Beside, Figures
 from hyperrule.benchmark.summary import Summary
 from hyperrule.reporting.intervals import Interval
-from hyperrule.wording import number
 
 NONE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -129,9 +128,7 @@ def _seed_count(summary: Summary) -> str:
     """How many seeds gave a result, and what became of the others."""
     others = {"failed": len(summary.failed), "missing": len(summary.missing)}
     told = [f"{count} {what}" for what, count in others.items() if count]
-    done = f"{len(summary.top1)} of {summary.seeds}: {', '.join(told)}" if told else str(summary.seeds)
-    aside = f"; {number(summary.set_aside, 'line')} set aside: older, or of other data, weights or settings"
-    return done + (aside if summary.set_aside else "")
+    return f"{len(summary.top1)} of {summary.seeds}: {', '.join(told)}" if told else str(summary.seeds)
 
 
 def _beside(beside: Beside) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def _of_way(way: Way, tasks: dict[str, Summary]) -> Iterator[Summary]:
     scores = {seed: _of_seed(seed, tasks) for seed in seeds}
     for place, name in enumerate(NAMES):
         if top1 := {seed: mean for seed, means in scores.items() if (mean := means[place]) is not None}:
-            yield Summary(Group(name, backbone, method, "full", l2), top1, {}, (), 0, line)
+            yield Summary(Group(name, backbone, method, "full", l2), top1, {}, (), line)
 
 
 def _of_seed(seed: int, tasks: dict[str, Summary]) -> Score[float | None]:
