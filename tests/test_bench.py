@@ -524,6 +524,9 @@ def test_status_knows_what_the_grid_asks_for(
 
     elsewhere = {"pets": {**pets["datasets"]["pets"], "dataset": "/elsewhere"}}
     assert counts() == counts(datasets=elsewhere) == (4, 0)
+    written = tmp_path / "so-far.csv"
+    asked({**pets, "datasets": elsewhere}, tmp_path, "--status", "--write", str(written))
+    assert "\npets,bit-r26x0.5,probe,4,," in written.read_text()
     assert counts(shots=[1, 2, 4]) == (4, 2)
     flipped = {"pets": {**pets["datasets"]["pets"], "split_seed": 1}}
     for change in ({"crop": 48}, {"methods": {"probe": {"l2": 64}}}, {"datasets": flipped}):

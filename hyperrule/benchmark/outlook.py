@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from hyperrule.benchmark.cells import Planned, PlannedGrid
 from hyperrule.benchmark.claims import at_work
@@ -47,7 +47,8 @@ class Outlook(BaseModel):
 
 
 class Status(BaseModel):
-    """Numbers of cells; `at_work` is what processes are at work on now, with the steps that are done of a training."""
+    """Numbers of cells; `at_work` is what processes are at work on now, with the steps that are done of a training.
+    Not in JSON: `grid`, all cells, and `lines` of those that are finished."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,6 +58,8 @@ class Status(BaseModel):
     missing: int
     at_work: tuple[str, ...]
     errors: tuple[str, ...]
+    grid: tuple[Cell, ...] = Field(exclude=True)
+    lines: tuple[Line, ...] = Field(exclude=True)
 
 
 def outlook(found: PlannedGrid, lines: Mapping[str, Line]) -> Outlook:
@@ -81,17 +84,18 @@ def outlook(found: PlannedGrid, lines: Mapping[str, Line]) -> Outlook:
 def status(folder: BenchFolder, grid: Grid) -> Status:
     """From the folder and the grid alone, at once: data and weights are taken to be what they were when a process last
     opened them, and only cells that the grid asks for as it did then are known."""
-    ledger = folder.read()
-    lines = [ledger.get(key or "") for key in folder.index.keys(grid).values()]
-    failed = [line for line in lines if line is not None and line.status == "failed"]
-    missing = lines.count(None)
+    ledger, keys = folder.read(), folder.index.keys(grid)
+    lines = [ledger[key] for key in keys.values() if key in ledger]
+    failed = [line for line in lines if line.status == "failed"]
     return Status(
-        cells=len(lines),
-        done=len(lines) - len(failed) - missing,
+        cells=len(keys),
+        done=len(lines) - len(failed),
         failed=len(failed),
-        missing=missing,
+        missing=len(keys) - len(lines),
         at_work=tuple(what + _progress(folder, key) for key, what in at_work(folder.claims).items()),
         errors=tuple(f"{line.dataset}, {line.backbone}, {line.method}: {line.error}" for line in failed),
+        grid=tuple(keys),
+        lines=tuple(lines),
     )
 
 

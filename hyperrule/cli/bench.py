@@ -14,6 +14,10 @@ from hyperrule.errors import RecipeError
 from hyperrule.wording import duration, number, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hyperrule.benchmark.grid import Cell
+    from hyperrule.benchmark.ledger import Line
     from hyperrule.benchmark.outlook import Outlook, Status
     from hyperrule.benchmark.output import Form
     from hyperrule.benchmark.run_grid import Bench
@@ -31,7 +35,7 @@ FORMS: dict[str, "Form"] = {".md": "markdown", ".csv": "csv", ".tex": "latex", "
 @click.option("--address", metavar="HOST:PORT", help="Ray cluster, or auto; without, Ray starts on this machine.")
 @click.option("--retry-failed", is_flag=True, help="Measure cells again that failed.")
 @click.option("--dry-run", is_flag=True, help="Show cells, time and what is done already; measure nothing.")
-@click.option("--status", is_flag=True, help="Show how far it is, at once.")
+@click.option("--status", is_flag=True, help="Show how far it is, at once; the data need not be here.")
 @click.option("--compare", nargs=2, metavar="A B", help="Two backbones or two methods, subset by subset.")
 @click.option("--write", "files", multiple=True, metavar="FILE", help="Tables or plot: .md, .csv, .tex, .html, .svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print lines of the ledger, or what is shown, as JSON.")
@@ -66,20 +70,25 @@ def command(
       hyperrule bench bench/digits --out /shared/digits --engine ray --address auto
       hyperrule bench bench/cifar10 --status
       hyperrule bench bench/digits --write results.html --compare probe finetune
+      hyperrule bench bench/digits --status --write so-far.html
 
     Exit codes: 0 done; 1 a cell failed or could not be measured; 2 the request cannot be met; 130 or 143 stopped by
     a signal.
     """
     if dry_run and status:
         raise RecipeError("--dry-run opens the data and shows every cell, --status answers at once: give one of them.")
-    if (dry_run or status) and (compare or files):
-        raise RecipeError("--compare and --write are of what was measured: leave out --dry-run and --status.")
+    if dry_run and (compare or files):
+        raise RecipeError("--compare and --write are of what was measured: leave out --dry-run.")
     datasets, forms = dict(map(_place, places)), _forms(files)
     if compare:
         _check_pair(grid, compare)
     if status:
         progress = bench_status(grid, out=out)
         click.echo(progress.model_dump_json(indent=2)) if as_json else _render_status(progress)
+        if compare and not as_json:
+            _write(progress.lines, progress.grid, "terminal", sys.stdout, compare)
+        for file, form in forms:
+            _write(progress.lines, progress.grid, form, file, compare, Path(grid).stem)
     elif dry_run:
         ahead = plan_bench(grid, out=out, retry_failed=retry_failed, datasets=datasets)
         click.echo(ahead.model_dump_json(indent=2)) if as_json else _render_outlook(ahead)
@@ -92,7 +101,7 @@ def command(
         else:
             _render(result, compare)
         for file, form in forms:
-            _write(result, form, file, compare, Path(grid).stem)
+            _write(result.lines, result.cells, form, file, compare, Path(grid).stem)
         click.get_current_context().exit(1 if result.failed or result.missing else 0)
 
 
@@ -135,7 +144,7 @@ def _render_status(progress: "Status") -> None:
 
 def _render(result: "Bench", against: tuple[str, str] | None) -> None:
     """Tables over seeds, and what is not there."""
-    _write(result, "terminal", sys.stdout, against)
+    _write(result.lines, result.cells, "terminal", sys.stdout, against)
     if result.elsewhere:
         click.echo(f"{number(len(result.elsewhere), 'cell')} left to another process that is at work on them")
     for reason, missing in result.missing.items():
@@ -144,11 +153,16 @@ def _render(result: "Bench", against: tuple[str, str] | None) -> None:
 
 
 def _write(
-    result: "Bench", form: "Form", target: TextIO | Path, against: tuple[str, str] | None, title: str = ""
+    lines: "Sequence[Line]",
+    cells: "Sequence[Cell]",
+    form: "Form",
+    target: TextIO | Path,
+    against: tuple[str, str] | None,
+    title: str = "",
 ) -> None:
     from hyperrule.benchmark.output import write_tables  # which takes scipy: --status does not wait for it
 
-    write_tables(list(result.lines), form, target, result.cells, against, title)
+    write_tables(lines, form, target, cells, against, title)
 
 
 def _check_pair(grid: str, pair: tuple[str, str]) -> None:
