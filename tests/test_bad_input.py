@@ -252,7 +252,7 @@ def test_data_set_that_is_no_folder(refused: Refused, command: str, dataset: str
 @pytest.mark.parametrize(
     ("dataset", "option", "words"),
     [
-        ("data", "--data-dir", ["image folder", "TFDS and Hugging Face"]),
+        ("data", "--data-dir", ["image folder", "VTAB-1k", "Hugging Face"]),
         ("data", "--image-key", ["image folder", "neither columns nor features"]),
         ("digits", "--label-key", ["digits", "neither columns nor features"]),
         ("digits", "--train-split", ["digits", "no splits"]),
