@@ -1,8 +1,6 @@
 """Shared data: tiny image folders, the golden figures, and real images where they are at hand."""
 
-import gc
 import os
-import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -36,15 +34,6 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _graphs_are_let_go() -> Iterator[None]:
-    """What a file has traced would stay in memory until the process ends: gigabytes in all."""
-    yield
-    if keras := sys.modules.get("keras"):
-        keras.backend.clear_session()
-        gc.collect()
 
 
 @pytest.fixture
