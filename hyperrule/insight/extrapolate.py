@@ -10,9 +10,9 @@ from hyperrule.insight.measure import SEEDS, Measured
 from hyperrule.insight.power_law import Values, fit, power_law
 
 TIMES = (2, 4)
-# Of the logarithm of the gain that came over the gain foretold, as assumed. Measured were 0.36 for four times the
-# labels and 0.97 for twice, where small gains drown in the noise of one subset (docs/insight.md).
-FORM_ERROR = 0.4
+# Of the logarithm of the gain that came over the gain foretold, as assumed. Measured were 0.52 for four times the
+# labels and 1.02 for twice, where small gains drown in the noise of one subset (docs/insight.md).
+FORM_ERROR = 0.5
 FITTED = 4  # sizes that the curve goes through, the largest: smaller ones follow another law
 SHAPE_ERROR = 0.005  # of accuracy, beside the error of the mean of the subsets
 POOR = 0.02  # of accuracy: root mean square of the residuals that is no fit
@@ -84,7 +84,7 @@ def look_ahead(measured: Measured) -> Outlook:
     if np.sqrt(np.mean(residuals**2)) > POOR:
         return Outlook("poor fit")
     drawn = _fitted(n, draws, sigma)
-    expected = tuple(_expected(times, measured.labels[-1], top1[-1], draws[:, -1], law, drawn) for times in TIMES)
+    expected = tuple(_expected(times, measured, draws[:, -1], law, drawn) for times in TIMES)
     return Outlook(_verdict(expected[-1]), PowerLaw(a=law[0], b=law[1], c=law[2]), expected, _back_test(measured))
 
 
@@ -114,11 +114,15 @@ def _bootstrap(measured: Measured) -> Values:
     return accuracies
 
 
-def _expected(times: int, labels: int, now: float, drawn_now: Values, law: Values, drawn: Values) -> Expected:
-    """Errors of the measurement, redrawn, and of the form of the curve, by which a gain is too small or too large."""
+def _expected(times: int, measured: Measured, drawn_now: Values, law: Values, drawn: Values) -> Expected:
+    """Errors of the measurement, redrawn; of the form of the curve, by which a gain is too small or too large; and of
+    these labels, which are better or worse than others would be."""
+    labels, now = int(measured.labels[-1]), float(measured.top1[-1].mean())
     top1 = float(np.clip(power_law(np.array(times), *law), now, 1))
-    factors = np.exp(np.random.default_rng(times).normal(0, FORM_ERROR, DRAWS))
-    gains = np.minimum(factors * (power_law(np.array(times), *drawn) - drawn_now), 1 - drawn_now)
+    rng = np.random.default_rng(times)
+    factors = np.exp(rng.normal(0, FORM_ERROR, DRAWS))
+    luck = rng.normal(0, _spread_within(measured, times), DRAWS)
+    gains = np.minimum(factors * (power_law(np.array(times), *drawn) - drawn_now) + luck, 1 - drawn_now)
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     (low, high), (gain_low, gain_high) = np.quantile(drawn_now + gains, tails), np.quantile(gains, tails)
     return Expected(
@@ -131,6 +135,15 @@ def _expected(times: int, labels: int, now: float, drawn_now: Values, law: Value
         gain_low=gain_low,
         gain_high=gain_high,
     )
+
+
+def _spread_within(measured: Measured, times: int) -> float:
+    """Standard deviation of the accuracy with all labels over draws of them from `times` as many.
+
+    Where the variance over draws from everything is v / n of n labels, that over halves of n is v / n, too, and that
+    over draws of n from times as many (1 - 1 / times) of it.
+    """
+    return float(measured.top1[-2].std(ddof=1)) * (1 - 1 / times) ** 0.5
 
 
 def _verdict(most: Expected) -> Verdict:
