@@ -37,7 +37,10 @@ def answer(curve: LearningCurve) -> str:
             return f"The accuracies up to {now} follow no curve that could be drawn further."
         case verdict:
             twice, fourfold = (f"{percent(one.top1)} ({interval(one)})" for one in curve.expected)
-            return f"{LEADS[verdict]}: with {now}, twice as many would give {twice}, four times as many {fourfold}."
+            return (
+                f"{LEADS[verdict]}: with {now}, twice as many would give {twice}, four times as many {fourfold}. "
+                f"That these gain more than a point is {100 * curve.expected[-1].likely:.0f} % likely."
+            )
 
 
 def a_class(labels: float) -> str:

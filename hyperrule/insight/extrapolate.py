@@ -35,7 +35,8 @@ class PowerLaw(BaseModel):
 
 
 class Expected(BaseModel):
-    """Accuracy with `times` the labels, and what it gains; `low` and `high` are 95 % intervals."""
+    """Accuracy with `times` the labels, and what it gains; `low` and `high` are 95 % intervals. `likely`, from 0 to 1,
+    is how likely it gains more than WORTH."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,6 +48,7 @@ class Expected(BaseModel):
     gain: float
     gain_low: float
     gain_high: float
+    likely: float
 
 
 class BackTest(BaseModel):
@@ -134,6 +136,7 @@ def _expected(times: int, measured: Measured, drawn_now: Values, law: Values, dr
         gain=top1 - now,
         gain_low=gain_low,
         gain_high=gain_high,
+        likely=float(np.mean(gains > WORTH)),
     )
 
 
@@ -148,7 +151,7 @@ def _spread_within(measured: Measured, times: int) -> float:
 
 def _verdict(most: Expected) -> Verdict:
     """By what four times the labels gain."""
-    if most.gain_low > WORTH:
+    if most.likely >= LEVEL:
         return "more labels help"
     return "hardly" if most.gain_high < 2 * WORTH else "unclear"
 
