@@ -11,6 +11,13 @@ from hyperrule.run_folder import RunFolder
 from hyperrule.wording import resume_command
 
 
+class _Signal(BaseException):
+    """A signal on its way through whatever code it met: Keras wraps what is an Exception in one of its own."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 class StopRequest:
     """`received` is the number of the signal that asked to stop, or None."""
 
@@ -35,10 +42,13 @@ def raising_interrupted(run: RunFolder, where: str) -> Iterator[None]:
     """Within the block a signal raises Interrupted at once: for work that is simply done again on resuming."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise interrupted(run, number, where)
+        raise _Signal(number)
 
-    with _handling(stop):
-        yield
+    try:
+        with _handling(stop):
+            yield
+    except _Signal as received:
+        raise interrupted(run, received.number, where) from None
 
 
 def interrupted(run: RunFolder, number: int, where: str) -> Interrupted:
