@@ -37,7 +37,7 @@ from hyperrule.training.loop import Loop
 from hyperrule.training.step import TrainingStep
 from hyperrule.training.stop import raising_interrupted
 from hyperrule.training.workers import LOST, Workers
-from hyperrule.wording import listed, resume_command
+from hyperrule.wording import listed
 
 P = TypeVar("P", bound=TrainingPlan)
 R = TypeVar("R")
@@ -150,7 +150,7 @@ class Job(ABC, Generic[P, R]):
                 self.run.create(self.plan)
         with self._holding_the_run():
             if self.workers.chief and self.plan.starts_from_measurements:
-                save_checkpoint(self.run.checkpoints, 0, self.step.snapshot())
+                save_checkpoint(self.run.checkpoints, 0, self.step.snapshot(), self.run.resume)
             return self._finish(0)
 
     def _go_on(self, calibration: Calibration | None) -> R:
@@ -173,7 +173,7 @@ class Job(ABC, Generic[P, R]):
         except tf.errors.OpError as error:
             reason = str(error.message).strip().splitlines()[0]
             begun = self.run.plan_file.exists()
-            again = f"Continue with: {resume_command(self.run.path)}" if begun else "Start again."
+            again = f"Continue with: {self.run.resume}" if begun else "Start again."
             if self.cluster.count > 1 and isinstance(error, LOST):
                 again = again.replace("Continue with:", "Continue, on all workers, with:")
                 raise RunError(f"another worker is gone or cannot be reached ({reason}). {again}") from error

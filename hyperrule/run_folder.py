@@ -38,8 +38,11 @@ FINETUNE_ALONE = 4  # the format before there were other jobs; else it is the sa
 
 
 class RunFolder:
-    def __init__(self, path: Path) -> None:
+    """`resume` is what to type to go on with an unfinished run."""
+
+    def __init__(self, path: Path, resume: str | None = None) -> None:
         self.path = path
+        self.resume = resume or resume_command(path)
         self.plan_file = path / "plan.json"
         self.lock_file = path / ".lock"
         self.metrics_file = path / "metrics.jsonl"

@@ -714,12 +714,12 @@ def disk_full_part_way(path: Path, arrays: object) -> None:
 
 def test_disk_that_fills_up_during_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path("checkpoints")
-    save_checkpoint(folder, 10, state(10))
-    save_checkpoint(folder, 20, state(20))
+    save_checkpoint(folder, 10, state(10), "again")
+    save_checkpoint(folder, 20, state(20), "again")
     before = tree(folder)
     monkeypatch.setattr("hyperrule.training.checkpoint.write_arrays", disk_full_part_way)
     with pytest.raises(RunError, match=r"step-00000030\.npz.*disk is full.*kept") as caught:
-        save_checkpoint(folder, 30, state(30))
+        save_checkpoint(folder, 30, state(30), "again")
     assert caught.value.exit_code == 1
     assert tree(folder) == before
     assert_latest(folder, 20)
@@ -735,11 +735,11 @@ def full_device() -> Path:
 
 def test_checkpoint_on_a_full_device(full_device: Path) -> None:
     folder = Path("checkpoints")
-    save_checkpoint(folder, 10, state(10))
+    save_checkpoint(folder, 10, state(10), "again")
     before = tree(folder)
     (folder / "step-00000020.npz.partial").symlink_to(full_device)
     with pytest.raises(RunError, match=r"step-00000020\.npz.*disk is full"):
-        save_checkpoint(folder, 20, state(20))
+        save_checkpoint(folder, 20, state(20), "again")
     assert tree(folder) == before
     assert_latest(folder, 10)
 
@@ -771,8 +771,8 @@ def test_run_folder_on_a_full_device(full_device: Path, written: str, write: Cal
 )
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(damaged: Callable[[bytes], bytes]) -> None:
     folder = Path("checkpoints")
-    save_checkpoint(folder, 10, state(10))
-    newest = save_checkpoint(folder, 20, state(20))
+    save_checkpoint(folder, 10, state(10), "again")
+    newest = save_checkpoint(folder, 20, state(20), "again")
     assert_latest(folder, 20)
     newest.write_bytes(damaged(newest.read_bytes()))
     assert_latest(folder, 10)
@@ -781,12 +781,12 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(damaged: Callabl
 def test_no_checkpoint_that_can_be_read() -> None:
     folder = Path("checkpoints")
     assert latest_checkpoint(folder) is None
-    save_checkpoint(folder, 10, state(10)).write_bytes(b"")
+    save_checkpoint(folder, 10, state(10), "again").write_bytes(b"")
     assert latest_checkpoint(folder) is None
 
 
 def test_the_last_two_checkpoints_are_kept() -> None:
     folder = Path("checkpoints")
     for step in (10, 20, 30):
-        save_checkpoint(folder, step, state(step))
+        save_checkpoint(folder, step, state(step), "again")
     assert sorted(path.name for path in folder.iterdir()) == ["step-00000020.npz", "step-00000030.npz"]

@@ -20,6 +20,7 @@ import yaml
 from click.testing import CliRunner
 from command_line import SMALL, start
 
+import hyperrule
 from hyperrule.benchmark import engines, local, trained
 from hyperrule.benchmark import work as work_module
 from hyperrule.benchmark.cells import Planned, planned_cells
@@ -622,3 +623,6 @@ def test_two_runs_on_one_folder_share_it_even_if_one_is_killed(pets: dict[str, A
     lines = [json.loads(line) for line in out.ledger_file.read_text().splitlines()]
     assert len({line["key"] for line in lines}) == len(lines) == 8
     assert {line["status"] for line in lines} == {"done"}
+    assert len(list(out.path.glob(".planned-*"))) == 1  # of the one that was killed
+    hyperrule.bench(file, out=out.path, quiet=True)
+    assert not list(out.path.glob(".planned-*"))

@@ -235,6 +235,7 @@ def test_the_same_protocol_is_comparable_with_all_that_was_published_of_it() -> 
         ({"settings": {"base_learning_rate": 0.01}}, "base learning rate 0.01, not 0.001"),
         ({"settings": {"steps": 100}}, "steps 100, not 500"),
         ({"settings": {"random_flip": False}}, "without random flip"),
+        ({"settings": {"resize": 128}}, "resize 128, not 160"),
     ],
 )
 def test_what_is_not_comparable_says_why(changed: dict[str, Any], why: str) -> None:

@@ -12,6 +12,7 @@ claims/          who is at work on what, see `claims`
 import os
 import shutil
 from pathlib import Path
+from shlex import quote
 
 from hyperrule.benchmark.cells import Planned
 from hyperrule.benchmark.grid import Grid
@@ -35,7 +36,12 @@ class BenchFolder:
         self.claims = path / "claims"
 
     def run(self, key: str) -> RunFolder:
-        return RunFolder(self.path / "runs" / key)
+        return RunFolder(self.path / "runs" / key, self.retry)
+
+    @property
+    def retry(self) -> str:
+        """What to type to measure again what failed, ready to be pasted."""
+        return f"hyperrule bench {quote(str(self.grid_file))} --out {quote(str(self.path))} --retry-failed"
 
     def check(self) -> None:
         """Raises RunFolderError if the folder is something else's, or of another version."""

@@ -2,14 +2,21 @@
 
 import copyreg
 import pickle
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 
 from rich.console import Console
 
 from hyperrule.benchmark.cells import Planned
+from hyperrule.benchmark.claims import claim
+from hyperrule.cache import alone
 from hyperrule.planning.plan import Plan
 from hyperrule.progress import Reporter
+
+LOCK = "lock"  # held as long as the command lives
 
 
 class _Pickler(pickle.Pickler):
@@ -19,6 +26,21 @@ class _Pickler(pickle.Pickler):
         Console: lambda console: (_console, (console.quiet,)),
         Plan: lambda plan: (Plan.model_validate_json, (plan.model_dump_json(),)),
     }
+
+
+@contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """A folder in it for the block, for the files of one command; those of commands that were killed go."""
+    with ExitStack() as held:
+        with alone(folder / ".lock"):
+            for other in folder.glob(".planned-*"):
+                with claim(other, LOCK, "") as left_behind:
+                    if left_behind:
+                        shutil.rmtree(other, ignore_errors=True)
+            scratch = Path(mkdtemp(prefix=".planned-", dir=folder))
+            held.callback(shutil.rmtree, scratch, ignore_errors=True)
+            held.enter_context(claim(scratch, LOCK, ""))
+        yield scratch
 
 
 def write_planned(file: Path, planned: Sequence[Planned]) -> None:

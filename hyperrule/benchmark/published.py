@@ -17,6 +17,7 @@ from hyperrule.benchmark.summary import Summary
 from hyperrule.wording import number
 
 LIKE_ALL = 0.97  # of the training images: the public code holds out 2 % of CIFAR and calls the rest "full"
+RESIZE = {128: 160, 384: 448, 480: 512}  # by crop, as `rule.resolution` pairs them
 
 
 class DataSet(BaseModel):
@@ -194,6 +195,8 @@ def _other_training(line: Line, table: Table) -> Iterator[str]:
         "steps": rule.schedule(images).steps,
         "mixup": rule.mixup_alpha(images),
     }
+    if line.size in RESIZE:
+        usual["resize"] = RESIZE[line.size]
     for name, value in usual.items():
         if (asked := settings.get(name, value)) != value:
             yield f"{name.replace('_', ' ')} {asked}, not {value}"

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from hyperrule.benchmark.cells import Planned, PlannedGrid, planned_cells
 from hyperrule.benchmark.engines import Engine
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid
-from hyperrule.benchmark.handover import write_planned
+from hyperrule.benchmark.handover import scratch_folder, write_planned
 from hyperrule.benchmark.ledger import Line
 from hyperrule.benchmark.outlook import Outlook, outlook
 from hyperrule.benchmark.pieces import Order, Piece
@@ -67,10 +66,10 @@ def run_grid(grid: Grid, folder: BenchFolder, run: Engine, jobs: int, retry_fail
     missing = [one for one in found.planned if is_missing(one.key, lines, again)]
     if missing:
         here = replace(found, cells=[one.cell for one in found.planned])
-        reporter.say(_beginning(found, missing, outlook(here, _counting(folder, retry_failed))))
+        reporter.say(_beginning(found, missing, outlook(here, _counting(folder, retry_failed)), jobs))
     rounds = Rounds(folder, missing, again, reporter)
-    with TemporaryDirectory(prefix=".planned-", dir=folder.path) as scratch:  # where all that work on it see it
-        handed_over = _handed_over(found.planned, missing, Path(scratch))
+    with scratch_folder(folder.path) as scratch:  # where all that work on it see it
+        handed_over = _handed_over(found.planned, missing, scratch)
         for pieces in (rounds.first, rounds.second):
             orders = [
                 Order(piece=piece, planned=handed_over[piece.dataset], jobs=jobs, retry_failed=retry_failed)
@@ -94,8 +93,11 @@ def _counting(folder: BenchFolder, retry_failed: bool) -> dict[str, Line]:
     return {key: line for key, line in folder.read().items() if line.status == "done" or not retry_failed}
 
 
-def _beginning(found: PlannedGrid, missing: list[Planned], ahead: Outlook) -> str:
-    time = "time not known beforehand" if ahead.untimed else f"about {duration(ahead.seconds)}"
+def _beginning(found: PlannedGrid, missing: list[Planned], ahead: Outlook, jobs: int) -> str:
+    turns = (
+        " if done one after another" if jobs > 1 else ""
+    )  # what processes that share a machine gain, nobody can tell
+    time = "time not known beforehand" if ahead.untimed else f"about {duration(ahead.seconds)}{turns}"
     return f"{len(missing)} of {number(len(found.cells), 'cell')} to measure, {time}"
 
 

@@ -146,7 +146,7 @@ def _spread_within(measured: Measured, times: int) -> float:
     Where the variance over draws from everything is v / n of n labels, that over halves of n is v / n, too, and that
     over draws of n from times as many (1 - 1 / times) of it.
     """
-    return float(measured.top1[-2].std(ddof=1)) * (1 - 1 / times) ** 0.5
+    return float(measured.top1[-2].std(ddof=1) * np.sqrt(1 - 1 / times))
 
 
 def _verdict(most: Expected) -> Verdict:

@@ -7,13 +7,13 @@ from pathlib import Path
 from hyperrule.backbones.checkpoints import Arrays, read_arrays, write_arrays
 from hyperrule.errors import BackboneError, RunError
 from hyperrule.files import os_errors_as, whole_file
-from hyperrule.wording import resume_command
 
 KEPT = 2
 
 
-def save_checkpoint(folder: Path, step: int, arrays: Arrays) -> Path:
-    """Write the state after `step` steps. Raises RunError, older checkpoints untouched, if it cannot."""
+def save_checkpoint(folder: Path, step: int, arrays: Arrays, resume: str) -> Path:
+    """Write the state after `step` steps. Raises RunError, older checkpoints untouched, if it cannot; the error tells
+    people to go on with `resume`."""
     with os_errors_as(RunError, f"cannot write {folder}"):
         folder.mkdir(exist_ok=True)
     target = folder / f"step-{step:08d}.npz"
@@ -21,7 +21,7 @@ def save_checkpoint(folder: Path, step: int, arrays: Arrays) -> Path:
         with whole_file(target) as partial:
             write_arrays(partial, arrays)
     except RunError as error:
-        kept = f"Earlier checkpoints are kept; continue with: {resume_command(folder.parent)}"
+        kept = f"Earlier checkpoints are kept; continue with: {resume}"
         raise RunError(f"{error} {kept}") from None
     for old in _checkpoints(folder)[:-KEPT]:
         old.unlink()

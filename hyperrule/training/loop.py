@@ -175,7 +175,7 @@ class Loop(Generic[P]):
 
     def _checkpoint(self, done: int) -> None:
         if self.workers.chief:
-            save_checkpoint(self.run.checkpoints, done, self.step.snapshot())
+            save_checkpoint(self.run.checkpoints, done, self.step.snapshot(), self.run.resume)
         self.last_checkpoint = time.monotonic()
 
     def _check_finite(self, result: StepResult, done: int) -> None:

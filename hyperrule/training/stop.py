@@ -8,7 +8,6 @@ from typing import Any
 
 from hyperrule.errors import Interrupted
 from hyperrule.run_folder import RunFolder
-from hyperrule.wording import resume_command
 
 
 class _Signal(BaseException):
@@ -54,7 +53,7 @@ def raising_interrupted(run: RunFolder, where: str) -> Iterator[None]:
 def interrupted(run: RunFolder, number: int, where: str) -> Interrupted:
     """The error that says where the run stopped and how to go on."""
     name = signal.Signals(number).name
-    return Interrupted(f"stopped by {name} {where}. Continue with: {resume_command(run.path)}", number)
+    return Interrupted(f"stopped by {name} {where}. Continue with: {run.resume}", number)
 
 
 @contextmanager
