@@ -84,11 +84,11 @@ def command(
         _check_pair(grid, compare)
     if status:
         progress = bench_status(grid, out=out)
+        for file, form in forms:
+            _write(progress.lines, progress.grid, form, file, compare, Path(grid).stem)
         click.echo(progress.model_dump_json(indent=2)) if as_json else _render_status(progress)
         if compare and not as_json:
             _write(progress.lines, progress.grid, "terminal", sys.stdout, compare)
-        for file, form in forms:
-            _write(progress.lines, progress.grid, form, file, compare, Path(grid).stem)
     elif dry_run:
         ahead = plan_bench(grid, out=out, retry_failed=retry_failed, datasets=datasets)
         click.echo(ahead.model_dump_json(indent=2)) if as_json else _render_outlook(ahead)
@@ -96,12 +96,12 @@ def command(
         result = bench(
             grid, out=out, jobs=jobs, retry_failed=retry_failed, datasets=datasets, engine=engine, address=address
         )
+        for file, form in forms:
+            _write(result.lines, result.cells, form, file, compare, Path(grid).stem)
         if as_json:
             click.echo(json.dumps([line.model_dump() for line in result.lines], indent=2))
         else:
             _render(result, compare)
-        for file, form in forms:
-            _write(result.lines, result.cells, form, file, compare, Path(grid).stem)
         click.get_current_context().exit(1 if result.failed or result.missing else 0)
 
 
