@@ -472,7 +472,7 @@ def test_a_process_that_dies_twice_fails_its_cells_alone(
     code, _, _, lines = measured(pets, tmp_path, monkeypatch, 137, 0, 1)
     assert (code, [line.backbone for line in lines if line.status == "done"]) == (1, ["random-r26x0.5"] * 4)
     errors = {line.error for line in lines if line.status == "failed"}
-    assert errors == {"its process ended with 1, twice; see what it said before"}
+    assert errors == {"its process ended with 1, twice: see what it said before, then --retry-failed"}
 
 
 def test_a_process_that_somebody_stops_has_not_failed(

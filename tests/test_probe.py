@@ -58,3 +58,19 @@ def test_head_is_calibrated_and_as_accurate_as_logistic_regression() -> None:
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     confidence, accuracy = probabilities.max(axis=1).mean(), np.mean(logits.argmax(axis=1) == labels[test])
     assert confidence == pytest.approx(accuracy, abs=0.1)
+
+
+def test_head_does_not_lean_on_a_feature_that_hardly_varies() -> None:
+    """One that is active in a single image of the training, and somewhere else later."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(3, 30))
+    labels = (np.arange(60) % 3).astype(np.int32)
+    x = (centres[labels] + rng.normal(size=(60, 30))).astype(np.float32)
+    rare = np.zeros((60, 1), np.float32)
+    rare[0] = 0.001
+    kernel, bias = fit_head(np.hstack([x[:30], rare[:30]]), labels[:30], 3)
+    assert np.abs(kernel[-1]).max() < np.abs(kernel).max()
+    later = np.hstack([x[30:], rare[30:] + 0.1]) @ kernel + bias
+    assert np.mean(later.argmax(axis=1) == labels[30:]) > 0.8
+    probe = fit_probe(np.hstack([x[:30], rare[:30]]), labels[:30], 3)
+    assert np.abs(probe.kernel[-1]).max() > 10 * np.abs(probe.kernel[:-1]).max()

@@ -1,7 +1,7 @@
 """What is left to do of a grid: every piece once, and then those whose process died, here or elsewhere, once more."""
 
 from collections.abc import Mapping, Sequence
-from signal import SIGINT, SIGTERM, Signals
+from signal import SIGINT, SIGKILL, SIGTERM, Signals
 
 from hyperrule.benchmark.cells import Planned
 from hyperrule.benchmark.claims import at_work, claim
@@ -54,7 +54,8 @@ class Rounds:
             how = f"was killed by signal {code - KILLED}" if code > KILLED else f"ended with {code}"
             what = self.unfinished[piece] = f"its process {how}"
             if piece in self._died:
-                self._fail(piece, f"{what}, twice; see what it said before")
+                do = "give fewer --jobs more memory" if code == KILLED + SIGKILL else "see what it said before"
+                self._fail(piece, f"{what}, twice: {do}, then --retry-failed")
             else:
                 what += "; it is tried once more at the end"
             self._died.add(piece)

