@@ -99,7 +99,21 @@ def test_a_node_that_dies_loses_nothing(cluster: Any, grid_file: Path, tmp_path:
     assert not list(out.glob(".planned-*"))
 
 
-def test_a_signal_stops_all_tasks(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("forgotten", [0, 3])
+def test_a_signal_stops_all_tasks_even_if_ray_forgets_to_cancel(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: int
+) -> None:
+    import ray
+
+    cancel, asked = ray.cancel, []
+
+    def forgetful(task: Any) -> None:
+        asked.append(task)
+        if len(asked) > forgotten:
+            cancel(task)
+
+    monkeypatch.setattr(ray, "cancel", forgetful)
+    monkeypatch.setattr(on_ray, "HEEDED", 10.0)
     sleep = f"import os, pathlib, time; pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch(); time.sleep(600)"
     monkeypatch.setattr(on_ray, "command", lambda folder, order: [sys.executable, "-c", sleep])
     pieces = [Piece(dataset="d", backbone="b", method="head", shots=1, seed=seed) for seed in range(3)]

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from signal import SIGTERM, Signals, getsignal, signal
 from types import ModuleType
 from typing import Any
@@ -32,8 +32,11 @@ RETRIES = 3  # of a piece whose node or worker died: it may be the piece that ki
 # Seconds after which nobody is at work on a cell whose node has died: a process there takes up to 40 to end, and a
 # server of NFS 90 to give back the locks of a client that it does not hear from (the Linux default, nfsv4leasetime).
 PATIENCE = 120.0
+# Seconds in which a task that is cancelled ends, its process too. Ray may forget one that is just about to begin.
+HEEDED = 45.0
 
 Outcome = Future[tuple[int, list[str]]]
+Events = SimpleQueue[tuple[Piece, Outcome] | Signals]
 
 
 @contextmanager
@@ -67,7 +70,7 @@ def run_on_ray(folder: Path, orders: Sequence[Order], jobs: int, ended: Callable
     cpus, gpus = share([node["Resources"] for node in ray.nodes() if node["Alive"]], jobs)
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, scheduling_strategy="SPREAD")(carry_out)
     environment = _environment(math.floor(cpus))
-    events: SimpleQueue[tuple[Piece, Outcome] | Signals] = SimpleQueue()
+    events: Events = SimpleQueue()
     left, received = len(orders), None
     with signals_to(events.put):
         tasks = []
@@ -76,7 +79,7 @@ def run_on_ray(folder: Path, orders: Sequence[Order], jobs: int, ended: Callable
             tasks.append(task.options(name=str(order.piece)).remote(arguments, os.getcwd(), environment))
             tasks[-1].future().add_done_callback(partial(_tell, events, order.piece))
         while left:
-            event = events.get()
+            event = _next(events, received)
             if isinstance(event, Signals):
                 received = received or event
                 for one in tasks:
@@ -87,6 +90,15 @@ def run_on_ray(folder: Path, orders: Sequence[Order], jobs: int, ended: Callable
                 ended(event[0], _exit_code(*event))
     if received is not None:
         raise stopped_by(received)
+
+
+def _next(events: Events, received: Signals | None) -> tuple[Piece, Outcome] | Signals:
+    """The next event; the signal that was received once more, if nothing comes of it."""
+    try:
+        return events.get(timeout=None if received is None else HEEDED)
+    except Empty:
+        assert received is not None
+        return received
 
 
 def share(machines: Sequence[Mapping[str, float]], jobs: int) -> tuple[float, float]:
@@ -119,7 +131,7 @@ def _environment(cores: int) -> dict[str, str]:
     return {name: value for name, value in sent.items() if name != "CUDA_VISIBLE_DEVICES"} | threads(cores)
 
 
-def _tell(events: "SimpleQueue[tuple[Piece, Outcome] | Signals]", piece: Piece, outcome: Outcome) -> None:
+def _tell(events: Events, piece: Piece, outcome: Outcome) -> None:
     events.put((piece, outcome))
 
 
