@@ -36,12 +36,8 @@ class BenchFolder:
         self.claims = path / "claims"
 
     def run(self, key: str) -> RunFolder:
-        return RunFolder(self.path / "runs" / key, self.retry)
-
-    @property
-    def retry(self) -> str:
-        """What to type to measure again what failed, ready to be pasted."""
-        return f"hyperrule bench {quote(str(self.grid_file))} --out {quote(str(self.path))} --retry-failed"
+        retry = f"hyperrule bench {quote(str(self.grid_file))} --out {quote(str(self.path))} --retry-failed"
+        return RunFolder(self.path / "runs" / key, resume=retry)
 
     def check(self) -> None:
         """Raises RunFolderError if the folder is something else's, or of another version."""

@@ -17,7 +17,9 @@ from hyperrule.benchmark.summary import Summary
 from hyperrule.wording import number
 
 LIKE_ALL = 0.97  # of the training images: the public code holds out 2 % of CIFAR and calls the rest "full"
-RESIZE = {128: 160, 384: 448, 480: 512}  # by crop, as `rule.resolution` pairs them
+RESIZE = {  # by the crop that the rule pairs with it
+    one.crop: one.resize for one in (rule.resolution(1, 1), rule.resolution(96, 96), rule.resolution(96, 96, "paper"))
+}
 
 
 class DataSet(BaseModel):

@@ -94,9 +94,8 @@ def _counting(folder: BenchFolder, retry_failed: bool) -> dict[str, Line]:
 
 
 def _beginning(found: PlannedGrid, missing: list[Planned], ahead: Outlook, jobs: int) -> str:
-    turns = (
-        " if done one after another" if jobs > 1 else ""
-    )  # what processes that share a machine gain, nobody can tell
+    # What processes that share a machine gain, nobody can tell.
+    turns = " if done one after another" if jobs > 1 else ""
     time = "time not known beforehand" if ahead.untimed else f"about {duration(ahead.seconds)}{turns}"
     return f"{len(missing)} of {number(len(found.cells), 'cell')} to measure, {time}"
 
