@@ -36,7 +36,7 @@ from hyperrule.api import (
     resume,
 )
 from hyperrule.errors import HyperruleError, RunError, UserError
-from hyperrule.version import __version__
+from hyperrule.support.version import __version__
 
 __all__ = [
     "HyperruleError",

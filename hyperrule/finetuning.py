@@ -23,15 +23,15 @@ from hyperrule.evaluation.metrics import Metrics, compute_metrics
 from hyperrule.evaluation.predictions import write_predictions
 from hyperrule.evaluation.probe import fit_head
 from hyperrule.exporting.parity import Parity, read_parities
-from hyperrule.files import whole_file
 from hyperrule.job import Job
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import training_examples
 from hyperrule.planning.training_plan import Calibration
-from hyperrule.progress import Report, Reporter
 from hyperrule.reporting.finish import finish_run
 from hyperrule.reporting.pictures import keep_pictures
 from hyperrule.run_folder import RunFolder, free_run_folder
+from hyperrule.support.files import whole_file
+from hyperrule.support.progress import Report, Reporter
 from hyperrule.training.classifier import make_classifier
 from hyperrule.training.step import TrainingStep
 

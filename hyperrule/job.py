@@ -23,11 +23,12 @@ from hyperrule.exporting.check import check_parity
 from hyperrule.exporting.formats import AFTER_GPU, FLOAT32
 from hyperrule.exporting.parity import Parity, add_parity
 from hyperrule.exporting.saved_model import export_saved_model
-from hyperrule.files import os_errors_as
 from hyperrule.planning.cluster import this_cluster
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
-from hyperrule.progress import Report, Reporter
 from hyperrule.run_folder import RunFolder
+from hyperrule.support.files import os_errors_as
+from hyperrule.support.progress import Report, Reporter
+from hyperrule.support.wording import listed
 from hyperrule.training import runtime
 from hyperrule.training.agreed_plan import agreed
 from hyperrule.training.checkpoint import latest_checkpoint, save_checkpoint
@@ -37,7 +38,6 @@ from hyperrule.training.loop import Loop
 from hyperrule.training.step import TrainingStep
 from hyperrule.training.stop import raising_interrupted
 from hyperrule.training.workers import LOST, Workers
-from hyperrule.wording import listed
 
 P = TypeVar("P", bound=TrainingPlan)
 R = TypeVar("R")

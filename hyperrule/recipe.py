@@ -27,7 +27,7 @@ from pydantic.fields import FieldInfo
 from hyperrule.errors import RecipeError
 from hyperrule.input_range import parse_input_range
 from hyperrule.rule import Rule
-from hyperrule.wording import did_you_mean
+from hyperrule.support.wording import did_you_mean
 
 Train = Literal["full", "last-1", "last-2", "last-3", "head"]
 Balance = Literal["none", "sampler", "loss"]

@@ -9,9 +9,9 @@ from hyperrule.data.pool import Pool, open_pool
 from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.errors import DataError
 from hyperrule.planning.plan import Plan
-from hyperrule.progress import Reporter
 from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.run_folder import RunFolder
+from hyperrule.support.progress import Reporter
 
 
 def source_of(recipe: Recipe, reporter: Reporter, fetch: bool = True) -> Source:

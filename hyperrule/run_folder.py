@@ -28,11 +28,11 @@ from pydantic import ValidationError
 
 from hyperrule.backbones.describe import CARD, is_finished
 from hyperrule.errors import RunError, RunFolderError
-from hyperrule.files import os_errors_as, whole_file
 from hyperrule.planning.distill_plan import DistillPlan
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.training_plan import FORMAT, TrainingPlan
-from hyperrule.wording import resume_command
+from hyperrule.support.files import os_errors_as, whole_file
+from hyperrule.support.wording import resume_command
 
 FINETUNE_ALONE = 4  # the format before there were other jobs; else it is the same
 

@@ -6,7 +6,7 @@ from hyperrule.evaluation.metrics import Metrics
 from hyperrule.exporting.parity import Parity
 from hyperrule.planning.plan import Plan
 from hyperrule.run_folder import RunFolder
-from hyperrule.wording import number
+from hyperrule.support.wording import number
 
 
 def headline(plan: Plan, metrics: Metrics) -> str:

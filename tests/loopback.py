@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
 
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 
 @dataclass

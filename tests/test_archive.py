@@ -13,7 +13,7 @@ import pytest
 
 from hyperrule.data.sources.archive import is_archive, unpacked
 from hyperrule.errors import DataError
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 FILES = {"train/cat/1.jpg": b"one", "train/dog/2.jpg": b"two" * 9000, "test/cat/ä <b>.jpg": b"three"}
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")

@@ -14,7 +14,7 @@ from hyperrule.data.listing import AS_TEXT, DataRequest, Listing
 from hyperrule.data.sources.arrays.arrays import list_arrays
 from hyperrule.data.sources.class_order import AS_NUMBERS
 from hyperrule.errors import DataError
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 Arrays = dict[str, Any]
 

@@ -33,12 +33,12 @@ from hyperrule.benchmark.ledger import Line, append, read_ledger
 from hyperrule.benchmark.pieces import Order, Piece
 from hyperrule.benchmark.run_grid import plan_grid, run_grid
 from hyperrule.benchmark.work import work
-from hyperrule.cache import alone
 from hyperrule.cli import main
 from hyperrule.errors import Interrupted, RunError, RunFolderError
 from hyperrule.evaluation.probe import fit_probe
 from hyperrule.planning.planner import training_examples
-from hyperrule.progress import Reporter
+from hyperrule.support.cache import alone
+from hyperrule.support.progress import Reporter
 
 QUIET = Reporter(quiet=True)
 TRAINING = {name: SMALL[name] for name in ("batch", "resize", "precision", "checkpoint_every")}

@@ -20,7 +20,7 @@ from hyperrule.cli import main
 from hyperrule.data.inspection import FACTS
 from hyperrule.errors import RunError
 from hyperrule.preflight.near import WINDOW, near_pairs
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 HOSTILE = 'b<img src=x onerror="alert(1)">\x1b[31m'
 

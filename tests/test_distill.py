@@ -31,9 +31,9 @@ from hyperrule.distillation.student import Student, kl_divergence
 from hyperrule.distillation.teacher import Teacher
 from hyperrule.exporting.parity import read_parities
 from hyperrule.planning.distill_plan import DistillPlan
-from hyperrule.progress import Reporter
 from hyperrule.recipe import make_recipe
 from hyperrule.run_folder import RunFolder
+from hyperrule.support.progress import Reporter
 from hyperrule.training.optimizer import adamw
 from hyperrule.training.step import TrainingStep
 

@@ -16,9 +16,9 @@ from loopback import Answer, Heard, Loopback
 
 from hyperrule.backbones import transfer
 from hyperrule.backbones.download import Weights, cached, fetch, verified
-from hyperrule.cache import alone, cache_folder
 from hyperrule.errors import BackboneError
-from hyperrule.progress import Reporter
+from hyperrule.support.cache import alone, cache_folder
+from hyperrule.support.progress import Reporter
 
 FILE = "distill/R50x1_160.npz"
 PATH = f"/{FILE}"

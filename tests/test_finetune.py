@@ -24,7 +24,7 @@ from hyperrule.cli import main
 from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.recipe import make_recipe, shipped_recipes
 from hyperrule.run_folder import RunFolder
-from hyperrule.wording import printable
+from hyperrule.support.wording import printable
 
 
 def test_digits_from_command_line_to_a_classifier_that_strangers_can_use(tmp_path: Path) -> None:

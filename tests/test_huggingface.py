@@ -81,7 +81,7 @@ def refuse(*_, **__): raise SystemExit("network")
 socket.getaddrinfo = socket.socket.connect = refuse
 from hyperrule.data.listing import DataRequest
 from hyperrule.data.sources.named.huggingface import list_huggingface
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 found = list_huggingface(DataRequest({str(pets)!r}), Reporter())
 assert len(found.ids) == 19, found
 assert not {{"tensorflow", "keras", "tensorflow_datasets"}} & set(sys.modules)

@@ -12,7 +12,7 @@ from PIL import Image, ImageFile
 
 from hyperrule.data.contents import Files, TableColumn
 from hyperrule.data.inspection import CHUNK, Facts, Problems, inspect
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 RNG = np.random.default_rng(0)
 NOISE = Image.fromarray(RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8))

@@ -18,7 +18,7 @@ from hyperrule.data import Examples
 from hyperrule.insight.label_errors import LabelErrors
 from hyperrule.insight.left_out import deal, left_out_probabilities
 from hyperrule.insight.suspects import rank
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 QUIET = Reporter(quiet=True)
 

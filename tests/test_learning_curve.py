@@ -20,7 +20,7 @@ from hyperrule.insight.extrapolate import look_ahead
 from hyperrule.insight.learning_curve import LearningCurve
 from hyperrule.insight.measure import SEEDS, Measured, halved, measure, subset
 from hyperrule.insight.power_law import fit, power_law
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 QUIET = Reporter(quiet=True)
 

@@ -15,7 +15,7 @@ from hyperrule.data.listing import AS_TEXT, DataRequest, Listing
 from hyperrule.data.sources.class_order import AS_NUMBERS
 from hyperrule.data.sources.tables.manifest import list_manifest
 from hyperrule.errors import DataError
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 FILES = ("a.jpg", "b.jpg", "c.jpg", "sub/d.jpg", "sub/e f.jpg", 'q,"uo\nte.jpg', " blank.jpg")
 

@@ -16,7 +16,7 @@ from hyperrule.data.examples import Examples
 from hyperrule.data.pipeline import training_batches
 from hyperrule.data.pool import Pool, _threshold, open_pool
 from hyperrule.errors import DataError
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 COUNT = 300
 

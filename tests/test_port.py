@@ -29,7 +29,7 @@ from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.cli import main
 from hyperrule.errors import RunError
 from hyperrule.exporting import bit_module
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 CLASSES = 10
 

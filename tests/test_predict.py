@@ -39,7 +39,7 @@ from hyperrule.prediction.labels import ClassIndex, match_folders
 from hyperrule.prediction.predictions import Prediction
 from hyperrule.prediction.released import Asked, ReleasedClassifier, describe_classifier
 from hyperrule.prediction.tally import Tally, ranks_and_losses
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 from hyperrule.training.classifier import Classifier, make_classifier
 
 R26, R50 = Architecture(26, 0.5), Architecture(50, 1)

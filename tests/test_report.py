@@ -29,7 +29,6 @@ from hyperrule.distillation.agreement import Agreement, Agreements
 from hyperrule.errors import Interrupted, RunError
 from hyperrule.evaluation.confidence import coverages
 from hyperrule.evaluation.metrics import compute_metrics
-from hyperrule.progress import Reporter
 from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.reporting.confidence_figures import thresholds
 from hyperrule.reporting.confusion import confusion_figure, most_confused
@@ -41,6 +40,7 @@ from hyperrule.reporting.page import write_report
 from hyperrule.reporting.read import read_run
 from hyperrule.reporting.repeat import command_of
 from hyperrule.run_folder import RunFolder
+from hyperrule.support.progress import Reporter
 
 STRANGE = [
     "<script>alert(1)</script>", "x' onerror='alert(1)' \"", "--> <!-- ]]>", "{{ 7 * 7 }}", "$x^2$ \\frac", "null",

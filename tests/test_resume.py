@@ -22,8 +22,8 @@ from hyperrule.errors import Interrupted, RunError, RunFolderError
 from hyperrule.evaluation.evaluate import Evaluator
 from hyperrule.job import Job
 from hyperrule.planning.training_plan import Calibration
-from hyperrule.progress import Report
 from hyperrule.run_folder import RunFolder
+from hyperrule.support.progress import Report
 from hyperrule.training.step import TrainingStep
 
 pytestmark = pytest.mark.usefixtures("module_without_export")

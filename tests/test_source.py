@@ -13,7 +13,7 @@ from PIL import Image
 from hyperrule.data import Source, open_source
 from hyperrule.data.exclusions import write_exclusions
 from hyperrule.errors import DataError
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 
 def picture(seed: int) -> bytes:

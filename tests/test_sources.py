@@ -22,9 +22,9 @@ from hyperrule.data import Examples, Source
 from hyperrule.data.augmentation import Augmentation
 from hyperrule.data.pipeline import evaluation_batches, training_batches
 from hyperrule.data.subset import few_shot
-from hyperrule.progress import Reporter
 from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.recipe_data import source_of
+from hyperrule.support.progress import Reporter
 
 KINDS = ("image_folder", "archive", "manifest", "arrays", "tar_shards", "tfrecords", "tfds", "huggingface")
 KEEPS_BYTES = tuple(kind for kind in KINDS if kind != "arrays")

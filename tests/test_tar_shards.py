@@ -14,7 +14,7 @@ from hyperrule.data.listing import DataRequest, Listing
 from hyperrule.data.sources.class_order import AS_NUMBERS
 from hyperrule.data.sources.shards.tar_shards import list_tar_shards
 from hyperrule.errors import DataError
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 CAT, DOG = ("cat.jpg", b"a cat"), ("dog.jpg", b"a dog")
 PAIR = [CAT, ("cat.cls", b"0"), DOG, ("dog.cls", b"1")]

@@ -125,7 +125,7 @@ def refuse(*_, **__): raise SystemExit("network")
 socket.getaddrinfo = socket.socket.connect = refuse
 from hyperrule.data.listing import DataRequest
 from hyperrule.data.sources.named.tfds import list_tfds
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 from pathlib import Path
 found = list_tfds(DataRequest("tfds:tiny_pets", data_dir=Path({str(pets / "three")!r})), Reporter(), fetch=False)
 assert len(found.ids) == 32, found

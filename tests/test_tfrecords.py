@@ -17,7 +17,7 @@ from hyperrule.data.sources.class_order import AS_NUMBERS
 from hyperrule.data.sources.shards.tfexample import records
 from hyperrule.data.sources.shards.tfrecords import list_tfrecords
 from hyperrule.errors import DataError
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
 
@@ -71,7 +71,7 @@ def test_records_are_those_that_tensorflow_wrote(tmp_path: Path) -> None:
 def test_tensorflow_is_not_imported(tmp_path: Path) -> None:
     shard(tmp_path / "x.tfrecord", labelled(0, 1))
     code = (
-        "import sys; from hyperrule.data.listing import DataRequest; from hyperrule.progress import Reporter\n"
+        "import sys; from hyperrule.data.listing import DataRequest; from hyperrule.support.progress import Reporter\n"
         "from hyperrule.data.sources.shards.tfrecords import list_tfrecords\n"
         f"listing = list_tfrecords(DataRequest({str(tmp_path)!r}), Reporter())\n"
         "assert len(listing.ids) == 2 and 'tensorflow' not in sys.modules"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperrule.errors import RecipeError, UserError
-from hyperrule.files import os_errors_as
-from hyperrule.progress import Reporter
+from hyperrule.support.files import os_errors_as
+from hyperrule.support.progress import Reporter
 
 if TYPE_CHECKING:
     from hyperrule.benchmark.folder import BenchFolder

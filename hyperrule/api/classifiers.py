@@ -13,18 +13,18 @@ from hyperrule.errors import RecipeError, UserError
 from hyperrule.exporting.formats import FormatName, checked_format, place
 from hyperrule.exporting.parity import Parity, add_parity
 from hyperrule.exporting.port import Ported, port_backbone
-from hyperrule.files import os_errors_as, parent_made, taking_its_place
 from hyperrule.input_range import InputRange
 from hyperrule.prediction.exported import Model, describe_model
 from hyperrule.prediction.image_paths import find_images
 from hyperrule.prediction.images import labelled_images
 from hyperrule.prediction.labels import match_folders
 from hyperrule.prediction.released import Asked, describe_classifier, make_asked
-from hyperrule.progress import Reporter
 from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.recipe_data import images_of, source_of
 from hyperrule.run_folder import RunFolder
-from hyperrule.silence import silent_native_stderr
+from hyperrule.support.files import os_errors_as, parent_made, taking_its_place
+from hyperrule.support.progress import Reporter
+from hyperrule.support.silence import silent_native_stderr
 
 if TYPE_CHECKING:
     from hyperrule.prediction.accuracy import Accuracy

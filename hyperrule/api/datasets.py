@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperrule.errors import RecipeError, UserError
-from hyperrule.files import os_errors_as
-from hyperrule.progress import Reporter
 from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.recipe_data import source_of
+from hyperrule.support.files import os_errors_as
+from hyperrule.support.progress import Reporter
 
 if TYPE_CHECKING:
     from hyperrule.insight.label_errors import LabelErrors

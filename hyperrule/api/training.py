@@ -14,7 +14,6 @@ from hyperrule.data.pool import Pool
 from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.distillation.describe import describe_student, describe_teacher
 from hyperrule.errors import RecipeError, RunFolderError, UserError
-from hyperrule.files import os_errors_as
 from hyperrule.planning.cluster import this_cluster
 from hyperrule.planning.distill_plan import DistillPlan
 from hyperrule.planning.distill_planner import make_distill_plan
@@ -23,11 +22,12 @@ from hyperrule.planning.memory import tensor_bytes
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import make_plan, training_examples
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
-from hyperrule.progress import Reporter
 from hyperrule.recipe import Recipe, TrainingRecipe, make_recipe
 from hyperrule.recipe_data import pool_of, source_of
 from hyperrule.run_folder import RunFolder, check_free
-from hyperrule.silence import silent_native_stderr
+from hyperrule.support.files import os_errors_as
+from hyperrule.support.progress import Reporter
+from hyperrule.support.silence import silent_native_stderr
 
 if TYPE_CHECKING:
     from hyperrule.distillation.distillation import Distilled

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from hyperrule.backbones.architecture import UNITS_PER_BLOCK, Architecture
 from hyperrule.errors import BackboneError
-from hyperrule.wording import listed
+from hyperrule.support.wording import listed
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 HEAD = "resnet/head/conv2d/"  # its kernel is 1 x 1 x features x classes, its bias [classes]

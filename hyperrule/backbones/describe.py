@@ -16,9 +16,9 @@ from hyperrule.backbones.module_facts import ModuleFacts, module_facts
 from hyperrule.backbones.zoo import Released, find, suggestions
 from hyperrule.errors import BackboneError
 from hyperrule.input_range import BIT_RANGE, INPUT_RANGES, InputRange, flag_value, shown_range
-from hyperrule.progress import Reporter
-from hyperrule.silence import silent_native_stderr
-from hyperrule.wording import resume_command
+from hyperrule.support.progress import Reporter
+from hyperrule.support.silence import silent_native_stderr
+from hyperrule.support.wording import resume_command
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 CARD, OLD_CARD = "model_card.md", "summary.md"  # the file that a run writes last; what it was called once

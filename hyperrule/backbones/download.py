@@ -13,10 +13,10 @@ from pydantic import BaseModel, TypeAdapter
 
 from hyperrule.backbones.transfer import complete, failures_told
 from hyperrule.backbones.zoo import BUCKET
-from hyperrule.cache import alone, cache_folder
 from hyperrule.errors import BackboneError
-from hyperrule.files import os_errors_as, whole_file
-from hyperrule.progress import Reporter
+from hyperrule.support.cache import alone, cache_folder
+from hyperrule.support.files import os_errors_as, whole_file
+from hyperrule.support.progress import Reporter
 
 
 @dataclass(frozen=True)

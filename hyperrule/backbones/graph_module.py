@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from hyperrule.backbones.backbone import Backbone
 from hyperrule.errors import BackboneError
-from hyperrule.wording import listed
+from hyperrule.support.wording import listed
 
 
 class _Call(NamedTuple):

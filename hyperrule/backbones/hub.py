@@ -13,10 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hyperrule.backbones.transfer import TIMEOUT, failures_told, opened
-from hyperrule.cache import alone, cache_folder
 from hyperrule.errors import BackboneError
-from hyperrule.progress import Reporter
-from hyperrule.wording import size
+from hyperrule.support.cache import alone, cache_folder
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import size
 
 SPELLINGS = {
     r"https?://.+": r"\g<0>",

@@ -16,8 +16,8 @@ from hyperrule.backbones.info import AsItIs
 from hyperrule.backbones.module_facts import ModuleFacts
 from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.backbones.transplant import Match, matches
-from hyperrule.files import whole_file
 from hyperrule.input_range import INPUT_RANGES, InputRange
+from hyperrule.support.files import whole_file
 
 Floats = npt.NDArray[np.float32]
 

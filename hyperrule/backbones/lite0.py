@@ -19,9 +19,9 @@ import tensorflow as tf
 from hyperrule.backbones.checkpoints import HEAD, write_arrays
 from hyperrule.backbones.lite0_package import NAME, head_file, module_folder, weights_file
 from hyperrule.backbones.torch_pickle import Arrays, read_state_dict
-from hyperrule.cache import alone
 from hyperrule.errors import BackboneError, RunError
-from hyperrule.files import os_errors_as, whole_file
+from hyperrule.support.cache import alone
+from hyperrule.support.files import os_errors_as, whole_file
 
 
 class Stage(NamedTuple):

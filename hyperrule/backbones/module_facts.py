@@ -6,12 +6,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from hyperrule.backbones.info import AsItIs
-from hyperrule.cache import alone, cache_folder
 from hyperrule.errors import BackboneError
-from hyperrule.files import whole_file
 from hyperrule.input_range import InputRange
-from hyperrule.progress import Reporter
-from hyperrule.silence import silent_native_stderr
+from hyperrule.support.cache import alone, cache_folder
+from hyperrule.support.files import whole_file
+from hyperrule.support.progress import Reporter
+from hyperrule.support.silence import silent_native_stderr
 
 FORMAT = 1  # of the facts; others are found out anew
 

@@ -10,8 +10,8 @@ import requests
 import urllib3
 
 from hyperrule.errors import BackboneError
-from hyperrule.progress import Reporter
-from hyperrule.wording import MIB, size
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import MIB, size
 
 TIMEOUT = 30.0  # seconds without a byte
 WRAPPERS = (requests.RequestException, urllib3.exceptions.HTTPError, URLError)  # their context is the reason

@@ -18,7 +18,7 @@ from hyperrule.planning.machine import Machine, this_machine
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import make_plan
 from hyperrule.planning.running import versions_here
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 MICRO_BATCH = 32  # of networks with batch norm, which sees it: not what memory is free for, which changes
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from hyperrule.errors import RunError
-from hyperrule.files import os_errors_as
+from hyperrule.support.files import os_errors_as
 
 LOOKED_AT = 0.05  # seconds in which whoever asks `at_work` has let go of a lock again
 

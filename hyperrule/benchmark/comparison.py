@@ -9,7 +9,7 @@ from hyperrule.benchmark.ledger import Shots
 from hyperrule.benchmark.summary import Group, Summary
 from hyperrule.errors import RecipeError
 from hyperrule.reporting.intervals import Interval
-from hyperrule.wording import did_you_mean, listed
+from hyperrule.support.wording import did_you_mean, listed
 
 
 @dataclass(frozen=True)

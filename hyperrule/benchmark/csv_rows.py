@@ -7,7 +7,7 @@ from typing import TextIO
 from hyperrule.benchmark.comparison import Comparison
 from hyperrule.benchmark.published import Beside
 from hyperrule.benchmark.summary import Summary
-from hyperrule.wording import printable
+from hyperrule.support.wording import printable
 
 Row = Mapping[str, object]
 

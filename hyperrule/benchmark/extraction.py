@@ -16,11 +16,11 @@ from hyperrule.evaluation.evaluate import Evaluator
 from hyperrule.planning.cluster import Cluster
 from hyperrule.planning.estimate import fit
 from hyperrule.planning.machine import this_machine
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import listed
 from hyperrule.training import runtime
 from hyperrule.training.classifier import Classifier, make_classifier
 from hyperrule.training.workers import Workers
-from hyperrule.wording import listed
 
 BATCH = 32  # at most; larger ones are hardly faster
 SEED = 0  # of random weights

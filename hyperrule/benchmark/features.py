@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperrule.backbones.info import BackboneInfo
-from hyperrule.cache import alone, cache_folder
 from hyperrule.data.examples import Examples
-from hyperrule.files import whole_file
 from hyperrule.planning.speed import software
-from hyperrule.progress import Reporter
-from hyperrule.silence import silent_native_stderr
+from hyperrule.support.cache import alone, cache_folder
+from hyperrule.support.files import whole_file
+from hyperrule.support.progress import Reporter
+from hyperrule.support.silence import silent_native_stderr
 
 PREPROCESSING = 1  # raised when pixels or the folded network come to differ; versions of hyperrule may not tell
 

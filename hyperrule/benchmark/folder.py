@@ -19,10 +19,10 @@ from hyperrule.benchmark.grid import Grid
 from hyperrule.benchmark.index import Index
 from hyperrule.benchmark.ledger import Line, append, read_ledger
 from hyperrule.benchmark.subsets import list_file, subset, write_list
-from hyperrule.cache import alone
 from hyperrule.errors import RunFolderError
-from hyperrule.files import os_errors_as, whole_file
 from hyperrule.run_folder import RunFolder
+from hyperrule.support.cache import alone
+from hyperrule.support.files import os_errors_as, whole_file
 
 BEGUN = {".lock", "grid.yaml.partial"}  # what another process has that is about to write the grid, or was killed then
 

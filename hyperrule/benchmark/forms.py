@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from hyperrule.benchmark.tables import MINUS, NONE, Column, Table
-from hyperrule.wording import plain, printable
+from hyperrule.support.wording import plain, printable
 
 UNKNOWN_WIDTH = 160  # columns, where the output is no terminal
 LATEX = str.maketrans(

@@ -13,7 +13,7 @@ from hyperrule.data.sources.kinds import located
 from hyperrule.errors import RecipeError
 from hyperrule.evaluation.probe import L2
 from hyperrule.recipe import Recipe, load_recipe, make_recipe
-from hyperrule.wording import did_you_mean
+from hyperrule.support.wording import did_you_mean
 
 HELD_OUT = "held-out"
 Seeds = Annotated[int, Field(ge=1, le=1000)]

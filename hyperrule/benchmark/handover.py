@@ -12,9 +12,9 @@ from rich.console import Console
 
 from hyperrule.benchmark.cells import Planned
 from hyperrule.benchmark.claims import claim
-from hyperrule.cache import alone
 from hyperrule.planning.plan import Plan
-from hyperrule.progress import Reporter
+from hyperrule.support.cache import alone
+from hyperrule.support.progress import Reporter
 
 LOCK = "lock"  # held as long as the command lives
 

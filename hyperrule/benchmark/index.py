@@ -9,9 +9,9 @@ from pathlib import Path
 from hyperrule.benchmark.cells import Planned
 from hyperrule.benchmark.grid import Cell, Grid, ProbeMethod
 from hyperrule.errors import RunFolderError
-from hyperrule.files import os_errors_as, whole_file
 from hyperrule.planning.running import versions_here
 from hyperrule.planning.training_plan import HOW
+from hyperrule.support.files import os_errors_as, whole_file
 
 NO_RESULT = {"dataset", "data_dir", *HOW}  # where data lie, and how a training is cut up, change none
 SUBSET = {"seed", "examples_per_class"}  # which the cell has, too

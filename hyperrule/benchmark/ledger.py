@@ -9,7 +9,7 @@ from typing import BinaryIO, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hyperrule.errors import RunError, RunFolderError
-from hyperrule.files import os_errors_as
+from hyperrule.support.files import os_errors_as
 
 FORMAT: Literal[1] = 1
 

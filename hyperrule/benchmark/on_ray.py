@@ -24,8 +24,8 @@ from hyperrule.errors import UserError
 from hyperrule.launch.running import say
 from hyperrule.launch.workers import SENT
 from hyperrule.planning.machine import this_machine
-from hyperrule.silence import silent_native_stderr
-from hyperrule.wording import printable
+from hyperrule.support.silence import silent_native_stderr
+from hyperrule.support.wording import printable
 
 OBJECT_STORE = 100_000_000  # bytes, about the least that Ray takes: exit codes are all that goes through it
 RETRIES = 3  # of a piece whose node or worker died: it may be the piece that kills them

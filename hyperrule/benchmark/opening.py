@@ -17,10 +17,10 @@ from hyperrule.data import Source
 from hyperrule.data.sources.kinds import kind_of
 from hyperrule.data.sources.named.vtab_tasks import TASKS
 from hyperrule.errors import BackboneError, DataError, RecipeError
-from hyperrule.files import os_errors_as
-from hyperrule.progress import Reporter
 from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.recipe_data import source_of
+from hyperrule.support.files import os_errors_as
+from hyperrule.support.progress import Reporter
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from hyperrule.benchmark.summary import Cell, Summary, summarise
 from hyperrule.benchmark.tables import Table, comparison_tables, published_tables, result_tables, trouble_table
 from hyperrule.benchmark.vtab_scores import vtab_scores
 from hyperrule.errors import RecipeError
-from hyperrule.files import whole_file
+from hyperrule.support.files import whole_file
 
 Form = Literal["terminal", "markdown", "csv", "latex", "html", "svg"]
 

@@ -13,7 +13,7 @@ from hyperrule.benchmark.summary import Summary
 from hyperrule.benchmark.tables import Table, comparison_tables, published_tables, result_tables, trouble_table
 from hyperrule.benchmark.vtab_scores import NAMES
 from hyperrule.pages.rendering import render
-from hyperrule.wording import number
+from hyperrule.support.wording import number
 
 GENERATOR = "hyperrule bench"
 

@@ -15,7 +15,7 @@ from hyperrule.benchmark.summary import Summary
 from hyperrule.benchmark.tables import percent
 from hyperrule.reporting.curves import COLOURS
 from hyperrule.reporting.drawing import PERCENT, Drawing
-from hyperrule.wording import printable
+from hyperrule.support.wording import printable
 
 WIDTH, HEIGHT, GAP = 420, 290, 24  # pixels, of a panel and between two
 MARKERS = "osD^vP"  # beside the colours, for whom these look alike

@@ -15,7 +15,7 @@ from hyperrule.benchmark.subsets import subset
 from hyperrule.data import Examples
 from hyperrule.data.contents import Indices
 from hyperrule.evaluation.probe import BLAS_THREADS, Probe, fit_probes
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 Features = npt.NDArray[np.float32]
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from hyperrule.errors import UserError
-from hyperrule.wording import printable
+from hyperrule.support.wording import printable
 
 ACCEPTS = 5.0  # seconds for a connection
 ANSWERS = 45.0  # seconds for a driver to start and be welcome; 4 on an idle machine

@@ -9,8 +9,8 @@ from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.ledger import Line
 from hyperrule.benchmark.pieces import Piece
 from hyperrule.benchmark.work import is_missing
-from hyperrule.progress import Reporter
-from hyperrule.wording import duration, number
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import duration, number
 
 KILLED = 128  # and the signal: the exit code of a process that a signal ended
 STOPPED = (KILLED + SIGINT, KILLED + SIGTERM)  # by somebody who wanted it: no failure

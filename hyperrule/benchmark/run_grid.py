@@ -15,8 +15,8 @@ from hyperrule.benchmark.pieces import Order, Piece
 from hyperrule.benchmark.rounds import Rounds
 from hyperrule.benchmark.work import failed, is_missing
 from hyperrule.errors import UserError
-from hyperrule.progress import Reporter
-from hyperrule.wording import duration, number
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import duration, number
 
 
 @dataclass(frozen=True)

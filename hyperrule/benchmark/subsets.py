@@ -11,8 +11,8 @@ from hyperrule.data.dataset_info import DatasetInfo
 from hyperrule.data.examples import Examples
 from hyperrule.data.subset import few_shot
 from hyperrule.errors import RecipeError
-from hyperrule.files import whole_file
-from hyperrule.wording import listed
+from hyperrule.support.files import whole_file
+from hyperrule.support.wording import listed
 
 
 def subset(training: Examples, class_names: tuple[str, ...], shots: Shots, seed: int) -> Indices:

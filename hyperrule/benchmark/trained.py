@@ -7,8 +7,8 @@ from hyperrule.benchmark.ledger import Line
 from hyperrule.evaluation.metrics import Metrics, compute_metrics
 from hyperrule.finetuning import HeadOnBackbone
 from hyperrule.planning.plan import Plan
-from hyperrule.progress import Reporter
 from hyperrule.run_folder import RunFolder
+from hyperrule.support.progress import Reporter
 
 
 class Measuring(HeadOnBackbone[Metrics]):

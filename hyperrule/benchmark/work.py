@@ -22,8 +22,8 @@ from hyperrule.benchmark.ledger import Line
 from hyperrule.benchmark.pieces import Order, Piece
 from hyperrule.benchmark.probing import Probing
 from hyperrule.errors import HyperruleError, Interrupted
-from hyperrule.progress import Reporter
-from hyperrule.silence import silent_native_stderr
+from hyperrule.support.progress import Reporter
+from hyperrule.support.silence import silent_native_stderr
 
 Measure = Callable[[Planned], Line]
 

@@ -8,7 +8,7 @@ import click
 
 from hyperrule import __version__
 from hyperrule.errors import HyperruleError
-from hyperrule.wording import did_you_mean, printable
+from hyperrule.support.wording import did_you_mean, printable
 
 COMMANDS = (
     "backbones",

@@ -11,7 +11,7 @@ import click
 from hyperrule.api import bench, bench_status, plan_bench
 from hyperrule.cli.options import writable
 from hyperrule.errors import RecipeError
-from hyperrule.wording import duration, number, printable
+from hyperrule.support.wording import duration, number, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

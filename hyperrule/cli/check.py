@@ -13,7 +13,7 @@ from hyperrule.cli.options import data_options, writable
 from hyperrule.preflight.description import facts
 from hyperrule.preflight.findings import Preflight
 from hyperrule.preflight.verdicts import verdicts
-from hyperrule.wording import number
+from hyperrule.support.wording import number
 
 INDENT = 10  # columns of the headings
 WIDTH = 100  # columns where there is no terminal

@@ -11,7 +11,7 @@ from hyperrule.cli.results import begun_or_resumed, render_result
 from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.errors import RecipeError
 from hyperrule.planning.distill_plan import DistillPlan
-from hyperrule.wording import printable
+from hyperrule.support.wording import printable
 
 
 @click.command("distill", short_help="Train a small BiT to be like a large network, without labels.")

@@ -7,7 +7,7 @@ import click
 from hyperrule.api import evaluate
 from hyperrule.cli.classifier_options import classifier_options
 from hyperrule.cli.options import data_options
-from hyperrule.wording import printable
+from hyperrule.support.wording import printable
 
 if TYPE_CHECKING:
     from hyperrule.prediction.accuracy import Accuracy

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hyperrule.api import export
-from hyperrule.wording import size
+from hyperrule.support.wording import size
 
 if TYPE_CHECKING:
     from hyperrule.exporting.parity import Parity

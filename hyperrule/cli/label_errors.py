@@ -9,7 +9,7 @@ from rich.table import Table
 
 from hyperrule.api import label_errors
 from hyperrule.cli.options import data_options, writable
-from hyperrule.wording import number, printable
+from hyperrule.support.wording import number, printable
 
 if TYPE_CHECKING:
     from hyperrule.insight.label_errors import LabelErrors

@@ -12,7 +12,7 @@ from hyperrule.input_range import shown_range
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.training_plan import TrainingPlan
 from hyperrule.recipe import Recipe
-from hyperrule.wording import duration, listed, printable
+from hyperrule.support.wording import duration, listed, printable
 
 
 @click.command("plan", short_help="What finetune would do, why, and how long.")

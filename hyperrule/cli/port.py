@@ -7,7 +7,7 @@ import click
 
 from hyperrule.api import port
 from hyperrule.input_range import shown_range
-from hyperrule.wording import size
+from hyperrule.support.wording import size
 
 if TYPE_CHECKING:
     from hyperrule.exporting.port import Ported

@@ -8,7 +8,7 @@ import click
 from hyperrule.api import predict_each
 from hyperrule.cli.classifier_options import classifier_options
 from hyperrule.cli.prediction_outputs import Outputs
-from hyperrule.wording import number
+from hyperrule.support.wording import number
 
 
 @click.command("predict", short_help="What is on images, by a classifier that exists already.")

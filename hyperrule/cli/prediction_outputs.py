@@ -13,9 +13,9 @@ import click
 
 from hyperrule.cli.options import writable
 from hyperrule.errors import RecipeError, RunError
-from hyperrule.files import whole_file
 from hyperrule.prediction.writers import Write, csv_rows, json_array, json_lines, parquet_rows
-from hyperrule.wording import printable
+from hyperrule.support.files import whole_file
+from hyperrule.support.wording import printable
 
 if TYPE_CHECKING:
     from hyperrule.prediction.predictions import Prediction

@@ -5,7 +5,7 @@ import json
 import click
 
 from hyperrule.api import report
-from hyperrule.wording import printable
+from hyperrule.support.wording import printable
 
 
 @click.command("report", short_help="The web page of finished runs, made anew or side by side.")

@@ -9,7 +9,7 @@ from hyperrule.data.exclusions import Exclusions, read_exclusions
 from hyperrule.data.listing import DataRequest, Listing
 from hyperrule.data.source import Source
 from hyperrule.data.sources.kinds import list_images
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 __all__ = [
     "Augmentation",

@@ -9,8 +9,8 @@ import numpy as np
 
 from hyperrule.data.contents import Indices
 from hyperrule.errors import DataError
-from hyperrule.files import os_errors_as, whole_file
-from hyperrule.wording import listed
+from hyperrule.support.files import os_errors_as, whole_file
+from hyperrule.support.wording import listed
 
 HEADER = ("id", "reason")
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from hyperrule.data.contents import Contents
 from hyperrule.data.cores import on_all_cores
 from hyperrule.data.looks import LOOKS, SIDE, looks, small_image
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 ORIENTATION = 0x0112  # EXIF tag

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from hyperrule.data.contents import Contents, Indices
 from hyperrule.data.dataset_info import Augmentation, Split
 from hyperrule.errors import DataError
-from hyperrule.wording import listed
+from hyperrule.support.wording import listed
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",

@@ -18,8 +18,8 @@ from hyperrule.data.source import Source
 from hyperrule.data.sources.image_folder import list_unlabelled
 from hyperrule.data.sources.kinds import KINDS, kind_of, list_images
 from hyperrule.errors import DataError
-from hyperrule.progress import Reporter
-from hyperrule.wording import listed
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import listed
 
 HELD_OUT = 0.02  # of all images, by their hash: equal ones go together, whatever data set they are in
 MOST_HELD_OUT = 1000  # more would only be lost for training

@@ -19,8 +19,8 @@ from hyperrule.data.known import hints
 from hyperrule.data.listing import Listing
 from hyperrule.data.subset import hold_out
 from hyperrule.errors import DataError
-from hyperrule.progress import Reporter
-from hyperrule.wording import listed, number
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import listed, number
 
 IMBALANCED = 10  # times as many images in the largest class as in the smallest are worth a warning
 

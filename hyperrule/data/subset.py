@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from hyperrule.data.contents import Indices
 from hyperrule.errors import DataError
-from hyperrule.wording import listed
+from hyperrule.support.wording import listed
 
 TEST_FRACTION = 0.2
 

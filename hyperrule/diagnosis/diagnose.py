@@ -26,9 +26,9 @@ from hyperrule.planning.machine import Machine, allowed_cores, this_machine
 from hyperrule.planning.precision import MACHINE, precision_of, xla_of
 from hyperrule.planning.speed import Speed, installed_version, store_speed
 from hyperrule.planning.training_plan import Decided
-from hyperrule.progress import Reporter
-from hyperrule.silence import silent_native_stderr
-from hyperrule.version import __version__
+from hyperrule.support.progress import Reporter
+from hyperrule.support.silence import silent_native_stderr
+from hyperrule.support.version import __version__
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-hub", "tensorflow-datasets")
 

@@ -20,7 +20,7 @@ from hyperrule.planning.machine import Machine
 from hyperrule.planning.precision import worthwhile_precisions
 from hyperrule.planning.speed import Rate, Speed, software
 from hyperrule.planning.training_plan import Precision
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 from hyperrule.training import runtime
 from hyperrule.training.classifier import POLICIES, Classifier
 from hyperrule.training.step import TrainingStep

@@ -15,7 +15,7 @@ from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.errors import BackboneError
 from hyperrule.planning.distill_plan import TeacherInfo
 from hyperrule.prediction.released import Asked, describe_classifier, run_of
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 FROM_SCRATCH = re.compile(r"r\d+x\d+(\.\d+)?", re.IGNORECASE)
 WITH_BACKGROUND = 1001  # ImageNet's classes as TensorFlow's own classifiers count them

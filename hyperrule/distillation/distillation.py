@@ -22,13 +22,13 @@ from hyperrule.errors import RunFolderError
 from hyperrule.evaluation.evaluate import Floats, Pass
 from hyperrule.evaluation.predictions import write_predictions
 from hyperrule.exporting.parity import Parity, read_parities
-from hyperrule.files import whole_file
 from hyperrule.job import Job
 from hyperrule.planning.distill_plan import DistillPlan
 from hyperrule.planning.training_plan import Calibration
-from hyperrule.progress import Report, Reporter
 from hyperrule.reporting.finish import finish_run
 from hyperrule.run_folder import RunFolder, free_run_folder
+from hyperrule.support.files import whole_file
+from hyperrule.support.progress import Report, Reporter
 from hyperrule.training.classifier import POLICIES
 from hyperrule.training.optimizer import adamw
 from hyperrule.training.step import TrainingStep

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from hyperrule.data import Examples
 from hyperrule.data.pipeline import evaluation_batches
-from hyperrule.progress import Report
+from hyperrule.support.progress import Report
 from hyperrule.training.classifier import Classifier, fold
 from hyperrule.training.workers import Workers
 

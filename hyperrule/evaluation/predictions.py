@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hyperrule.data import Examples
-from hyperrule.files import whole_file
+from hyperrule.support.files import whole_file
 
 
 def write_predictions(

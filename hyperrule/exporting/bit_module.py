@@ -17,7 +17,7 @@ from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.errors import RunError
 from hyperrule.exporting.hub_form import HubForm
 from hyperrule.input_range import BIT_RANGE, InputRange
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 Floats = npt.NDArray[np.float32]
 

@@ -16,11 +16,11 @@ from hyperrule.exporting.classifier_module import export_module
 from hyperrule.exporting.formats import AFTER_GPU, FLOAT32, TOLERANCES, FormatName, Quantize, Tolerance, export_name
 from hyperrule.exporting.parity import Parity
 from hyperrule.exporting.saved_model import export_saved_model
-from hyperrule.files import os_errors_as
 from hyperrule.prediction.logits import load_classifier
 from hyperrule.prediction.released import ReleasedClassifier
-from hyperrule.progress import Reporter
 from hyperrule.run_folder import RunFolder
+from hyperrule.support.files import os_errors_as
+from hyperrule.support.progress import Reporter
 
 
 def export_run(

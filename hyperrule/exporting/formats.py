@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict
 
 from hyperrule.errors import UserError
-from hyperrule.wording import did_you_mean
+from hyperrule.support.wording import did_you_mean
 
 FormatName = Literal["saved_model", "module", "litert", "onnx", "keras"]
 Quantize = Literal["none", "float16", "dynamic", "int8"]

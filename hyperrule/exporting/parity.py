@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from hyperrule.errors import RunFolderError
 from hyperrule.exporting.formats import FormatName, Quantize, export_name
-from hyperrule.files import whole_file
+from hyperrule.support.files import whole_file
 
 
 class Parity(BaseModel):

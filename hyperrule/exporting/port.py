@@ -15,11 +15,11 @@ from hyperrule.backbones.checkpoints import StoredArrays, head_classes, write_ar
 from hyperrule.backbones.describe import UnknownInputRange, describe_backbone
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.errors import BackboneError, RunError, UserError
-from hyperrule.files import os_errors_as, taking_its_place
 from hyperrule.input_range import BIT_RANGE, InputRange, parse_input_range
-from hyperrule.progress import Reporter
-from hyperrule.silence import silent_native_stderr
-from hyperrule.wording import listed
+from hyperrule.support.files import os_errors_as, taking_its_place
+from hyperrule.support.progress import Reporter
+from hyperrule.support.silence import silent_native_stderr
+from hyperrule.support.wording import listed
 
 NPZ = ".npz"
 RANGES: tuple[InputRange, ...] = ((0, 1), (-1, 1))  # google/bit's modules take the first, sayakpaul's the second

@@ -10,9 +10,9 @@ from hyperrule.backbones.info import BackboneInfo
 from hyperrule.benchmark.features import features_of
 from hyperrule.data import Examples, Source
 from hyperrule.errors import BackboneError, RecipeError
-from hyperrule.progress import Reporter
 from hyperrule.recipe import Recipe
 from hyperrule.recipe_data import source_of
+from hyperrule.support.progress import Reporter
 
 SIDE = 128  # pixels, where nothing else is asked for: a second for some hundred images
 SMALLEST, LARGEST = 32, 4096  # pixels, as of --crop

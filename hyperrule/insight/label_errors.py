@@ -11,11 +11,11 @@ from hyperrule.data import Examples, Source, Split
 from hyperrule.data.duplicates import equal_groups
 from hyperrule.data.exclusions import write_exclusions
 from hyperrule.errors import DataError, RecipeError
-from hyperrule.files import whole_file
 from hyperrule.insight.frozen import Frozen
 from hyperrule.insight.left_out import left_out_probabilities
 from hyperrule.insight.suspects import rank
-from hyperrule.wording import number
+from hyperrule.support.files import whole_file
+from hyperrule.support.wording import number
 
 Asked = Literal[Split, "all"]
 FEWEST = 4  # images that a probe and what it has not seen are made of

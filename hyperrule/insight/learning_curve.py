@@ -5,10 +5,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from hyperrule.data import Split
-from hyperrule.files import whole_file
 from hyperrule.insight.extrapolate import BackTest, Expected, Outlook, PowerLaw, Verdict, look_ahead
 from hyperrule.insight.frozen import Frozen
 from hyperrule.insight.measure import SEEDS, Measured, measure
+from hyperrule.support.files import whole_file
 
 
 class Point(BaseModel):

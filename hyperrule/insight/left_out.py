@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_limits
 from hyperrule.data.contents import Indices
 from hyperrule.evaluation.confidence import fit_temperature
 from hyperrule.evaluation.probe import BLAS_THREADS, L2_CANDIDATES, fit_probes
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 SEED = 0  # of the halves
 

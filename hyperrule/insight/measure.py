@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from hyperrule.data.contents import Indices
 from hyperrule.evaluation.probe import BLAS_THREADS, fit_probe
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 SEEDS = 5  # subsets of each size
 

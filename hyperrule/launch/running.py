@@ -13,7 +13,7 @@ from signal import Signals
 from hyperrule.errors import UserError
 from hyperrule.launch import tether
 from hyperrule.launch.workers import Worker
-from hyperrule.wording import printable
+from hyperrule.support.wording import printable
 
 LAST_WORDS = 1.0  # seconds for what a process has written to be read after its end
 CLOSING = "hyperrule: "  # how the one line begins with which a command says why it failed

@@ -20,7 +20,7 @@ from types import FrameType
 from hyperrule.errors import Interrupted, RunError, UserError
 from hyperrule.launch.running import Running, say
 from hyperrule.launch.workers import Worker
-from hyperrule.wording import printable
+from hyperrule.support.wording import printable
 
 LOST_WORKER = 60.0  # seconds that the others have to notice it and to end by themselves
 LOST_CAUSE = 5.0  # the same where a request cannot be met: each finds that out alone

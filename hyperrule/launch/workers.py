@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hyperrule.errors import RecipeError
 from hyperrule.planning.machine import this_machine
-from hyperrule.wording import number
+from hyperrule.support.wording import number
 
 # BatchMode: never ask for a password. A host that is down, or a line that is cut, is noticed within a minute.
 SSH = "ssh -o BatchMode=yes -o ConnectTimeout=20 -o ServerAliveInterval=15"

@@ -4,8 +4,8 @@ from typing import Any
 
 import jinja2
 
-from hyperrule.version import __version__
-from hyperrule.wording import number, printable
+from hyperrule.support.version import __version__
+from hyperrule.support.wording import number, printable
 
 
 def render(template: str, **values: Any) -> str:

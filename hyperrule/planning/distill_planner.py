@@ -21,7 +21,7 @@ from hyperrule.planning.estimate import estimate_cost, estimate_inference
 from hyperrule.planning.machine import Machine
 from hyperrule.planning.running import Running, versions_here
 from hyperrule.planning.training_plan import ASKED, HYPERRULE, Decided, Precision
-from hyperrule.wording import duration
+from hyperrule.support.wording import duration
 
 F = "arXiv 2106.05237"
 BATCH = 512

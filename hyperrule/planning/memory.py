@@ -9,7 +9,7 @@ from bisect import bisect_right
 from hyperrule.backbones.architecture import Convolution, Normalization, Unit
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.planning.cost import BYTES, MASTER
-from hyperrule.wording import MIB
+from hyperrule.support.wording import MIB
 
 PROCESS = 730 * MIB  # Python, TensorFlow, and the code pages that a first step touches
 GRAPH = 2 * MIB  # a convolution's share of traced and optimised graphs and of compiled kernels

@@ -16,7 +16,7 @@ from hyperrule.planning.plan import HeadInit, Plan
 from hyperrule.planning.running import Running, versions_here
 from hyperrule.planning.training_plan import ASKED, HYPERRULE, Decided, Precision
 from hyperrule.recipe import Balance, Recipe, Train
-from hyperrule.wording import duration
+from hyperrule.support.wording import duration
 
 CODE = "google-research/big_transfer"
 PAPER = "arXiv 1912.11370v3, section 3.3 and supplement F"

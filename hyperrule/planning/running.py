@@ -12,7 +12,7 @@ from hyperrule.planning.precision import precision_of, xla_of
 from hyperrule.planning.speed import installed_version
 from hyperrule.planning.training_plan import ASKED, HYPERRULE, Decided, Precision
 from hyperrule.recipe import TrainingRecipe
-from hyperrule.version import __version__
+from hyperrule.support.version import __version__
 
 LIBRARIES = ("tensorflow", "keras", "numpy")  # those whose version can change a result
 TPU_CORES = 8  # of one host: v2 and v3 boards, docs.cloud.google.com/tpu/docs/system-architecture-tpu-vm

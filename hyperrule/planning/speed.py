@@ -11,9 +11,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hyperrule.cache import cache_folder
-from hyperrule.files import whole_file
-from hyperrule.version import __version__
+from hyperrule.support.cache import cache_folder
+from hyperrule.support.files import whole_file
+from hyperrule.support.version import __version__
 
 FORMAT = 1
 LIBRARIES = ("tensorflow", "keras")  # those that make a step fast or slow

@@ -15,7 +15,7 @@ from hyperrule.errors import RecipeError
 from hyperrule.planning.estimate import Estimate
 from hyperrule.planning.machine import Machine
 from hyperrule.recipe import TrainingRecipe
-from hyperrule.wording import duration
+from hyperrule.support.wording import duration
 
 FORMAT = 5
 HOW = ("micro_batch", "remat", "xla", "checkpoint_every")  # decisions that a resumed run may change: rounding at most

@@ -12,8 +12,8 @@ from hyperrule.prediction.images import LabelledImages, why_undecodable
 from hyperrule.prediction.logits import streamed
 from hyperrule.prediction.released import Activation
 from hyperrule.prediction.tally import Tally
-from hyperrule.progress import Reporter
-from hyperrule.wording import listed
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import listed
 
 CONFUSION_AT_MOST = 1_000  # classes: the matrix of 21,843 would take gigabytes
 

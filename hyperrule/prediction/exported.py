@@ -12,8 +12,8 @@ from hyperrule.data.dataset_info import Split
 from hyperrule.errors import BackboneError
 from hyperrule.exporting.card import CARD_FILE, Card
 from hyperrule.prediction.released import Activation, Asked, ReleasedClassifier, describe_classifier, named_classes
-from hyperrule.progress import Reporter
-from hyperrule.wording import printable
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import printable
 
 PIXELS = (0.0, 1.0)  # what every export takes
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hyperrule.data.sources.image_folder import EXTENSIONS, image_files
 from hyperrule.errors import DataError
-from hyperrule.wording import listed, printable
+from hyperrule.support.wording import listed, printable
 
 STDIN = "-"
 ANY_FOLDERS = "**"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from hyperrule.backbones.class_names import ClassName
 from hyperrule.errors import DataError
-from hyperrule.wording import did_you_mean, listed
+from hyperrule.support.wording import did_you_mean, listed
 
 WNID = re.compile(r"n\d{8}(?!\d)")
 

@@ -17,10 +17,10 @@ from hyperrule.planning.estimate import fit
 from hyperrule.planning.machine import this_machine
 from hyperrule.prediction.exported import ExportedClassifier, Model
 from hyperrule.prediction.released import ReleasedClassifier
-from hyperrule.progress import Reporter
-from hyperrule.silence import silent_native_stderr
+from hyperrule.support.progress import Reporter
+from hyperrule.support.silence import silent_native_stderr
+from hyperrule.support.wording import printable
 from hyperrule.training.classifier import Classifier, fold, make_classifier
-from hyperrule.wording import printable
 
 BATCH = 32  # at most; larger ones are hardly faster
 SMALLEST = np.finfo(np.float32).tiny  # a probability that has a logarithm

@@ -14,7 +14,7 @@ from hyperrule.prediction.exported import Model
 from hyperrule.prediction.images import why_undecodable
 from hyperrule.prediction.logits import Batches, streamed
 from hyperrule.prediction.released import Activation
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from hyperrule.data.dataset_info import Split
 from hyperrule.errors import BackboneError, RecipeError
 from hyperrule.exporting.card import CARD_FILE
 from hyperrule.input_range import InputRange, parse_input_range
-from hyperrule.progress import Reporter
 from hyperrule.run_folder import RunFolder
-from hyperrule.wording import listed
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import listed
 
 Activation = Literal["softmax", "sigmoid"]
 

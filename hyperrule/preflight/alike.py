@@ -14,7 +14,7 @@ from hyperrule.data.duplicates import equal_groups
 from hyperrule.data.inspection import Facts
 from hyperrule.preflight.findings import Alike, Duplicates, Member
 from hyperrule.preflight.near import NearPairs, near_pairs
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 REASONS = (
     "equal to an image of another class",

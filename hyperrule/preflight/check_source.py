@@ -14,9 +14,9 @@ from hyperrule.errors import DataError
 from hyperrule.preflight.alike import Placed, find_alike
 from hyperrule.preflight.findings import Choice, Imbalance, Lie, Preflight, Size, SizeBin, Sizes
 from hyperrule.preflight.near import NearPairs
-from hyperrule.progress import Reporter
 from hyperrule.rule import regime, resolution, schedule
-from hyperrule.wording import number
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import number
 
 FORMAT_OF = {
     ".jpg": "JPEG",

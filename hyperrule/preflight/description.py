@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from hyperrule.preflight.findings import Preflight
 from hyperrule.preflight.verdicts import pixels
-from hyperrule.wording import listed, number, printable
+from hyperrule.support.wording import listed, number, printable
 
 MODES = {
     "1": "black and white",

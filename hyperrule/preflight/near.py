@@ -23,7 +23,7 @@ import numpy.typing as npt
 from hyperrule.data.contents import Indices
 from hyperrule.data.inspection import Facts
 from hyperrule.data.looks import CHROMA_SIDE, SIDE
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 BITS_APART = 8  # of 64, at most
 CORRELATION = 0.95  # of the brightness of 16 x 16 pixels, at least; what is darker or paler all over correlates

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hyperrule.preflight.findings import Alike, Preflight, Size
-from hyperrule.wording import listed, number, printable
+from hyperrule.support.wording import listed, number, printable
 
 Level = Literal["error", "warning"]
 

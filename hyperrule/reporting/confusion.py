@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from hyperrule.evaluation.metrics import Metrics
 from hyperrule.pages.rendering import percent
 from hyperrule.reporting.drawing import INK, Drawing
-from hyperrule.wording import printable
+from hyperrule.support.wording import printable
 
 NAMED = 30  # classes by name; of more, axes have their numbers
 COUNTED = 15  # classes with a count in each cell

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from hyperrule.pages.rendering import percent
 from hyperrule.reporting.drawing import BLUE, INK, ORANGE, PERCENT, RED, SHORT, SOFT, Drawing, step_axis
-from hyperrule.wording import printable
+from hyperrule.support.wording import printable
 
 Log = Sequence[Mapping[str, Any]]
 Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # steps, values: both [n]

@@ -4,10 +4,10 @@ import shutil
 from collections.abc import Callable
 
 from hyperrule.errors import Interrupted
-from hyperrule.progress import Reporter
 from hyperrule.reporting.model_card import write_card
 from hyperrule.reporting.page import write_report
 from hyperrule.run_folder import RunFolder
+from hyperrule.support.progress import Reporter
 
 
 def finish_run(run: RunFolder, reporter: Reporter, keep: Callable[[], None] = lambda: None) -> None:

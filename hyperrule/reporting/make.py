@@ -7,14 +7,14 @@ from pathlib import Path
 
 from hyperrule.distillation.summary import headline as distilled_headline
 from hyperrule.errors import RecipeError, RunFolderError
-from hyperrule.files import whole_file
 from hyperrule.reporting.comparison import render_comparison
 from hyperrule.reporting.model_card import model_card
 from hyperrule.reporting.page import GENERATOR, render_report
 from hyperrule.reporting.read import DistilledRun, FinetunedRun, read_run
 from hyperrule.run_folder import RunFolder
 from hyperrule.summary import headline
-from hyperrule.wording import resume_command
+from hyperrule.support.files import whole_file
+from hyperrule.support.wording import resume_command
 
 DEFAULT = Path("report.html")
 HEAD = 4_000  # bytes of a page in which it says what made it

@@ -22,7 +22,7 @@ from hyperrule.reporting.repeat import command_of
 from hyperrule.reporting.snippets import snippets
 from hyperrule.run_folder import RunFolder
 from hyperrule.summary import headline, overflows
-from hyperrule.wording import number, plain
+from hyperrule.support.wording import number, plain
 
 WEAKEST = 5  # classes that are shown
 

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from hyperrule.data import Examples, Source
 from hyperrule.data.inspection import Facts
 from hyperrule.errors import RunFolderError
-from hyperrule.files import whole_file
 from hyperrule.pages.thumbnails import data_uri, thumbnail
 from hyperrule.preflight.check_source import EDGES
 from hyperrule.preflight.findings import SizeBin
 from hyperrule.run_folder import RunFolder
+from hyperrule.support.files import whole_file
 
 CLASSES, SAMPLES = 24, 4  # classes with samples, training images of each
 MISTAKES = 24

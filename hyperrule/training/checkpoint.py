@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hyperrule.backbones.checkpoints import Arrays, read_arrays, write_arrays
 from hyperrule.errors import BackboneError, RunError
-from hyperrule.files import os_errors_as, whole_file
+from hyperrule.support.files import os_errors_as, whole_file
 
 KEPT = 2
 

@@ -11,8 +11,8 @@ import tensorflow as tf
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import Interrupted, RunError
 from hyperrule.planning.training_plan import Decided, TrainingPlan
-from hyperrule.progress import Reporter
 from hyperrule.run_folder import RunFolder
+from hyperrule.support.progress import Reporter
 from hyperrule.training.checkpoint import save_checkpoint
 from hyperrule.training.events import Events
 from hyperrule.training.feed import Feed

@@ -12,7 +12,7 @@ import tensorflow as tf
 from hyperrule.errors import RunError, UserError
 from hyperrule.planning.cluster import Cluster
 from hyperrule.planning.machine import Machine
-from hyperrule.wording import MIB, listed
+from hyperrule.support.wording import MIB, listed
 
 PATIENCE = 600.0  # seconds that the first worker waits for the last
 PATIENCE_VARIABLE = "HYPERRULE_WORKERS_TIMEOUT"

@@ -20,8 +20,8 @@ from hyperrule.data import Examples
 from hyperrule.insight.frozen import freeze
 from hyperrule.insight.left_out import left_out_probabilities
 from hyperrule.insight.suspects import rank
-from hyperrule.progress import Reporter
 from hyperrule.recipe import Recipe
+from hyperrule.support.progress import Reporter
 
 BACKBONES = ["bit-r26x0.5", "efficientnet-lite0"]
 FLIPPED = 0.05  # of the labels

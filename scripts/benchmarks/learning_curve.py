@@ -23,8 +23,8 @@ from hyperrule.insight.answer import a_class
 from hyperrule.insight.extrapolate import FITTED, Expected, look_ahead
 from hyperrule.insight.frozen import Frozen, freeze
 from hyperrule.insight.measure import halved, measure, subset
-from hyperrule.progress import Reporter
 from hyperrule.recipe import Recipe
+from hyperrule.support.progress import Reporter
 
 BACKBONES = ["bit-r26x0.5", "efficientnet-lite0"]
 TESTED = 200  # images of a class, at most

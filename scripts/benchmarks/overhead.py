@@ -20,8 +20,8 @@ from PIL import Image
 import hyperrule
 from hyperrule.data import open_source
 from hyperrule.finetuning import Finetuning
-from hyperrule.progress import Reporter
 from hyperrule.run_folder import RunFolder
+from hyperrule.support.progress import Reporter
 from hyperrule.training.feed import Feed
 from hyperrule.training.loop import Loop
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from hyperrule.data.contents import Files
 from hyperrule.data.inspection import inspect
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 AT_MOST = 5_000
 ARCHIVES = Path(__file__).parents[3] / "shared" / "data"

@@ -14,7 +14,7 @@ import time
 from hyperrule.benchmark.cells import planned_cells
 from hyperrule.benchmark.grid import Grid
 from hyperrule.benchmark.probing import Probing
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 SHOTS, SEEDS, L2 = [1, 5, 10, 25], 5, [2.0**exponent for exponent in range(3, 13)]
 

@@ -30,7 +30,7 @@ import psutil, sys, time, hyperrule
 from hyperrule.data import open_source
 from hyperrule.data.augmentation import Augmentation
 from hyperrule.data.pipeline import training_batches
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 def memory(): return psutil.Process().memory_info().rss / 2**30
 def batches(dataset, count):
     source = open_source(dataset, reporter=Reporter(quiet=True))

@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import IO
 
-from hyperrule.cache import alone, cache_folder
 from hyperrule.errors import DataError
-from hyperrule.files import os_errors_as
-from hyperrule.progress import Reporter
-from hyperrule.wording import MIB, size
+from hyperrule.support.cache import alone, cache_folder
+from hyperrule.support.files import os_errors_as
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import MIB, size
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, UnicodeError)

@@ -11,7 +11,7 @@ import numpy as np
 from hyperrule.data.contents import Pixels
 from hyperrule.data.listing import DataRequest, Listing
 from hyperrule.errors import DataError
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 
 def list_digits(request: DataRequest, reporter: Reporter) -> Listing:

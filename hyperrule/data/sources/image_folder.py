@@ -14,9 +14,9 @@ from hyperrule.data.contents import Files
 from hyperrule.data.dataset_info import Split
 from hyperrule.data.listing import AS_TEXT, DataRequest, Listing, labels_of, split_by_name
 from hyperrule.errors import DataError
-from hyperrule.files import os_errors_as
-from hyperrule.progress import Reporter
-from hyperrule.wording import listed, number, printable
+from hyperrule.support.files import os_errors_as
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import listed, number, printable
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"})
 CLASSES_FILE = "classes.txt"

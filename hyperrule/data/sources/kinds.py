@@ -12,7 +12,7 @@ from pathlib import Path
 from hyperrule.data.listing import SPLIT_NAMES, DataRequest, Listing
 from hyperrule.data.sources.archive import is_archive, unpacked
 from hyperrule.errors import DataError
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from hyperrule.data.listing import SPLIT_NAMES, DataRequest, Listing, split_by_n
 from hyperrule.data.sources.arrays.labels import class_labels, given_class_names, plain_labels
 from hyperrule.data.sources.arrays.npy import Npy, members
 from hyperrule.errors import DataError, RunError
-from hyperrule.files import os_errors_as
-from hyperrule.progress import Reporter
-from hyperrule.wording import did_you_mean, listed
+from hyperrule.support.files import os_errors_as
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import did_you_mean, listed
 
 IMAGES = ("x", "images", "image", "data")
 LABELS = ("y", "labels", "label", "target", "targets")

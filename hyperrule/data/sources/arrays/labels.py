@@ -13,7 +13,7 @@ from hyperrule.data.sources.arrays.npy import Npy
 from hyperrule.data.sources.class_order import AS_NUMBERS, ordered
 from hyperrule.data.sources.image_folder import CLASSES_FILE
 from hyperrule.errors import DataError
-from hyperrule.wording import listed
+from hyperrule.support.wording import listed
 
 CLASS_NAMES = ("class_names", "classes", "label_names", "labels_names", "target_names")
 LARGEST = 2**53  # what float64 tells apart; and int64 holds

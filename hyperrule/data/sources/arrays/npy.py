@@ -16,10 +16,10 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.cache import alone, cache_folder
-from hyperrule.files import whole_file
-from hyperrule.progress import Reporter
-from hyperrule.wording import size
+from hyperrule.support.cache import alone, cache_folder
+from hyperrule.support.files import whole_file
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import size
 
 LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip's member: lengths of the name and of the extra field that follow
 READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

@@ -21,8 +21,8 @@ from hyperrule.data.listing import DataRequest, Listing
 from hyperrule.data.sources.named.names import OWN_ORDER, Span, chosen_key, chosen_splits, reason, without_unlabelled
 from hyperrule.data.sources.shards.files import Classes, classes_of
 from hyperrule.errors import DataError
-from hyperrule.files import os_errors_as
-from hyperrule.progress import Reporter
+from hyperrule.support.files import os_errors_as
+from hyperrule.support.progress import Reporter
 
 PREFIX = "hf:"
 NAME = re.compile(r"(?P<name>[^/:]+(/[^/:]+)?)([/:](?P<config>[^/:]+))?")

@@ -11,7 +11,7 @@ from hyperrule.data.contents import Indices
 from hyperrule.data.dataset_info import Split
 from hyperrule.data.listing import SPLIT_NAMES, DataRequest, Listing, split_by_name
 from hyperrule.errors import DataError
-from hyperrule.wording import did_you_mean, listed
+from hyperrule.support.wording import did_you_mean, listed
 
 OWN_ORDER = "the data set's own"
 

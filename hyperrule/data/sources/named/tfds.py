@@ -16,9 +16,9 @@ from hyperrule.data.sources.named.tfds_builder import PREFIX, prepared_builder, 
 from hyperrule.data.sources.shards.files import Classes, classes_of
 from hyperrule.data.sources.shards.tfexample import Record, records
 from hyperrule.errors import DataError
-from hyperrule.files import os_errors_as
-from hyperrule.progress import Reporter
-from hyperrule.wording import listed
+from hyperrule.support.files import os_errors_as
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import listed
 
 ID_FEATURES = ("id", "file_name", "filename", "image/filename", "image_id")
 

@@ -18,9 +18,9 @@ from typing import Any
 from hyperrule.data.listing import DataRequest
 from hyperrule.data.sources.named.names import reason
 from hyperrule.errors import DataError
-from hyperrule.progress import Reporter
-from hyperrule.silence import silent_native_stderr
-from hyperrule.wording import did_you_mean, listed
+from hyperrule.support.progress import Reporter
+from hyperrule.support.silence import silent_native_stderr
+from hyperrule.support.wording import did_you_mean, listed
 
 PREFIX = "tfds:"
 NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^/:]+))?(:(?P<version>[\w.*]+))?")

@@ -20,9 +20,9 @@ from hyperrule.data.sources.named.tfds_builder import prepared_builder
 from hyperrule.data.sources.named.vtab_labels import Features
 from hyperrule.data.sources.named.vtab_tasks import TASKS, TRAIN800, VAL200, Task
 from hyperrule.errors import DataError
-from hyperrule.files import os_errors_as
-from hyperrule.progress import Reporter
-from hyperrule.wording import did_you_mean, listed
+from hyperrule.support.files import os_errors_as
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import did_you_mean, listed
 
 PREFIX = "vtab:"
 CHOOSE = "choose"

@@ -17,9 +17,9 @@ from hyperrule.data.dataset_info import Split
 from hyperrule.data.listing import SPLIT_NAMES, DataRequest, labels_of, split_by_name
 from hyperrule.data.sources.class_order import are_integers, ordered, spelled_twice
 from hyperrule.errors import DataError
-from hyperrule.files import os_errors_as
-from hyperrule.progress import Reporter
-from hyperrule.wording import listed, printable
+from hyperrule.support.files import os_errors_as
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import listed, printable
 
 RANGE_OR_CHOICE = re.compile(r"\{(\d{1,6})\.\.(\d{1,6})\}|\{([^{}]*,[^{}]*)\}")
 ONE_OF_MANY = re.compile(r"(.*)-(\d{1,6})-of-(\d{1,6})(.*)")  # data.tfrecord-00000-of-00010

@@ -27,9 +27,9 @@ from hyperrule.data.sources.class_order import INTEGER
 from hyperrule.data.sources.image_folder import CLASSES_FILE, EXTENSIONS
 from hyperrule.data.sources.shards.files import classes_of, find_shards
 from hyperrule.errors import DataError
-from hyperrule.files import os_errors_as
-from hyperrule.progress import Reporter
-from hyperrule.wording import listed, printable
+from hyperrule.support.files import os_errors_as
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import listed, printable
 
 SHARD = re.compile(r"\.(tar|tgz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
 SAMPLE_MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)  # key, extension

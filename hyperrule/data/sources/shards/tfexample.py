@@ -18,7 +18,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from google.protobuf.message import DecodeError
 
 from hyperrule.errors import DataError
-from hyperrule.files import os_errors_as
+from hyperrule.support.files import os_errors_as
 
 HEADER = struct.Struct("<QI")  # length, CRC of the length
 FOOTER_BYTES = 4

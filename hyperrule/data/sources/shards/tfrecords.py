@@ -20,8 +20,8 @@ from hyperrule.data.sources.image_folder import CLASSES_FILE
 from hyperrule.data.sources.shards.files import Classes, classes_of, find_shards
 from hyperrule.data.sources.shards.tfexample import Record, records
 from hyperrule.errors import DataError
-from hyperrule.progress import Reporter
-from hyperrule.wording import printable
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import printable
 
 ENDING = re.compile(r"\.(tfrecords?|tfrec)$", re.IGNORECASE)
 SHARD = re.compile(r"\.(tfrecords?|tfrec)(\.gz)?$|-\d+-of-\d+(\.gz)?$", re.IGNORECASE)

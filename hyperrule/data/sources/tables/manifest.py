@@ -26,9 +26,9 @@ from hyperrule.data.sources.tables.presence import absent
 from hyperrule.data.sources.tables.rows import Rows, as_text, distinct
 from hyperrule.data.sources.tables.table import Table, open_table
 from hyperrule.errors import DataError
-from hyperrule.files import os_errors_as
-from hyperrule.progress import Reporter
-from hyperrule.wording import NAMED_AT_MOST, did_you_mean, listed, printable
+from hyperrule.support.files import os_errors_as
+from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import NAMED_AT_MOST, did_you_mean, listed, printable
 
 IMAGE_COLUMNS = ("path", "file", "filename", "file_name", "image", "filepath")
 LABEL_COLUMNS = ("label", "class", "class_name", "category", "target")

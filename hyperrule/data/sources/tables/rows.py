@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from hyperrule.data.contents import Indices
 from hyperrule.data.sources.tables.table import Table
 from hyperrule.errors import DataError
-from hyperrule.wording import NAMED_AT_MOST, listed
+from hyperrule.support.wording import NAMED_AT_MOST, listed
 
 TEXT_OR_INTEGERS = (
     pa.types.is_string,

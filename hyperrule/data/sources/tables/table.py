@@ -16,7 +16,7 @@ import pyarrow.parquet
 
 from hyperrule.data.contents import Indices
 from hyperrule.errors import DataError
-from hyperrule.wording import listed
+from hyperrule.support.wording import listed
 
 SEPARATORS = ";\t,|"  # looked for in this order where the header lacks the usual one
 JSON_BLOCK = 2**24  # bytes; no row may be longer

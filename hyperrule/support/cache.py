@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pooch
 
-from hyperrule.progress import Reporter
+from hyperrule.support.progress import Reporter
 
 
 def cache_folder() -> Path:

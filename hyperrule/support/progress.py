@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hyperrule.wording import printable
+from hyperrule.support.wording import printable
 
 PLAIN_SECONDS = 10.0  # between two lines of a stage
 WORTH_A_LINE = 1.0  # what ends sooner is not told
