@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from hyperrule.input_range import parse_input_range
+from hyperrule.backbones.input_range import parse_input_range
 from hyperrule.recipe import TrainingRecipe
 
 

@@ -8,12 +8,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hyperrule.backbones.input_range import InputRange
 from hyperrule.data import Split
 from hyperrule.errors import RecipeError, UserError
 from hyperrule.exporting.formats import FormatName, checked_format, place
 from hyperrule.exporting.parity import Parity, add_parity
 from hyperrule.exporting.port import Ported, port_backbone
-from hyperrule.input_range import InputRange
 from hyperrule.prediction.exported import Model, describe_model
 from hyperrule.prediction.image_paths import find_images
 from hyperrule.prediction.images import labelled_images

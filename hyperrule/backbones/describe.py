@@ -11,11 +11,11 @@ from pathlib import Path
 from hyperrule.backbones import download, hub, lite0_package
 from hyperrule.backbones.architecture import Architecture
 from hyperrule.backbones.checkpoints import read_architecture
-from hyperrule.backbones.info import AsItIs, BackboneInfo, Kind
-from hyperrule.backbones.module_facts import ModuleFacts, module_facts
+from hyperrule.backbones.info import AsItIs, BackboneInfo, Kind, ModuleFacts
+from hyperrule.backbones.input_range import BIT_RANGE, INPUT_RANGES, InputRange, flag_value, shown_range
+from hyperrule.backbones.module_facts import module_facts
 from hyperrule.backbones.zoo import Released, find, suggestions
 from hyperrule.errors import BackboneError
-from hyperrule.input_range import BIT_RANGE, INPUT_RANGES, InputRange, flag_value, shown_range
 from hyperrule.support.progress import Reporter
 from hyperrule.support.silence import silent_native_stderr
 from hyperrule.support.wording import resume_command

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from hyperrule.backbones.architecture import Architecture
-from hyperrule.input_range import InputRange
+from hyperrule.backbones.input_range import InputRange
 
 Kind = Literal["embedded", "bucket", "hub", "package", "file", "random"]
 
@@ -74,3 +74,29 @@ class BackboneInfo(BaseModel):
         if self.as_it_is is None:
             return Architecture(self.depth, self.width).activation_elements(crop)  # type: ignore[arg-type]
         return int(self.as_it_is.activation_elements * (crop / self.as_it_is.measured_at) ** 2)
+
+
+class ModuleFacts(BaseModel):
+    """A SavedModel folder, by the SHA-256 of its graph and variables.
+
+    A BiT has `depth`, `width`, the .npz its arrays were written to, and `differences` (largest, of the
+    largest value) of its features from the original's at two image sizes. Anything else runs `as_it_is`.
+    `own_range` is the input range that the module itself proves or states; `deviations` are, for each
+    candidate range, how far its first batch norm sees the mean of real photographs from where its training
+    images were, in standard deviations.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str
+    features: int
+    parameters: int
+    depth: int | None = None
+    width: float | None = None
+    weights: str | None = None
+    matched_by: str | None = None
+    differences: tuple[float, ...] = ()
+    failed_proof: str | None = None
+    own_range: InputRange | None = None
+    deviations: tuple[tuple[InputRange, float], ...] = ()
+    as_it_is: AsItIs | None = None

@@ -3,43 +3,14 @@
 import hashlib
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
-from hyperrule.backbones.info import AsItIs
+from hyperrule.backbones.info import ModuleFacts
 from hyperrule.errors import BackboneError
-from hyperrule.input_range import InputRange
 from hyperrule.support.cache import alone, cache_folder
 from hyperrule.support.files import whole_file
 from hyperrule.support.progress import Reporter
 from hyperrule.support.silence import silent_native_stderr
 
 FORMAT = 1  # of the facts; others are found out anew
-
-
-class ModuleFacts(BaseModel):
-    """A SavedModel folder, by the SHA-256 of its graph and variables.
-
-    A BiT has `depth`, `width`, the .npz its arrays were written to, and `differences` (largest, of the
-    largest value) of its features from the original's at two image sizes. Anything else runs `as_it_is`.
-    `own_range` is the input range that the module itself proves or states; `deviations` are, for each
-    candidate range, how far its first batch norm sees the mean of real photographs from where its training
-    images were, in standard deviations.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    sha256: str
-    features: int
-    parameters: int
-    depth: int | None = None
-    width: float | None = None
-    weights: str | None = None
-    matched_by: str | None = None
-    differences: tuple[float, ...] = ()
-    failed_proof: str | None = None
-    own_range: InputRange | None = None
-    deviations: tuple[tuple[InputRange, float], ...] = ()
-    as_it_is: AsItIs | None = None
 
 
 def module_facts(folder: Path, reporter: Reporter) -> ModuleFacts:

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hyperrule.api import plan as make
+from hyperrule.backbones.input_range import shown_range
 from hyperrule.cli.options import collect, options_of
-from hyperrule.input_range import shown_range
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.training_plan import TrainingPlan
 from hyperrule.recipe import Recipe

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import keras
 import tensorflow as tf
 
-from hyperrule.input_range import InputRange
+from hyperrule.backbones.input_range import InputRange
 
 
 class HubForm(tf.train.Checkpoint):

@@ -14,8 +14,8 @@ from hyperrule.backbones.architecture import Architecture
 from hyperrule.backbones.checkpoints import StoredArrays, head_classes, write_arrays
 from hyperrule.backbones.describe import UnknownInputRange, describe_backbone
 from hyperrule.backbones.info import BackboneInfo
+from hyperrule.backbones.input_range import BIT_RANGE, InputRange, parse_input_range
 from hyperrule.errors import BackboneError, RunError, UserError
-from hyperrule.input_range import BIT_RANGE, InputRange, parse_input_range
 from hyperrule.support.files import os_errors_as, taking_its_place
 from hyperrule.support.progress import Reporter
 from hyperrule.support.silence import silent_native_stderr

@@ -11,11 +11,11 @@ from hyperrule.backbones.checkpoints import head_classes
 from hyperrule.backbones.class_names import ClassName, class_names, read_class_names
 from hyperrule.backbones.describe import describe_backbone, is_backbone
 from hyperrule.backbones.info import BackboneInfo
+from hyperrule.backbones.input_range import InputRange, parse_input_range
 from hyperrule.backbones.zoo import CLASSES, ZOO, ClassNames, Head, Released, find
 from hyperrule.data.dataset_info import Split
 from hyperrule.errors import BackboneError, RecipeError
 from hyperrule.exporting.card import CARD_FILE
-from hyperrule.input_range import InputRange, parse_input_range
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import listed

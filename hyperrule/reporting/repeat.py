@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from hyperrule.input_range import flag_value
+from hyperrule.backbones.input_range import flag_value
 from hyperrule.recipe import TrainingRecipe
 
 

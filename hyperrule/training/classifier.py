@@ -11,10 +11,10 @@ from hyperrule.backbones.backbone import Backbone
 from hyperrule.backbones.checkpoints import HEAD, Arrays
 from hyperrule.backbones.graph_module import GraphModule
 from hyperrule.backbones.info import BackboneInfo
+from hyperrule.backbones.input_range import BIT_RANGE, InputRange
 from hyperrule.backbones.layers import standardize
 from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.data.pipeline import MicroBatch
-from hyperrule.input_range import BIT_RANGE, InputRange
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
