@@ -19,9 +19,9 @@ import hyperrule
 from hyperrule.backbones.architecture import Architecture
 from hyperrule.backbones.checkpoints import HEAD, read_arrays, write_arrays
 from hyperrule.backbones.describe import describe_backbone
-from hyperrule.backbones.graph_module import GraphModule
 from hyperrule.backbones.info import BackboneInfo
-from hyperrule.backbones.transplant import matches
+from hyperrule.backbones.saved_model.graph_module import GraphModule
+from hyperrule.backbones.saved_model.transplant import matches
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import BackboneError, Interrupted, RecipeError
 from hyperrule.run_folder import RunFolder

@@ -17,7 +17,7 @@ from model_server import ModelServer
 from modules import SmallNet
 from PIL import Image
 
-from hyperrule.backbones.graph_module import GraphModule
+from hyperrule.backbones.saved_model.graph_module import GraphModule
 from hyperrule.exporting.card import Card
 from hyperrule.exporting.saved_model import export_saved_model
 from hyperrule.training.classifier import Classifier

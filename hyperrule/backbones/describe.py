@@ -13,7 +13,7 @@ from hyperrule.backbones.architecture import Architecture
 from hyperrule.backbones.checkpoints import read_architecture
 from hyperrule.backbones.info import AsItIs, BackboneInfo, Kind, ModuleFacts
 from hyperrule.backbones.input_range import BIT_RANGE, INPUT_RANGES, InputRange, flag_value, shown_range
-from hyperrule.backbones.module_facts import module_facts
+from hyperrule.backbones.saved_model.facts import module_facts
 from hyperrule.backbones.zoo import Released, find, suggestions
 from hyperrule.errors import BackboneError
 from hyperrule.support.progress import Reporter

@@ -11,10 +11,18 @@ import tensorflow as tf
 
 from hyperrule.backbones.architecture import Architecture
 from hyperrule.backbones.checkpoints import HEAD
-from hyperrule.backbones.graph_module import SavedModule
 from hyperrule.backbones.input_range import BIT_RANGE, InputRange
-from hyperrule.backbones.inspection import SIDES, TOLERANCE, as_graph, difference, in_range, native_outputs, photographs
 from hyperrule.backbones.resnet_v2 import ResNetV2
+from hyperrule.backbones.saved_model.graph_module import SavedModule
+from hyperrule.backbones.saved_model.inspection import (
+    SIDES,
+    TOLERANCE,
+    as_graph,
+    difference,
+    in_range,
+    native_outputs,
+    photographs,
+)
 from hyperrule.errors import RunError
 from hyperrule.exporting.hub_form import HubForm
 from hyperrule.support.progress import Reporter

@@ -23,7 +23,7 @@ def module_facts(folder: Path, reporter: Reporter) -> ModuleFacts:
             return known
         reporter.say(f"Looking into {folder} (once) ...")
         with silent_native_stderr():
-            from hyperrule.backbones.inspection import inspect
+            from hyperrule.backbones.saved_model.inspection import inspect
         facts = inspect(folder, sha256, stored.with_suffix(".npz"))
         with whole_file(stored) as partial:
             partial.write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Hub SavedModels: reading, recognising and running them."""
