@@ -12,7 +12,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from scipy.special import softmax
 
-from hyperrule.backbones.checkpoints import StoredArrays, write_arrays
+from hyperrule.backbones.bit.checkpoints import StoredArrays, write_arrays
 from hyperrule.calibration import affordable_features
 from hyperrule.data import Examples, Source
 from hyperrule.data.augmentation import Augmentation

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hyperrule.backbones.checkpoints import HEAD, read_architecture, read_arrays
+from hyperrule.backbones.bit.checkpoints import HEAD, read_architecture, read_arrays
 
 TARGET = Path(__file__).parents[1] / "hyperrule" / "backbones" / "weights"
 

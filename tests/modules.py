@@ -8,8 +8,8 @@ import tensorflow as tf
 from conftest import golden_array
 from sklearn.datasets import load_sample_images
 
-from hyperrule.backbones.architecture import Architecture
-from hyperrule.backbones.resnet_v2 import ResNetV2
+from hyperrule.backbones.bit.architecture import Architecture
+from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 
 R26 = Architecture(26, 0.5)
 

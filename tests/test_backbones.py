@@ -16,8 +16,8 @@ from loopback import Answer, Loopback
 from modules import R26, Module, SmallNet, golden_arrays, save_bit
 
 import hyperrule
-from hyperrule.backbones.architecture import Architecture
-from hyperrule.backbones.checkpoints import HEAD, read_arrays, write_arrays
+from hyperrule.backbones.bit.architecture import Architecture
+from hyperrule.backbones.bit.checkpoints import HEAD, read_arrays, write_arrays
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.saved_model.graph_module import GraphModule

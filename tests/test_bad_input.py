@@ -16,8 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from hyperrule.backbones.architecture import Architecture
-from hyperrule.backbones.checkpoints import HEAD, read_arrays
+from hyperrule.backbones.bit.architecture import Architecture
+from hyperrule.backbones.bit.checkpoints import HEAD, read_arrays
 from hyperrule.cli import main
 from hyperrule.errors import BackboneError, HyperruleError, RunError
 from hyperrule.planning.training_plan import FORMAT

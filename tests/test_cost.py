@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from hyperrule.backbones.architecture import Architecture
-from hyperrule.backbones.layers import GroupNormReLU
-from hyperrule.backbones.resnet_v2 import ResNetV2
+from hyperrule.backbones.bit.architecture import Architecture
+from hyperrule.backbones.bit.layers import GroupNormReLU
+from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.planning.cost import BYTES, forward_pass, total, training_step
 from hyperrule.training.classifier import Classifier

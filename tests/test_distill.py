@@ -19,10 +19,10 @@ from PIL import Image
 from scipy.special import rel_entr, softmax
 
 import hyperrule
-from hyperrule.backbones.architecture import Architecture
-from hyperrule.backbones.checkpoints import HEAD, read_arrays, write_arrays
+from hyperrule.backbones.bit.architecture import Architecture
+from hyperrule.backbones.bit.checkpoints import HEAD, read_arrays, write_arrays
+from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.backbones.class_names import ClassName
-from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.distillation.agreement import Agreement, labels_among

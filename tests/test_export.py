@@ -21,7 +21,7 @@ from modules import SmallNet
 from scipy.special import softmax
 
 import hyperrule
-from hyperrule.backbones.architecture import Architecture
+from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data import Examples
 from hyperrule.data.contents import Files

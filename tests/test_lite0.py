@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from conftest import REAL_DATA
 
-from hyperrule.backbones.checkpoints import HEAD, read_arrays
+from hyperrule.backbones.bit.checkpoints import HEAD, read_arrays
 from hyperrule.backbones.lite0 import Lite0, lite0_saved_model
 from hyperrule.backbones.lite0_package import PACKAGE, head_file, weights_file
 from hyperrule.backbones.torch_pickle import MAGIC, PROTOCOL, read_state_dict

@@ -10,12 +10,12 @@ import tensorflow as tf
 from conftest import golden_array
 from devices import strategy_of
 
-from hyperrule.backbones.architecture import GROUPS, Architecture
-from hyperrule.backbones.checkpoints import HEAD, read_arrays
-from hyperrule.backbones.convolution import convolve
+from hyperrule.backbones.bit.architecture import GROUPS, Architecture
+from hyperrule.backbones.bit.checkpoints import HEAD, read_arrays
+from hyperrule.backbones.bit.convolution import convolve
+from hyperrule.backbones.bit.layers import GROUP_NORM_EPSILON, group_norm_relu, standardize
+from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.backbones.describe import describe_backbone
-from hyperrule.backbones.layers import GROUP_NORM_EPSILON, group_norm_relu, standardize
-from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.data import open_source
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.data.preprocess import for_evaluation

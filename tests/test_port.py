@@ -19,10 +19,10 @@ from conftest import golden_array
 from modules import R26, SmallNet, golden_arrays
 
 import hyperrule
-from hyperrule.backbones.architecture import Architecture
-from hyperrule.backbones.checkpoints import HEAD, read_arrays, write_arrays
+from hyperrule.backbones.bit.architecture import Architecture
+from hyperrule.backbones.bit.checkpoints import HEAD, read_arrays, write_arrays
+from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.backbones.describe import describe_backbone
-from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.backbones.saved_model import inspection
 from hyperrule.backbones.saved_model.facts import module_facts
 from hyperrule.backbones.saved_model.inspection import photographs

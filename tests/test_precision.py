@@ -8,8 +8,8 @@ import tensorflow as tf
 from conftest import golden_array
 from devices import strategy_of
 
-from hyperrule.backbones.architecture import Architecture
-from hyperrule.backbones.resnet_v2 import ResNetV2
+from hyperrule.backbones.bit.architecture import Architecture
+from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.training.classifier import POLICIES, Classifier
 from hyperrule.training.step import TrainingStep

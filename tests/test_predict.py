@@ -21,8 +21,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import hyperrule
-from hyperrule.backbones.architecture import Architecture
-from hyperrule.backbones.checkpoints import HEAD, Arrays, read_arrays, write_arrays
+from hyperrule.backbones.bit.architecture import Architecture
+from hyperrule.backbones.bit.checkpoints import HEAD, Arrays, read_arrays, write_arrays
 from hyperrule.backbones.class_names import ClassName, class_names
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.backbones.lite0_package import PACKAGE

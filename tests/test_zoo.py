@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from hyperrule.backbones import zoo as zoo
-from hyperrule.backbones.checkpoints import read_architecture
+from hyperrule.backbones.bit.checkpoints import read_architecture
 from hyperrule.backbones.class_names import ClassName, class_names, read_class_names
 from hyperrule.backbones.zoo import BUCKET, CLASSES, HUB, ZOO, Released, find, matching, suggestions
 from hyperrule.cli.backbones import command

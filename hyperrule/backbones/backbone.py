@@ -7,7 +7,7 @@ from typing import Self
 import keras
 import tensorflow as tf
 
-from hyperrule.backbones.layers import StandardizedConv2D
+from hyperrule.backbones.bit.layers import StandardizedConv2D
 
 
 class Backbone(keras.Model):

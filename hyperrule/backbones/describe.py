@@ -9,8 +9,8 @@ from importlib import resources
 from pathlib import Path
 
 from hyperrule.backbones import download, hub, lite0_package
-from hyperrule.backbones.architecture import Architecture
-from hyperrule.backbones.checkpoints import read_architecture
+from hyperrule.backbones.bit.architecture import Architecture
+from hyperrule.backbones.bit.checkpoints import read_architecture
 from hyperrule.backbones.info import AsItIs, BackboneInfo, Kind, ModuleFacts
 from hyperrule.backbones.input_range import BIT_RANGE, INPUT_RANGES, InputRange, flag_value, shown_range
 from hyperrule.backbones.saved_model.facts import module_facts

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.backbones.architecture import Architecture
+from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.input_range import InputRange
 
 Kind = Literal["embedded", "bucket", "hub", "package", "file", "random"]

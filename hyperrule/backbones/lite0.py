@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hyperrule.backbones.checkpoints import HEAD, write_arrays
+from hyperrule.backbones.bit.checkpoints import HEAD, write_arrays
 from hyperrule.backbones.lite0_package import NAME, head_file, module_folder, weights_file
 from hyperrule.backbones.torch_pickle import Arrays, read_state_dict
 from hyperrule.errors import BackboneError, RunError

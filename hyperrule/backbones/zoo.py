@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
-from hyperrule.backbones.architecture import Architecture
+from hyperrule.backbones.bit.architecture import Architecture
 
 ClassNames = Literal["imagenet-1k", "imagenet-21k"]
 Kind = Literal["embedded", "package", "bucket", "hub", "bring"]

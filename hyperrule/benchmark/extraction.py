@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hyperrule.backbones.checkpoints import StoredArrays
+from hyperrule.backbones.bit.checkpoints import StoredArrays
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data.examples import Examples
 from hyperrule.data.pipeline import undecodable

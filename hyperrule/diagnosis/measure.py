@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from hyperrule.backbones.architecture import Architecture
-from hyperrule.backbones.resnet_v2 import ResNetV2
+from hyperrule.backbones.bit.architecture import Architecture
+from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import RunError
 from hyperrule.planning.cluster import Cluster

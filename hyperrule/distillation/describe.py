@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hyperrule.backbones.checkpoints import head_classes
+from hyperrule.backbones.bit.checkpoints import head_classes
 from hyperrule.backbones.class_names import class_names
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.backbones.info import BackboneInfo

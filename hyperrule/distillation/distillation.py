@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import softmax
 
-from hyperrule.backbones.checkpoints import StoredArrays, write_arrays
-from hyperrule.backbones.resnet_v2 import ResNetV2
+from hyperrule.backbones.bit.checkpoints import StoredArrays, write_arrays
+from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.data import Examples
 from hyperrule.data.augmentation import InceptionAugmentation
 from hyperrule.data.pipeline import training_batches

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from hyperrule.backbones.backbone import Backbone
-from hyperrule.backbones.checkpoints import HEAD, Arrays
+from hyperrule.backbones.bit.checkpoints import HEAD, Arrays
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.distillation.teacher import Teacher
 from hyperrule.planning.distill_plan import DistillPlan

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hyperrule.backbones.architecture import Architecture
-from hyperrule.backbones.checkpoints import HEAD
+from hyperrule.backbones.bit.architecture import Architecture
+from hyperrule.backbones.bit.checkpoints import HEAD
+from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.backbones.input_range import BIT_RANGE, InputRange
-from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.backbones.saved_model.graph_module import SavedModule
 from hyperrule.backbones.saved_model.inspection import (
     SIDES,

@@ -7,9 +7,9 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from hyperrule.backbones.architecture import GROUPS
-from hyperrule.backbones.layers import GROUP_NORM_EPSILON, GroupNormReLU, StandardizedConv2D
-from hyperrule.backbones.resnet_v2 import ResNetV2
+from hyperrule.backbones.bit.architecture import GROUPS
+from hyperrule.backbones.bit.layers import GROUP_NORM_EPSILON, GroupNormReLU, StandardizedConv2D
+from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.errors import UserError
 from hyperrule.exporting.card import CARD_FILE, Card
 from hyperrule.training.classifier import Classifier

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from hyperrule.backbones.resnet_v2 import ResNetV2
+from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.data import Examples
 from hyperrule.data.pipeline import evaluation_batches
 from hyperrule.exporting.card import CARD_FILE, Card

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.backbones.architecture import Architecture
-from hyperrule.backbones.checkpoints import StoredArrays, head_classes, write_arrays
+from hyperrule.backbones.bit.architecture import Architecture
+from hyperrule.backbones.bit.checkpoints import StoredArrays, head_classes, write_arrays
 from hyperrule.backbones.describe import UnknownInputRange, describe_backbone
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.input_range import BIT_RANGE, InputRange, parse_input_range

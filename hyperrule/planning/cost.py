@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from hyperrule.backbones.architecture import Addition, Architecture, Convolution, Layer, Normalization
+from hyperrule.backbones.bit.architecture import Addition, Architecture, Convolution, Layer, Normalization
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MASTER = BYTES["float32"]  # weights, their gradients and the momentum, whatever the precision

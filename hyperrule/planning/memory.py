@@ -6,7 +6,7 @@ had given out at each moment; fit them again when the step, the normalisation or
 
 from bisect import bisect_right
 
-from hyperrule.backbones.architecture import Convolution, Normalization, Unit
+from hyperrule.backbones.bit.architecture import Convolution, Normalization, Unit
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.planning.cost import BYTES, MASTER
 from hyperrule.support.wording import MIB

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hyperrule.backbones.checkpoints import HEAD, StoredArrays
+from hyperrule.backbones.bit.checkpoints import HEAD, StoredArrays
 from hyperrule.data.contents import Contents
 from hyperrule.data.preprocess import for_evaluation
 from hyperrule.data.reading import load_images

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hyperrule.backbones import lite0_package
-from hyperrule.backbones.checkpoints import head_classes
+from hyperrule.backbones.bit.checkpoints import head_classes
 from hyperrule.backbones.class_names import ClassName, class_names, read_class_names
 from hyperrule.backbones.describe import describe_backbone, is_backbone
 from hyperrule.backbones.info import BackboneInfo

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from hyperrule.backbones.checkpoints import Arrays, read_arrays, write_arrays
+from hyperrule.backbones.bit.checkpoints import Arrays, read_arrays, write_arrays
 from hyperrule.errors import BackboneError, RunError
 from hyperrule.support.files import os_errors_as, whole_file
 

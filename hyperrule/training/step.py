@@ -9,8 +9,8 @@ import keras
 import tensorflow as tf
 
 from hyperrule.backbones.backbone import using_kernels
-from hyperrule.backbones.checkpoints import Arrays
-from hyperrule.backbones.layers import standardize
+from hyperrule.backbones.bit.checkpoints import Arrays
+from hyperrule.backbones.bit.layers import standardize
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.training.classifier import Classifier
 from hyperrule.training.optimizer import optimizer_state, sgd, with_loss_scaling

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hyperrule.backbones.checkpoints import Arrays
+from hyperrule.backbones.bit.checkpoints import Arrays
 from hyperrule.data.shard import Shard
 from hyperrule.errors import HyperruleError, RunError, UserError
 from hyperrule.planning.cluster import Cluster

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from hyperrule.backbones.checkpoints import StoredArrays
+from hyperrule.backbones.bit.checkpoints import StoredArrays
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data import Examples, open_source
 from hyperrule.data.contents import Files

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperrule.backbones.architecture import Architecture
+from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.planning.cost import Kind, Work, forward_pass, total, training_step
 from hyperrule.planning.estimate import SHARE_OF_MEMORY

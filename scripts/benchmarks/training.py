@@ -86,8 +86,8 @@ def batch_of(case: Case) -> tuple[Any, Any]:
 
 
 def own_classifier(case: Case, precision: str) -> Any:
-    from hyperrule.backbones.architecture import Architecture
-    from hyperrule.backbones.resnet_v2 import ResNetV2
+    from hyperrule.backbones.bit.architecture import Architecture
+    from hyperrule.backbones.bit.resnet_v2 import ResNetV2
     from hyperrule.training.classifier import POLICIES, Classifier
 
     return Classifier(ResNetV2(Architecture(case.depth, case.width), POLICIES[precision]), CLASSES)

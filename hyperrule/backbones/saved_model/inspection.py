@@ -10,10 +10,10 @@ import tensorflow as tf
 from sklearn.datasets import load_sample_images
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from hyperrule.backbones.checkpoints import HEAD, write_arrays
+from hyperrule.backbones.bit.checkpoints import HEAD, write_arrays
+from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.backbones.info import AsItIs, ModuleFacts
 from hyperrule.backbones.input_range import INPUT_RANGES, InputRange
-from hyperrule.backbones.resnet_v2 import ResNetV2
 from hyperrule.backbones.saved_model.graph_module import SavedModule
 from hyperrule.backbones.saved_model.transplant import Match, matches
 from hyperrule.support.files import whole_file

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from hyperrule.backbones.architecture import UNITS_PER_BLOCK, Architecture
-from hyperrule.backbones.checkpoints import HEAD
+from hyperrule.backbones.bit.architecture import UNITS_PER_BLOCK, Architecture
+from hyperrule.backbones.bit.checkpoints import HEAD
 
 Shape = tuple[int, ...]
 BETA_OF = {"gamma": "beta", "beta": "gamma"}

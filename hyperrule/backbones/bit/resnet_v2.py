@@ -5,9 +5,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from hyperrule.backbones.architecture import BLOCKS, Architecture, Unit
 from hyperrule.backbones.backbone import Backbone, using_kernels
-from hyperrule.backbones.layers import GroupNormReLU, StandardizedConv2D
+from hyperrule.backbones.bit.architecture import BLOCKS, Architecture, Unit
+from hyperrule.backbones.bit.layers import GroupNormReLU, StandardizedConv2D
 
 # Layers' names, which end the names of their variables' scopes: `Architecture.array_shapes`.
 CONV = "standardized_conv2d"

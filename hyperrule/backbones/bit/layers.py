@@ -5,8 +5,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from hyperrule.backbones.architecture import GROUPS
-from hyperrule.backbones.convolution import convolve
+from hyperrule.backbones.bit.architecture import GROUPS
+from hyperrule.backbones.bit.convolution import convolve
 
 STANDARDIZATION_EPSILON = 1e-10  # google-research/big_transfer, bit_pytorch/models.py: StdConv2d
 GROUP_NORM_EPSILON = 1e-5  # google-research/big_transfer, bit_tf2/normalization.py (Keras' default is 1e-3)

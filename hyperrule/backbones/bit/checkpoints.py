@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.backbones.architecture import UNITS_PER_BLOCK, Architecture
+from hyperrule.backbones.bit.architecture import UNITS_PER_BLOCK, Architecture
 from hyperrule.errors import BackboneError
 from hyperrule.support.wording import listed
 
