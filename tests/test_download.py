@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from loopback import Answer, Heard, Loopback
 
-from hyperrule.backbones import transfer
-from hyperrule.backbones.download import Weights, cached, fetch, verified
+from hyperrule.backbones.fetch import http
+from hyperrule.backbones.fetch.bucket import Weights, cached, fetch, verified
 from hyperrule.errors import BackboneError
 from hyperrule.support.cache import alone, cache_folder
 from hyperrule.support.progress import Reporter
@@ -181,7 +181,7 @@ def test_no_name_service(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_server_that_says_nothing(server: Loopback, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "TIMEOUT", 0.1)
+    monkeypatch.setattr(http, "TIMEOUT", 0.1)
     server.answers[PATH] = Answer(hang=True)
     assert f"cannot download {server.url}{PATH}: timed out; " in refused()
 

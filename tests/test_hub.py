@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 from loopback import Answer, Heard, Loopback
 
-from hyperrule.backbones import hub, transfer
-from hyperrule.backbones.hub import as_handle, cached, module_folder, resolve, unpack
+from hyperrule.backbones.fetch import http, hub
+from hyperrule.backbones.fetch.hub import as_handle, cached, module_folder, resolve, unpack
 from hyperrule.errors import BackboneError
 
 WEIGHTS = "variables/variables.data-00000-of-00001"
@@ -177,7 +177,7 @@ def test_nobody_listens(server: Loopback, cache: Path) -> None:
 def test_a_server_that_says_nothing(
     server: Loopback, cache: Path, module: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, asked_before: int
 ) -> None:
-    monkeypatch.setattr(transfer, "TIMEOUT", 0.1)
+    monkeypatch.setattr(http, "TIMEOUT", 0.1)
     monkeypatch.setattr(hub, "TIMEOUT", 0.1)
     server.answers["/module/1"] = [Answer(packed(module))] * asked_before + [Answer(hang=True)]
     assert ": timed out; " in refused(f"{server.url}/module/1", cache)

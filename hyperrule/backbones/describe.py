@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
-from hyperrule.backbones import download, hub, lite0_package
+from hyperrule.backbones import lite0_package
 from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.bit.checkpoints import read_architecture
+from hyperrule.backbones.fetch import bucket, hub
 from hyperrule.backbones.info import AsItIs, BackboneInfo, Kind, ModuleFacts
 from hyperrule.backbones.input_range import BIT_RANGE, INPUT_RANGES, InputRange, flag_value, shown_range
 from hyperrule.backbones.saved_model.facts import module_facts
@@ -137,8 +138,8 @@ def _of_zoo(released: Released, input_range: InputRange | None, fetch: bool, rep
                     f"{folder} is {described.architecture}, not {released.architecture} as {name} should be."
                 )
             return described
-        case "bucket" if fetch or download.cached(source.location) is not None:
-            weights = download.fetch(source.location, reporter)
+        case "bucket" if fetch or bucket.cached(source.location) is not None:
+            weights = bucket.fetch(source.location, reporter)
             architecture = read_architecture(weights.path)
             if architecture != released.architecture:
                 raise BackboneError(f"{weights.path} is {architecture}; {name} is {released.architecture}.")

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperrule.backbones import hub
 from hyperrule.backbones.describe import describe_backbone, is_backbone
+from hyperrule.backbones.fetch import hub
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.zoo import find
 from hyperrule.benchmark.grid import HELD_OUT, Cell, DataSet, Grid

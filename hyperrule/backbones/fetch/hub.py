@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hyperrule.backbones.transfer import TIMEOUT, failures_told, opened
+from hyperrule.backbones.fetch.http import TIMEOUT, failures_told, opened
 from hyperrule.errors import BackboneError
 from hyperrule.support.cache import alone, cache_folder
 from hyperrule.support.progress import Reporter

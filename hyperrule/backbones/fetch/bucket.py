@@ -11,7 +11,7 @@ from pathlib import Path
 import pooch
 from pydantic import BaseModel, TypeAdapter
 
-from hyperrule.backbones.transfer import complete, failures_told
+from hyperrule.backbones.fetch.http import complete, failures_told
 from hyperrule.backbones.zoo import BUCKET
 from hyperrule.errors import BackboneError
 from hyperrule.support.cache import alone, cache_folder

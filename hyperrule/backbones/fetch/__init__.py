@@ -1,0 +1,1 @@
+"""Downloading weights: TensorFlow Hub, the public bucket of BiT, and plain HTTP."""
