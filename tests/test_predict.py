@@ -25,7 +25,7 @@ from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.bit.checkpoints import HEAD, Arrays, read_arrays, write_arrays
 from hyperrule.backbones.class_names import ClassName, class_names
 from hyperrule.backbones.describe import describe_backbone
-from hyperrule.backbones.lite0_package import PACKAGE
+from hyperrule.backbones.lite0.package import PACKAGE
 from hyperrule.cli import main
 from hyperrule.data import open_source
 from hyperrule.data.preprocess import for_evaluation

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
-from hyperrule.backbones import lite0_package
 from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.bit.checkpoints import read_architecture
 from hyperrule.backbones.fetch import bucket, hub
 from hyperrule.backbones.info import AsItIs, BackboneInfo, Kind, ModuleFacts
 from hyperrule.backbones.input_range import BIT_RANGE, INPUT_RANGES, InputRange, flag_value, shown_range
+from hyperrule.backbones.lite0 import package
 from hyperrule.backbones.saved_model.facts import module_facts
 from hyperrule.backbones.zoo import Released, find, suggestions
 from hyperrule.errors import BackboneError
@@ -153,10 +153,10 @@ def _of_zoo(released: Released, input_range: InputRange | None, fetch: bool, rep
 
 def _lite0(reporter: Reporter) -> Path:
     """The SavedModel, made by TensorFlow on first use."""
-    if (folder := lite0_package.module_folder()).is_dir() and lite0_package.head_file().is_file():
+    if (folder := package.module_folder()).is_dir() and package.head_file().is_file():
         return folder
     with silent_native_stderr():
-        from hyperrule.backbones.lite0 import lite0_saved_model
+        from hyperrule.backbones.lite0.lite0.lite0 import lite0_saved_model
     return lite0_saved_model(reporter.say)
 
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from hyperrule.backbones import lite0_package
 from hyperrule.backbones.bit.checkpoints import head_classes
 from hyperrule.backbones.class_names import ClassName, class_names, read_class_names
 from hyperrule.backbones.describe import describe_backbone, is_backbone
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.input_range import InputRange, parse_input_range
+from hyperrule.backbones.lite0 import package
 from hyperrule.backbones.zoo import CLASSES, ZOO, ClassNames, Head, Released, find
 from hyperrule.data.dataset_info import Split
 from hyperrule.errors import BackboneError, RecipeError
@@ -198,7 +198,7 @@ def _of_zoo(released: Released, input_range: InputRange | None, reporter: Report
     backbone = describe_backbone(released.name, reporter, input_range=input_range)
     assert released.head is not None  # as of all that can be had and got here
     if released.source.kind == "package":
-        found = _Found(backbone, lite0_package.head_file(), released.head.classes)
+        found = _Found(backbone, package.head_file(), released.head.classes)
     else:
         found = _with_head(backbone)
     if found.classes != released.head.classes:

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hyperrule.backbones.bit.checkpoints import HEAD, write_arrays
-from hyperrule.backbones.lite0_package import NAME, head_file, module_folder, weights_file
-from hyperrule.backbones.torch_pickle import Arrays, read_state_dict
+from hyperrule.backbones.lite0.package import NAME, head_file, module_folder, weights_file
+from hyperrule.backbones.lite0.torch_pickle import Arrays, read_state_dict
 from hyperrule.errors import BackboneError, RunError
 from hyperrule.support.cache import alone
 from hyperrule.support.files import os_errors_as, whole_file

@@ -1,0 +1,1 @@
+"""EfficientNet-Lite0, from its Python package to a SavedModel."""
