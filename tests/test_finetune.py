@@ -21,8 +21,7 @@ import hyperrule
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.benchmark.grid import read_grid
 from hyperrule.cli import main
-from hyperrule.distill_recipe import DistillRecipe
-from hyperrule.recipe import make_recipe, shipped_recipes
+from hyperrule.recipe import DistillRecipe, make_recipe, shipped_recipes
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.wording import printable
 

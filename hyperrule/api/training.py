@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data import Source
 from hyperrule.data.pool import Pool
-from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.distillation.describe import describe_student, describe_teacher
 from hyperrule.errors import RecipeError, RunFolderError, UserError
 from hyperrule.planning.cluster import this_cluster
@@ -22,7 +21,7 @@ from hyperrule.planning.memory import tensor_bytes
 from hyperrule.planning.plan import Plan
 from hyperrule.planning.planner import make_plan, training_examples
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
-from hyperrule.recipe import Recipe, TrainingRecipe, make_recipe
+from hyperrule.recipe import DistillRecipe, Recipe, TrainingRecipe, make_recipe
 from hyperrule.recipe_data import pool_of, source_of
 from hyperrule.run_folder import RunFolder, check_free
 from hyperrule.support.files import os_errors_as
@@ -90,7 +89,7 @@ def distill(
 ) -> Distilled:
     """Train a BiT to be like a teacher, by function matching on images without labels; returns the finished run.
 
-    `options` are those of `hyperrule.distill_recipe.DistillRecipe`; `teacher` and `dataset` (one or several) are
+    `options` are those of `hyperrule.recipe.DistillRecipe`; `teacher` and `dataset` (one or several) are
     required. All else is as for `finetune`. The student is in the run's weights.npz, and the run folder is a `backbone`
     for `finetune`.
     """

@@ -8,9 +8,9 @@ from hyperrule.api import distill, plan_distillation
 from hyperrule.cli.options import collect, options_of
 from hyperrule.cli.plan import render_decisions, render_estimate
 from hyperrule.cli.results import begun_or_resumed, render_result
-from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.errors import RecipeError
 from hyperrule.planning.distill_plan import DistillPlan
+from hyperrule.recipe import DistillRecipe
 from hyperrule.support.wording import printable
 
 

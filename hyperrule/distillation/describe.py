@@ -11,10 +11,10 @@ from hyperrule.backbones.class_names import class_names
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.zoo import CLASSES, find
-from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.errors import BackboneError
 from hyperrule.planning.distill_plan import TeacherInfo
 from hyperrule.prediction.released import Asked, describe_classifier, run_of
+from hyperrule.recipe import DistillRecipe
 from hyperrule.support.progress import Reporter
 
 FROM_SCRATCH = re.compile(r"r\d+x\d+(\.\d+)?", re.IGNORECASE)

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from hyperrule.backbones.class_names import ClassName
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data.pool import PoolInfo
-from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.planning.training_plan import MEASURED, Decided, TrainingPlan
+from hyperrule.recipe import DistillRecipe
 
 
 class TeacherInfo(BaseModel):

@@ -13,7 +13,6 @@ from hyperrule import rule
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data.pool import PoolInfo
 from hyperrule.data.sources.kinds import located
-from hyperrule.distill_recipe import DistillRecipe
 from hyperrule.errors import RecipeError
 from hyperrule.planning.cost import MASTER
 from hyperrule.planning.distill_plan import Cosine, DistillPlan, TeacherInfo
@@ -21,6 +20,7 @@ from hyperrule.planning.estimate import estimate_cost, estimate_inference
 from hyperrule.planning.machine import Machine
 from hyperrule.planning.running import Running, versions_here
 from hyperrule.planning.training_plan import ASKED, HYPERRULE, Decided, Precision
+from hyperrule.recipe import DistillRecipe
 from hyperrule.support.wording import duration
 
 F = "arXiv 2106.05237"
