@@ -24,8 +24,7 @@ from hyperrule.evaluation.predictions import write_predictions
 from hyperrule.evaluation.probe import fit_head
 from hyperrule.exporting.parity import Parity, read_parities
 from hyperrule.job import Job
-from hyperrule.planning.plan import Plan
-from hyperrule.planning.planner import training_examples
+from hyperrule.planning.finetune import Plan, training_examples
 from hyperrule.planning.training_plan import Calibration
 from hyperrule.reporting.finish import finish_run
 from hyperrule.reporting.pictures import keep_pictures

@@ -7,7 +7,7 @@ from typing import cast, get_args
 from hyperrule.data import Examples, Source, Split, open_source
 from hyperrule.data.pool import Pool, open_pool
 from hyperrule.errors import DataError
-from hyperrule.planning.plan import Plan
+from hyperrule.planning.finetune import Plan
 from hyperrule.recipe import DistillRecipe, Recipe, make_recipe
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.progress import Reporter

@@ -28,8 +28,8 @@ from pydantic import ValidationError
 
 from hyperrule.backbones.describe import CARD, is_finished
 from hyperrule.errors import RunError, RunFolderError
-from hyperrule.planning.distill_plan import DistillPlan
-from hyperrule.planning.plan import Plan
+from hyperrule.planning.distill import DistillPlan
+from hyperrule.planning.finetune import Plan
 from hyperrule.planning.training_plan import FORMAT, TrainingPlan
 from hyperrule.support.files import os_errors_as, whole_file
 from hyperrule.support.wording import resume_command

@@ -4,7 +4,7 @@ import json
 
 from hyperrule.evaluation.metrics import Metrics
 from hyperrule.exporting.parity import Parity
-from hyperrule.planning.plan import Plan
+from hyperrule.planning.finetune import Plan
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.wording import number
 

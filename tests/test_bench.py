@@ -36,7 +36,7 @@ from hyperrule.benchmark.work import work
 from hyperrule.cli import main
 from hyperrule.errors import Interrupted, RunError, RunFolderError
 from hyperrule.evaluation.probe import fit_probe
-from hyperrule.planning.planner import training_examples
+from hyperrule.planning.finetune import training_examples
 from hyperrule.support.cache import alone
 from hyperrule.support.progress import Reporter
 

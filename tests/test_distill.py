@@ -29,7 +29,7 @@ from hyperrule.distillation.describe import describe_student, describe_teacher
 from hyperrule.distillation.student import Student, kl_divergence
 from hyperrule.distillation.teacher import Teacher
 from hyperrule.exporting.parity import read_parities
-from hyperrule.planning.distill_plan import DistillPlan
+from hyperrule.planning.distill import DistillPlan
 from hyperrule.recipe import DistillRecipe, make_recipe
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.progress import Reporter

@@ -8,9 +8,9 @@ from fake_machine import A100, FAILS, THREE_GPUS, V100, NvidiaSmi, nvidia_smi, s
 from hyperrule.errors import RecipeError
 from hyperrule.planning import cpu, gpus
 from hyperrule.planning.container import core_limit, memory_limit
+from hyperrule.planning.execution import precision_of, worthwhile_precisions, xla_of
 from hyperrule.planning.gpus import Gpu, GpusUnknown, installed_gpus, visible_gpus
 from hyperrule.planning.machine import Machine, this_machine
-from hyperrule.planning.precision import precision_of, worthwhile_precisions, xla_of
 from hyperrule.planning.speed import Speed, speed_file, store_speed, stored_speed
 
 GIB = 2**30

@@ -8,11 +8,9 @@ import hyperrule
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.cli.options import collect
 from hyperrule.data import open_source
-from hyperrule.planning.estimate import fit
+from hyperrule.planning.cost import fit, memory_bytes
+from hyperrule.planning.finetune import Plan, make_plan
 from hyperrule.planning.machine import Gpu, Machine
-from hyperrule.planning.memory import memory_bytes
-from hyperrule.planning.plan import Plan
-from hyperrule.planning.planner import make_plan
 from hyperrule.planning.training_plan import Calibration
 from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.rule import schedule

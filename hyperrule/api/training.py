@@ -14,12 +14,10 @@ from hyperrule.data.pool import Pool
 from hyperrule.distillation.describe import describe_student, describe_teacher
 from hyperrule.errors import RecipeError, RunFolderError, UserError
 from hyperrule.planning.cluster import this_cluster
-from hyperrule.planning.distill_plan import DistillPlan
-from hyperrule.planning.distill_planner import make_distill_plan
+from hyperrule.planning.cost import tensor_bytes
+from hyperrule.planning.distill import DistillPlan, make_distill_plan
+from hyperrule.planning.finetune import Plan, make_plan, training_examples
 from hyperrule.planning.machine import Machine, this_machine
-from hyperrule.planning.memory import tensor_bytes
-from hyperrule.planning.plan import Plan
-from hyperrule.planning.planner import make_plan, training_examples
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
 from hyperrule.recipe import DistillRecipe, Recipe, TrainingRecipe, make_recipe
 from hyperrule.recipe_data import pool_of, source_of

@@ -14,10 +14,9 @@ from hyperrule.benchmark.ledger import FORMAT, Line
 from hyperrule.benchmark.opening import Absent, is_here, open_all
 from hyperrule.data import Source
 from hyperrule.errors import UserError
+from hyperrule.planning.execution import versions_here
+from hyperrule.planning.finetune import Plan, make_plan
 from hyperrule.planning.machine import Machine, this_machine
-from hyperrule.planning.plan import Plan
-from hyperrule.planning.planner import make_plan
-from hyperrule.planning.running import versions_here
 from hyperrule.support.progress import Reporter
 
 MICRO_BATCH = 32  # of networks with batch norm, which sees it: not what memory is free for, which changes

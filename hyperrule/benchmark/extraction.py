@@ -14,7 +14,7 @@ from hyperrule.data.pipeline import undecodable
 from hyperrule.errors import DataError, RunError
 from hyperrule.evaluation.evaluate import Evaluator
 from hyperrule.planning.cluster import Cluster
-from hyperrule.planning.estimate import fit
+from hyperrule.planning.cost import fit
 from hyperrule.planning.machine import this_machine
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import listed

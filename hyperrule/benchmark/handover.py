@@ -12,7 +12,7 @@ from rich.console import Console
 
 from hyperrule.benchmark.cells import Planned
 from hyperrule.benchmark.claims import claim
-from hyperrule.planning.plan import Plan
+from hyperrule.planning.finetune import Plan
 from hyperrule.support.cache import alone
 from hyperrule.support.progress import Reporter
 

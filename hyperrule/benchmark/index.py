@@ -9,7 +9,7 @@ from pathlib import Path
 from hyperrule.benchmark.cells import Planned
 from hyperrule.benchmark.grid import Cell, Grid, ProbeMethod
 from hyperrule.errors import RunFolderError
-from hyperrule.planning.running import versions_here
+from hyperrule.planning.execution import versions_here
 from hyperrule.planning.training_plan import HOW
 from hyperrule.support.files import os_errors_as, whole_file
 

@@ -13,7 +13,7 @@ from hyperrule.benchmark.grid import Cell, Grid
 from hyperrule.benchmark.ledger import Line
 from hyperrule.benchmark.pieces import Piece
 from hyperrule.benchmark.probing import images_needed
-from hyperrule.planning.estimate import estimate_inference
+from hyperrule.planning.cost import estimate_inference
 
 Likeness = tuple[str, str, str, int | str]
 

@@ -9,7 +9,7 @@ from hyperrule.cli.options import collect, options_of
 from hyperrule.cli.plan import render_decisions, render_estimate
 from hyperrule.cli.results import begun_or_resumed, render_result
 from hyperrule.errors import RecipeError
-from hyperrule.planning.distill_plan import DistillPlan
+from hyperrule.planning.distill import DistillPlan
 from hyperrule.recipe import DistillRecipe
 from hyperrule.support.wording import printable
 

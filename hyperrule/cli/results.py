@@ -9,7 +9,7 @@ import click
 from hyperrule.api import resume
 from hyperrule.errors import RecipeError
 from hyperrule.planning.cluster import this_cluster
-from hyperrule.planning.plan import Plan
+from hyperrule.planning.finetune import Plan
 
 if TYPE_CHECKING:
     from hyperrule.distillation.distillation import Distilled

@@ -21,9 +21,9 @@ from hyperrule.diagnosis.installation import TensorFlow, ask_tensorflow
 from hyperrule.diagnosis.surroundings import look_around
 from hyperrule.errors import HyperruleError, RecipeError
 from hyperrule.planning.container import memory_limit
+from hyperrule.planning.execution import MACHINE, precision_of, xla_of
 from hyperrule.planning.gpus import GpusUnknown, Installed, installed_gpus, visible_gpus
 from hyperrule.planning.machine import Machine, allowed_cores, this_machine
-from hyperrule.planning.precision import MACHINE, precision_of, xla_of
 from hyperrule.planning.speed import Speed, installed_version, store_speed
 from hyperrule.planning.training_plan import Decided
 from hyperrule.support.progress import Reporter

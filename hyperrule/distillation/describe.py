@@ -12,7 +12,7 @@ from hyperrule.backbones.describe import describe_backbone
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.zoo import CLASSES, find
 from hyperrule.errors import BackboneError
-from hyperrule.planning.distill_plan import TeacherInfo
+from hyperrule.planning.distill import TeacherInfo
 from hyperrule.prediction.released import Asked, describe_classifier, run_of
 from hyperrule.recipe import DistillRecipe
 from hyperrule.support.progress import Reporter

@@ -14,7 +14,7 @@ from hyperrule.backbones.backbone import Backbone
 from hyperrule.backbones.bit.checkpoints import HEAD, Arrays
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.distillation.teacher import Teacher
-from hyperrule.planning.distill_plan import DistillPlan
+from hyperrule.planning.distill import DistillPlan
 from hyperrule.training.classifier import Classifier
 
 MAP = "distill/map/"  # names of the arrays that are no part of a BiT

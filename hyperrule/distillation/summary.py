@@ -4,7 +4,7 @@ import json
 
 from hyperrule.distillation.agreement import Agreement
 from hyperrule.exporting.parity import Parity
-from hyperrule.planning.distill_plan import DistillPlan
+from hyperrule.planning.distill import DistillPlan
 from hyperrule.run_folder import RunFolder
 
 

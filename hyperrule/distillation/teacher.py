@@ -6,7 +6,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from hyperrule.backbones.bit.checkpoints import HEAD, StoredArrays
-from hyperrule.planning.distill_plan import TeacherInfo
+from hyperrule.planning.distill import TeacherInfo
 from hyperrule.training.classifier import fold, make_classifier
 
 

@@ -2,13 +2,27 @@
 
 Each part of the work is one kernel that reads its inputs from memory once and writes its outputs once: the least that
 a device without fusion across kernels can do. Left out as small: pooling, head, loss and the images themselves.
+
+What a training step holds in memory at its peak, in named terms; which micro-batch fits.
+
+The constants were fitted to the resident sets that `scripts/bench memory` measures and to what TensorFlow's allocator
+had given out at each moment; fit them again when the step, the normalisation or TensorFlow changes what it keeps.
+
+What a plan will cost: steps, images, memory and time, from operation counts.
 """
 
+import math
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from hyperrule.backbones.bit.architecture import Addition, Architecture, Convolution, Layer, Normalization
+from pydantic import BaseModel, ConfigDict
+
+from hyperrule.backbones.bit.architecture import Addition, Architecture, Convolution, Layer, Normalization, Unit
+from hyperrule.backbones.info import BackboneInfo
+from hyperrule.planning.machine import Machine
+from hyperrule.support.wording import MIB
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MASTER = BYTES["float32"]  # weights, their gradients and the momentum, whatever the precision
@@ -90,3 +104,194 @@ def _backward(layer: Layer, images: int, width: int) -> Iterator[Work]:
             yield Work("normalization", 0, width * images * NORMALIZATION_BACKWARD * layer.elements)
         case Addition():
             yield Work("addition", 0, width * images * ADDITION * layer.elements)
+
+
+PROCESS = 730 * MIB  # Python, TensorFlow, and the code pages that a first step touches
+GRAPH = 2 * MIB  # a convolution's share of traced and optimised graphs and of compiled kernels
+FOREIGN_CONVOLUTIONS = 100  # a foreign network's are not counted
+
+# Copies of all weights in float32: weights, velocity, standardised kernels, sums of gradients, and nearly two more
+# that TensorFlow keeps from the first step on.
+HELD = 5.8
+WITH_ACTIVATIONS = 0.5  # gradients on their way to the sums, kernels in the compute type
+AT_UPDATE = 3.5  # when no activation is left: gradients pulled back, with the intermediates of that
+
+IN_FLIGHT = 3  # float32 tensors, each as large as the largest that a unit normalises, while its gradient is computed
+FRAGMENTATION = 1.2  # of TensorFlow's CPU allocator, which gives nothing back: resident over given out
+PIXELS_IN_FLIGHT = 4  # micro-batches of images: two prefetched, one in use, one being made
+
+
+def memory_bytes(backbone: BackboneInfo, crop: int, micro_batch: int, precision: str, remat: bool = False) -> int:
+    """Peak bytes of training on `micro_batch` crop x crop images at once; with `remat` each unit is computed once
+    more in the backward pass, and only what it reads is kept."""
+    weights = MASTER * backbone.parameters
+    activations = micro_batch * _activation_bytes(backbone, crop, precision, remat)
+    passing = max(activations + WITH_ACTIVATIONS * weights, AT_UPDATE * weights)
+    pixels = PIXELS_IN_FLIGHT * micro_batch * MASTER * 3 * crop * crop
+    return int(PROCESS + _graph_bytes(backbone) + FRAGMENTATION * (HELD * weights + passing + pixels))
+
+
+def tensor_bytes(backbone: BackboneInfo, memory: int) -> int:
+    """What `memory` bytes leave for tensors, beside the process and its graphs."""
+    return max(MIB, memory - PROCESS - _graph_bytes(backbone))
+
+
+def largest_fitting(
+    backbone: BackboneInfo, crop: int, most: int, precision: str, memory: float, remat: bool = False
+) -> int:
+    """The largest micro-batch, of `most` images at most, that `memory` bytes hold; 0 if none."""
+    sizes = range(1, most + 1)
+    return bisect_right(sizes, memory, key=lambda size: memory_bytes(backbone, crop, size, precision, remat))
+
+
+def _graph_bytes(backbone: BackboneInfo) -> int:
+    network = backbone.network
+    return GRAPH * (FOREIGN_CONVOLUTIONS if network is None else len(network.convolutions(32)))
+
+
+def _activation_bytes(backbone: BackboneInfo, crop: int, precision: str, remat: bool) -> int:
+    """Most that one image holds at once: what lower units keep, and all of the unit whose gradient is computed."""
+    if (network := backbone.network) is None:
+        return MASTER * backbone.activation_elements(crop)
+    root = network.convolutions(crop)[0]
+    kept = BYTES[precision] * (root.read_elements + root.written_elements)  # zero-padded, before it and before pooling
+    peak = kept
+    for unit, side in network.units_with_sides(crop):
+        own = _unit_bytes(unit, side, precision)
+        peak = max(peak, kept + own + _in_flight_bytes(unit, side))
+        kept += BYTES[precision] * unit.inputs * side**2 if remat else own
+    return max(peak, kept + _normalization_bytes(network.normalizations(crop)[-1].elements, precision))
+
+
+def _unit_bytes(unit: Unit, side: int, precision: str) -> int:
+    """What a unit's backward pass reads: input and output of each normalisation, and zero-padded copies."""
+    layers = list(unit.layers(side))
+    padded = sum(layer.read_elements for layer in layers if isinstance(layer, Convolution) and layer.is_padded)
+    normalized = sum(layer.elements for layer in layers if isinstance(layer, Normalization))
+    return BYTES[precision] * padded + _normalization_bytes(normalized, precision)
+
+
+def _normalization_bytes(elements: int, precision: str) -> int:
+    """Input and output."""
+    return 2 * BYTES[precision] * elements
+
+
+def _in_flight_bytes(unit: Unit, side: int) -> int:
+    largest = max(layer.elements for layer in unit.layers(side) if isinstance(layer, Normalization))
+    return IN_FLIGHT * MASTER * largest
+
+
+# Measured with R26x0.5 (batch 64) and R50x1 (batch 16) at 128 px on 2 cores with AVX512-BF16, as
+# fractions of the float32 matrix product: a training step ran at 0.52 and 0.53 in float32, in bfloat16 1.2 to 1.6 times
+# as fast (docs/speed.md); a float32 forward pass at 0.53 and 0.72.
+# float16, for which CPUs have no instructions, is a guess.
+TRAINING_EFFICIENCY = {"float32": 0.52, "bfloat16": 0.72, "float16": 0.02}
+INFERENCE_EFFICIENCY = 0.55
+
+SHARE_OF_MEMORY = 0.8  # estimates of memory are within 25 % of what is measured
+CPU_MICRO_BATCH = 64  # larger ones are no faster on a CPU
+
+# CPU seconds an image, R50x1, float32, 128 px, against micro-batches of 16: 1.90, 1.46, 1.23 and 1.03 times as many in
+# micro-batches of 1, 2, 4 and 8, since each adds up gradients of all weights; 1.18 times with units recomputed.
+PIXELS_OF_MICRO_BATCH = 0.9 * 128**2  # that would take as long as what each micro-batch costs anyway
+RECOMPUTATION = 1.18
+
+
+class Estimate(BaseModel):
+    """Cost of a plan on its machine. Memory in bytes; seconds are None where they cannot be told
+    beforehand (a GPU is measured only when it runs)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    steps: int
+    images: int
+    parameters: int
+    memory: int
+    training_seconds: float | None
+    evaluation_seconds: float | None
+    basis: str
+
+
+def fit(
+    backbone: BackboneInfo,
+    crop: int,
+    share: int,
+    precision: str,
+    machine: Machine,
+    limit: int | None = None,
+    remat: bool | None = None,
+    besides: int = 0,
+) -> tuple[int, bool]:
+    """Of a device's `share` of the batch, the examples it takes at once, and whether it computes activations again.
+
+    The share is cut into as few equal parts as fit into 80 % of the device's memory, or of `limit` bytes where that is
+    less, beside `besides` bytes that something else takes. Activations are computed again if `remat` says so; if it is
+    None, where that is the only way to fit or the faster one. One example, if not even that seems to fit.
+    """
+    available = min(gpu.usable_memory for gpu in machine.gpus) if machine.gpus else machine.available_memory
+    room = SHARE_OF_MEMORY * (available if limit is None else min(limit, available)) - besides
+    most = share if machine.gpus else min(share, CPU_MICRO_BATCH)
+    kept, again = (largest_fitting(backbone, crop, most, precision, room, each) for each in (False, True))
+    if remat is None:
+        remat = backbone.network is not None and _recomputation_pays(backbone, crop, precision, kept, again)
+    parts = math.ceil(share / max(1, again if remat else kept))
+    return math.ceil(share / parts), remat
+
+
+def _recomputation_pays(backbone: BackboneInfo, crop: int, precision: str, kept: int, again: int) -> bool:
+    """Whether it is faster, given the largest micro-batches without and with it; or needs less, where none fits."""
+    if not kept:
+        without, recomputed = (memory_bytes(backbone, crop, 1, precision, remat) for remat in (False, True))
+        return recomputed < without
+    return RECOMPUTATION * _time_of_pixel(again, crop) < _time_of_pixel(kept, crop)
+
+
+def _time_of_pixel(micro_batch: int, crop: int) -> float:
+    """Against that of an endless micro-batch."""
+    return 1 + PIXELS_OF_MICRO_BATCH / (micro_batch * crop**2)
+
+
+def estimate_cost(
+    backbone: BackboneInfo,
+    crop: int,
+    batch: int,
+    micro_batch: int,
+    steps: int,
+    tests: int,
+    precision: str,
+    machine: Machine,
+    passes: int = 3,
+    remat: bool = False,
+) -> Estimate:
+    """`passes` over the network a step, in forward passes: 3 with a backward pass, 1 for a head alone; `remat` as
+    for `fit`."""
+    images = steps * batch
+    forward = 2 * backbone.multiply_adds(crop)
+    training = _training_operations(backbone, crop, remat) if passes > 1 else forward
+    rate = machine.gigaflops * 1e9
+    on_gpu = bool(machine.gpus)
+    return Estimate(
+        steps=steps,
+        images=images,
+        parameters=backbone.parameters,
+        memory=memory_bytes(backbone, crop, micro_batch, precision, remat),
+        training_seconds=None if on_gpu else images * training / rate / TRAINING_EFFICIENCY[precision],
+        evaluation_seconds=estimate_inference(backbone, crop, tests, machine),
+        basis="not estimated for GPUs; the progress display measures it"
+        if on_gpu
+        else f"{training / 1e9:.2f} GFLOP an image and step; "
+        f"this CPU multiplies matrices at {machine.gigaflops:.0f} GFLOP/s",
+    )
+
+
+def estimate_inference(backbone: BackboneInfo, crop: int, images: int, machine: Machine) -> float | None:
+    """Seconds of forward passes; None where they cannot be told."""
+    forward = 2 * backbone.multiply_adds(crop)
+    return None if machine.gpus else images * forward / (machine.gigaflops * 1e9) / INFERENCE_EFFICIENCY
+
+
+def _training_operations(backbone: BackboneInfo, crop: int, remat: bool) -> int:
+    """Of one image, forward and backward."""
+    if (network := backbone.network) is None:
+        return 3 * 2 * backbone.multiply_adds(crop)
+    return total(training_step(network, crop, 1, "float32", remat=remat)).operations

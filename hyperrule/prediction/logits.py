@@ -13,7 +13,7 @@ from hyperrule.data.contents import Contents
 from hyperrule.data.preprocess import for_evaluation
 from hyperrule.data.reading import load_images
 from hyperrule.errors import BackboneError, RunError
-from hyperrule.planning.estimate import fit
+from hyperrule.planning.cost import fit
 from hyperrule.planning.machine import this_machine
 from hyperrule.prediction.exported import ExportedClassifier, Model
 from hyperrule.prediction.released import ReleasedClassifier

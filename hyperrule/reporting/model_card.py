@@ -13,7 +13,7 @@ from hyperrule.backbones.zoo import find
 from hyperrule.distillation.summary import headline as distilled_headline
 from hyperrule.evaluation.metrics import Metrics
 from hyperrule.exporting.parity import Parity
-from hyperrule.planning.plan import Plan
+from hyperrule.planning.finetune import Plan
 from hyperrule.planning.training_plan import TrainingPlan
 from hyperrule.reporting.intervals import Interval, balanced, wilson
 from hyperrule.reporting.page import name_of, shown_decision

@@ -8,7 +8,7 @@ from typing import Any
 from hyperrule.distillation.summary import headline as distilled_headline
 from hyperrule.evaluation.metrics import ClassMetrics, Metrics
 from hyperrule.pages.rendering import percent, render
-from hyperrule.planning.plan import Plan
+from hyperrule.planning.finetune import Plan
 from hyperrule.planning.training_plan import Decided, TrainingPlan
 from hyperrule.reporting.confidence_figures import coverage_curve, coverage_figure, reliability_figure, thresholds
 from hyperrule.reporting.confusion import NAMED, confusion_figure, most_confused

@@ -12,8 +12,8 @@ from hyperrule.distillation.agreement import Agreements
 from hyperrule.errors import RunFolderError
 from hyperrule.evaluation.metrics import Metrics
 from hyperrule.exporting.parity import Parity, read_parities
-from hyperrule.planning.distill_plan import DistillPlan
-from hyperrule.planning.plan import Plan
+from hyperrule.planning.distill import DistillPlan
+from hyperrule.planning.finetune import Plan
 from hyperrule.run_folder import RunFolder
 
 

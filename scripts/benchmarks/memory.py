@@ -44,7 +44,7 @@ def compared(network: str, micro_batch: int, precision: str, remat: str) -> list
     import psutil
 
     from hyperrule.backbones.describe import describe_backbone
-    from hyperrule.planning.memory import memory_bytes
+    from hyperrule.planning.cost import memory_bytes
 
     name, _, crop = network.partition("@")
     backbone = describe_backbone(f"random-{name.lower()}")

@@ -14,9 +14,7 @@ from pathlib import Path
 
 from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.describe import describe_backbone
-from hyperrule.planning.cost import Kind, Work, forward_pass, total, training_step
-from hyperrule.planning.estimate import SHARE_OF_MEMORY
-from hyperrule.planning.memory import largest_fitting
+from hyperrule.planning.cost import SHARE_OF_MEMORY, Kind, Work, forward_pass, largest_fitting, total, training_step
 from hyperrule.rule import BATCH
 
 PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
