@@ -23,7 +23,7 @@ from hyperrule.exporting.check import check_parity
 from hyperrule.exporting.formats import AFTER_GPU, FLOAT32
 from hyperrule.exporting.parity import Parity, add_parity
 from hyperrule.exporting.saved_model import export_saved_model
-from hyperrule.planning.cluster import this_cluster
+from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import os_errors_as

@@ -6,9 +6,9 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from hyperrule.planning.machine.machine.machine import this_machine
 
-from hyperrule.planning.machine import this_machine
-from hyperrule.planning.speed import Rate, Speed, software
+from hyperrule.planning.machine.speed import Rate, Speed, software
 
 V100, A100 = "Tesla V100-SXM2-16GB", "NVIDIA A100-SXM4-40GB"
 THREE_GPUS = f"""\
@@ -26,7 +26,7 @@ def unknown_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     """Nothing remembered, nothing hidden, nothing measured."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("HYPERRULE_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("hyperrule.planning.machine._matrix_product_gigaflops", lambda: 100.0)
+    monkeypatch.setattr("hyperrule.planning.machine.machine._matrix_product_gigaflops", lambda: 100.0)
     this_machine.cache_clear()
     yield
     this_machine.cache_clear()

@@ -11,17 +11,17 @@ import pytest
 from click.testing import CliRunner
 from command_line import run
 from fake_machine import A100, FAILS, THREE_GPUS, V100, NvidiaSmi, nvidia_smi, speed_of, unknown_machine, written
+from hyperrule.planning.machine.machine.machine import this_machine
 
 from hyperrule.cli import doctor
 from hyperrule.diagnosis import diagnose, findings, installation
 from hyperrule.diagnosis.findings import driver_finding, tensorflow_findings
 from hyperrule.diagnosis.installation import TensorFlow, ask_tensorflow, missing_cuda_packages
 from hyperrule.diagnosis.surroundings import Surroundings, look_around
-from hyperrule.planning import machine
-from hyperrule.planning.container import MemoryLimit
-from hyperrule.planning.gpus import Gpu, GpusUnknown, NoNvidiaSmi
-from hyperrule.planning.machine import this_machine
-from hyperrule.planning.speed import store_speed, stored_speed
+from hyperrule.planning.machine.container import MemoryLimit
+from hyperrule.planning.machine.gpus import Gpu, GpusUnknown, NoNvidiaSmi
+from hyperrule.planning.machine.machine import machine
+from hyperrule.planning.machine.speed import store_speed, stored_speed
 
 ALL_THREE = TensorFlow(gpus=(V100, A100, A100), cuda="12.5.1")
 NOWHERE = Surroundings(pci_gpus=0, driver=None, device_files=False, container=False, distribution="")

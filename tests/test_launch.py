@@ -16,12 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 from click.testing import CliRunner
+from hyperrule.planning.machine.machine.machine import Gpu, Machine
 
 from hyperrule.cli import main
 from hyperrule.errors import RecipeError
 from hyperrule.launch import workers
 from hyperrule.launch.workers import LOOPBACK_PORTS, free_ports, local_workers, remote_workers
-from hyperrule.planning.machine import Gpu, Machine
 
 # The command line as it is, with shorter waits, and `finetune CODE` runs CODE.
 LAUNCH = """

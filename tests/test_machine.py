@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 from fake_machine import A100, FAILS, THREE_GPUS, V100, NvidiaSmi, nvidia_smi, speed_of, unknown_machine, written
+from hyperrule.planning.machine.machine.machine import Machine, this_machine
 
 from hyperrule.errors import RecipeError
-from hyperrule.planning import cpu, gpus
-from hyperrule.planning.container import core_limit, memory_limit
 from hyperrule.planning.execution import precision_of, worthwhile_precisions, xla_of
-from hyperrule.planning.gpus import Gpu, GpusUnknown, installed_gpus, visible_gpus
-from hyperrule.planning.machine import Machine, this_machine
-from hyperrule.planning.speed import Speed, speed_file, store_speed, stored_speed
+from hyperrule.planning.machine import gpus, machine
+from hyperrule.planning.machine.container import core_limit, memory_limit
+from hyperrule.planning.machine.gpus import Gpu, GpusUnknown, installed_gpus, visible_gpus
+from hyperrule.planning.machine.speed import Speed, speed_file, store_speed, stored_speed
 
 GIB = 2**30
 
@@ -182,21 +182,28 @@ def test_memory_is_what_the_tightest_control_group_leaves(
 @pytest.mark.parametrize(
     ("files", "cores"),
     [
-        ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/cpu.max": "max 100000"}, None),
-        ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/cpu.max": "350000 100000", f"{V2}/cpu.max": "800000 100000"}, 4),
+        ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/machine.max": "max 100000"}, None),
+        (
+            {
+                "proc/self/cgroup": "0::/a\n",
+                f"{V2}/a/machine.max": "350000 100000",
+                f"{V2}/machine.max": "800000 100000",
+            },
+            4,
+        ),
         (
             {
                 "proc/self/cgroup": "3:cpu,cpuacct:/x\n",
-                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "50000",
-                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+                "sys/fs/cgroup/cpu/machine.cfs_quota_us": "50000",
+                "sys/fs/cgroup/cpu/machine.cfs_period_us": "100000",
             },
             1,
         ),
         (
             {
                 "proc/self/cgroup": "3:cpu:/\n",
-                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
-                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+                "sys/fs/cgroup/cpu/machine.cfs_quota_us": "-1",
+                "sys/fs/cgroup/cpu/machine.cfs_period_us": "100000",
             },
             None,
         ),
@@ -224,9 +231,9 @@ def test_cpu_is_known_by_name_and_instruction_sets(
     file = tmp_path / "cpuinfo"
     if text:
         file.write_text(text)
-    monkeypatch.setattr(cpu, "CPUINFO", file)
-    assert cpu.instruction_sets() == sets
-    assert cpu.cpu_name() == (name or cpu.cpu_name()) != ""
+    monkeypatch.setattr(machine, "CPUINFO", file)
+    assert machine.instruction_sets() == sets
+    assert machine.cpu_name() == (name or machine.cpu_name()) != ""
 
 
 def machine_with(

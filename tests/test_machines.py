@@ -15,7 +15,7 @@ import yaml
 from click.testing import CliRunner
 
 from hyperrule.cli import main
-from hyperrule.planning.cluster import this_cluster
+from hyperrule.planning.machine.cluster import this_cluster
 
 DOCS = Path(__file__).parents[1] / "docs"
 SBATCH = DOCS / "slurm.sbatch"

@@ -18,7 +18,7 @@ from PIL import Image
 
 import hyperrule
 from hyperrule.errors import RecipeError
-from hyperrule.planning.cluster import Cluster, this_cluster
+from hyperrule.planning.machine.cluster import Cluster, this_cluster
 from hyperrule.run_folder import RunFolder
 
 MOMENTS = ("training", "evaluation", "export")

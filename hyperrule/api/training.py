@@ -13,11 +13,11 @@ from hyperrule.data import Source
 from hyperrule.data.pool import Pool
 from hyperrule.distillation.describe import describe_student, describe_teacher
 from hyperrule.errors import RecipeError, RunFolderError, UserError
-from hyperrule.planning.cluster import this_cluster
 from hyperrule.planning.cost import tensor_bytes
 from hyperrule.planning.distill import DistillPlan, make_distill_plan
 from hyperrule.planning.finetune import Plan, make_plan, training_examples
-from hyperrule.planning.machine import Machine, this_machine
+from hyperrule.planning.machine.cluster import this_cluster
+from hyperrule.planning.machine.machine.machine import Machine, this_machine
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
 from hyperrule.recipe import DistillRecipe, Recipe, TrainingRecipe, make_recipe
 from hyperrule.recipe_data import pool_of, source_of

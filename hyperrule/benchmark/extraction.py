@@ -13,9 +13,9 @@ from hyperrule.data.examples import Examples
 from hyperrule.data.pipeline import undecodable
 from hyperrule.errors import DataError, RunError
 from hyperrule.evaluation.evaluate import Evaluator
-from hyperrule.planning.cluster import Cluster
 from hyperrule.planning.cost import fit
-from hyperrule.planning.machine import this_machine
+from hyperrule.planning.machine.cluster import Cluster
+from hyperrule.planning.machine.machine.machine import this_machine
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import listed
 from hyperrule.training import runtime

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data.examples import Examples
-from hyperrule.planning.speed import software
+from hyperrule.planning.machine.speed import software
 from hyperrule.support.cache import alone, cache_folder
 from hyperrule.support.files import whole_file
 from hyperrule.support.progress import Reporter

@@ -15,7 +15,7 @@ from hyperrule.benchmark.pieces import Order, Piece
 from hyperrule.benchmark.stopping import signals_to, stopped_by
 from hyperrule.launch.running import Running
 from hyperrule.launch.workers import Worker
-from hyperrule.planning.machine import this_machine
+from hyperrule.planning.machine.machine.machine import this_machine
 
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 VISIBLE = "CUDA_VISIBLE_DEVICES"

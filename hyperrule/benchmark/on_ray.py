@@ -23,7 +23,7 @@ from hyperrule.benchmark.stopping import signals_to, stopped_by
 from hyperrule.errors import UserError
 from hyperrule.launch.running import say
 from hyperrule.launch.workers import SENT
-from hyperrule.planning.machine import this_machine
+from hyperrule.planning.machine.machine.machine import this_machine
 from hyperrule.support.silence import silent_native_stderr
 from hyperrule.support.wording import printable
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from hyperrule.diagnosis.diagnose import Diagnosis, diagnose
 from hyperrule.diagnosis.findings import gib
-from hyperrule.planning.speed import Speed
+from hyperrule.planning.machine.speed import Speed
 from hyperrule.support.wording import listed, number, printable
 
 INDENT = 11  # columns of the headings

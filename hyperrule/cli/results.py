@@ -8,8 +8,8 @@ import click
 
 from hyperrule.api import resume
 from hyperrule.errors import RecipeError
-from hyperrule.planning.cluster import this_cluster
 from hyperrule.planning.finetune import Plan
+from hyperrule.planning.machine.cluster import this_cluster
 
 if TYPE_CHECKING:
     from hyperrule.distillation.distillation import Distilled

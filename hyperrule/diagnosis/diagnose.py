@@ -20,11 +20,11 @@ from hyperrule.diagnosis.findings import (
 from hyperrule.diagnosis.installation import TensorFlow, ask_tensorflow
 from hyperrule.diagnosis.surroundings import look_around
 from hyperrule.errors import HyperruleError, RecipeError
-from hyperrule.planning.container import memory_limit
 from hyperrule.planning.execution import MACHINE, precision_of, xla_of
-from hyperrule.planning.gpus import GpusUnknown, Installed, installed_gpus, visible_gpus
-from hyperrule.planning.machine import Machine, allowed_cores, this_machine
-from hyperrule.planning.speed import Speed, installed_version, store_speed
+from hyperrule.planning.machine.container import memory_limit
+from hyperrule.planning.machine.gpus import GpusUnknown, Installed, installed_gpus, visible_gpus
+from hyperrule.planning.machine.machine.machine import Machine, allowed_cores, this_machine
+from hyperrule.planning.machine.speed import Speed, installed_version, store_speed
 from hyperrule.planning.training_plan import Decided
 from hyperrule.support.progress import Reporter
 from hyperrule.support.silence import silent_native_stderr

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hyperrule.diagnosis.installation import TensorFlow, missing_cuda_packages
 from hyperrule.diagnosis.surroundings import Surroundings
-from hyperrule.planning.gpus import Gpu, GpusUnknown, Installed, NoNvidiaSmi
+from hyperrule.planning.machine.gpus import Gpu, GpusUnknown, Installed, NoNvidiaSmi
 from hyperrule.support.wording import listed, number
 
 LEAST_DRIVER = "525.60.13"  # for CUDA 12 on Linux (NVIDIA, CUDA release notes, "minor version compatibility")

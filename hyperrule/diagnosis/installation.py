@@ -11,7 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.planning.speed import installed_version
+from hyperrule.planning.machine.speed import installed_version
 
 PROGRAM = Path(__file__).with_name("ask_tensorflow.py")
 SECONDS = 180.0  # from a cold disk, or on a busy machine, an import takes a minute or two

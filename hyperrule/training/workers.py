@@ -11,7 +11,7 @@ import tensorflow as tf
 from hyperrule.backbones.bit.checkpoints import Arrays
 from hyperrule.data.shard import Shard
 from hyperrule.errors import HyperruleError, RunError, UserError
-from hyperrule.planning.cluster import Cluster
+from hyperrule.planning.machine.cluster import Cluster
 
 Floats = npt.NDArray[np.float32]
 AT_ONCE = 2**22  # numbers of one collective: 16 MiB

@@ -27,7 +27,7 @@ from hyperrule.data import Examples, open_source
 from hyperrule.data.contents import Files
 from hyperrule.evaluation.evaluate import Evaluator
 from hyperrule.evaluation.probe import fit_probe
-from hyperrule.planning.cluster import Cluster
+from hyperrule.planning.machine.cluster import Cluster
 from hyperrule.support.progress import Reporter
 from hyperrule.training.classifier import make_classifier
 from hyperrule.training.workers import Workers

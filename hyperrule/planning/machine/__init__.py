@@ -1,0 +1,1 @@
+"""What a machine offers: cores, GPUs, container limits, cluster and speed."""
