@@ -15,8 +15,8 @@ from scipy.special import softmax
 from hyperrule.backbones.bit.checkpoints import StoredArrays, write_arrays
 from hyperrule.calibration import affordable_features
 from hyperrule.data import Examples, Source
-from hyperrule.data.augmentation import Augmentation
 from hyperrule.data.pipeline import training_batches
+from hyperrule.data.preprocess import Augmentation
 from hyperrule.errors import RunFolderError
 from hyperrule.evaluation.confidence import FITTED_ON_AT_MOST, scale_temperature
 from hyperrule.evaluation.metrics import Metrics, compute_metrics

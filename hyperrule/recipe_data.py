@@ -1,37 +1,15 @@
 """What a recipe asks for, opened: its data set, its pool; and the images that a finished run had."""
 
 import os
-from pathlib import Path
-from typing import cast, get_args
+from typing import cast
 
-from hyperrule.data import Examples, Source, Split, open_source
-from hyperrule.data.pool import Pool, open_pool
+from hyperrule.data import Examples
+from hyperrule.data.open import pool_of, source_of
 from hyperrule.errors import DataError
 from hyperrule.planning.finetune import Plan
 from hyperrule.recipe import DistillRecipe, Recipe, make_recipe
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.progress import Reporter
-
-
-def source_of(recipe: Recipe, reporter: Reporter, fetch: bool = True) -> Source:
-    return open_source(
-        recipe.dataset,
-        splits={split: name for split in get_args(Split) if (name := getattr(recipe, f"{split}_split")) is not None},
-        data_dir=_folder(recipe.data_dir),
-        image_key=recipe.image_key,
-        label_key=recipe.label_key,
-        split_seed=recipe.split_seed,
-        skip_corrupt=recipe.skip_corrupt,
-        strict=recipe.strict_data,
-        exclude=_folder(recipe.exclude),
-        reporter=reporter,
-        fetch=fetch,
-    )
-
-
-def pool_of(recipe: DistillRecipe, reporter: Reporter, fetch: bool = True) -> Pool:
-    data_dir = _folder(recipe.data_dir)
-    return open_pool(recipe.dataset, data_dir, recipe.split_seed, recipe.skip_corrupt, reporter, fetch)
 
 
 def images_of(
@@ -65,7 +43,3 @@ def images_of(
             "--dataset FOLDER"
         )
     return images
-
-
-def _folder(path: str | None) -> Path | None:
-    return None if path is None else Path(os.path.expanduser(path))

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperrule.data.listing import AS_TEXT, DataRequest, Listing
+from hyperrule.data.listing import AS_NUMBERS, AS_TEXT, DataRequest, Listing
 from hyperrule.data.sources.arrays.arrays import list_arrays
-from hyperrule.data.sources.class_order import AS_NUMBERS
 from hyperrule.errors import DataError
 from hyperrule.support.progress import Reporter
 

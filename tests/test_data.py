@@ -10,12 +10,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from hyperrule.data import Examples, open_source
-from hyperrule.data.augmentation import Augmentation
-from hyperrule.data.contents import TableColumn
+from hyperrule.data.images import TableColumn
 from hyperrule.data.pipeline import evaluation_batches, training_batches, undecodable
-from hyperrule.data.preprocess import decode, for_evaluation
-from hyperrule.data.shard import Shard
-from hyperrule.data.subset import few_shot, hold_out
+from hyperrule.data.preprocess import Augmentation, decode, for_evaluation
+from hyperrule.data.subset import Shard, few_shot, hold_out
 from hyperrule.errors import DataError
 
 

@@ -24,7 +24,7 @@ import hyperrule
 from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data import Examples
-from hyperrule.data.contents import Files
+from hyperrule.data.images import Files
 from hyperrule.errors import UserError
 from hyperrule.exporting.card import Card
 from hyperrule.exporting.classifier_module import export_module

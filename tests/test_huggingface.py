@@ -14,7 +14,7 @@ from PIL import Image
 from writers import LabelledImage
 from writers import huggingface as writer
 
-from hyperrule.data.contents import Files, TableColumn
+from hyperrule.data.images import Files, TableColumn
 from hyperrule.data.listing import DataRequest, Listing
 from hyperrule.data.sources.named.huggingface import list_huggingface
 from hyperrule.errors import DataError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from hyperrule.data.contents import Files, TableColumn
+from hyperrule.data.images import Files, TableColumn
 from hyperrule.data.inspection import CHUNK, Facts, Problems, inspect
 from hyperrule.support.progress import Reporter
 

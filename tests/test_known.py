@@ -4,7 +4,7 @@ import string
 
 import pytest
 
-from hyperrule.data.known import destroys_label, hints
+from hyperrule.data.label_safety import destroys_label, hints
 
 
 @pytest.mark.parametrize(

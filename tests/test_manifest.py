@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hyperrule.data.listing import AS_TEXT, DataRequest, Listing
-from hyperrule.data.sources.class_order import AS_NUMBERS
+from hyperrule.data.listing import AS_NUMBERS, AS_TEXT, DataRequest, Listing
 from hyperrule.data.sources.tables.manifest import list_manifest
 from hyperrule.errors import DataError
 from hyperrule.support.progress import Reporter

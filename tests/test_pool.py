@@ -10,11 +10,10 @@ import tensorflow as tf
 from PIL import Image
 
 from hyperrule.data import open_source
-from hyperrule.data.augmentation import InceptionAugmentation
-from hyperrule.data.contents import TableColumn, joined
-from hyperrule.data.examples import Examples
+from hyperrule.data.images import Examples, TableColumn, joined
 from hyperrule.data.pipeline import training_batches
 from hyperrule.data.pool import Pool, _threshold, open_pool
+from hyperrule.data.preprocess import InceptionAugmentation
 from hyperrule.errors import DataError
 from hyperrule.support.progress import Reporter
 

@@ -19,11 +19,11 @@ from writers import LabelledImage
 
 import hyperrule
 from hyperrule.data import Examples, Source
-from hyperrule.data.augmentation import Augmentation
+from hyperrule.data.open import source_of
 from hyperrule.data.pipeline import evaluation_batches, training_batches
+from hyperrule.data.preprocess import Augmentation
 from hyperrule.data.subset import few_shot
 from hyperrule.recipe import Recipe, make_recipe
-from hyperrule.recipe_data import source_of
 from hyperrule.support.progress import Reporter
 
 KINDS = ("image_folder", "archive", "manifest", "arrays", "tar_shards", "tfrecords", "tfds", "huggingface")

@@ -10,8 +10,7 @@ import pytest
 from writers import LabelledImage
 from writers.tar_shards import shard, write
 
-from hyperrule.data.listing import DataRequest, Listing
-from hyperrule.data.sources.class_order import AS_NUMBERS
+from hyperrule.data.listing import AS_NUMBERS, DataRequest, Listing
 from hyperrule.data.sources.shards.tar_shards import list_tar_shards
 from hyperrule.errors import DataError
 from hyperrule.support.progress import Reporter

@@ -12,8 +12,7 @@ import tensorflow as tf
 from writers import LabelledImage
 from writers.tfrecords import shard, write
 
-from hyperrule.data.listing import DataRequest, Listing
-from hyperrule.data.sources.class_order import AS_NUMBERS
+from hyperrule.data.listing import AS_NUMBERS, DataRequest, Listing
 from hyperrule.data.sources.shards.tfexample import records
 from hyperrule.data.sources.shards.tfrecords import list_tfrecords
 from hyperrule.errors import DataError

@@ -21,7 +21,7 @@ from tensorflow_datasets.core import example_serializer, naming, splits
 from hyperrule.api import plan_bench
 from hyperrule.benchmark.cells import planned_cells
 from hyperrule.benchmark.grid import Grid
-from hyperrule.data.contents import FileParts
+from hyperrule.data.images import FileParts
 from hyperrule.data.listing import DataRequest, Listing
 from hyperrule.data.source import Source
 from hyperrule.data.sources.kinds import KINDS, kind_of, located

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hyperrule.data.open import source_of
 from hyperrule.errors import RecipeError, UserError
 from hyperrule.recipe import Recipe, make_recipe
-from hyperrule.recipe_data import source_of
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter
 

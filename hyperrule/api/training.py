@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data import Source
+from hyperrule.data.open import pool_of, source_of
 from hyperrule.data.pool import Pool
 from hyperrule.distillation.describe import describe_student, describe_teacher
 from hyperrule.errors import RecipeError, RunFolderError, UserError
@@ -20,7 +21,6 @@ from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.machine.machine.machine import Machine, this_machine
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
 from hyperrule.recipe import DistillRecipe, Recipe, TrainingRecipe, make_recipe
-from hyperrule.recipe_data import pool_of, source_of
 from hyperrule.run_folder import RunFolder, check_free
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from hyperrule.backbones.bit.checkpoints import StoredArrays
 from hyperrule.backbones.info import BackboneInfo
-from hyperrule.data.examples import Examples
+from hyperrule.data.images import Examples
 from hyperrule.data.pipeline import undecodable
 from hyperrule.errors import DataError, RunError
 from hyperrule.evaluation.evaluate import Evaluator

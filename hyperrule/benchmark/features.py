@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperrule.backbones.info import BackboneInfo
-from hyperrule.data.examples import Examples
+from hyperrule.data.images import Examples
 from hyperrule.planning.machine.speed import software
 from hyperrule.support.cache import alone, cache_folder
 from hyperrule.support.files import whole_file

@@ -14,11 +14,11 @@ from hyperrule.benchmark.grid import HELD_OUT, Cell, DataSet, Grid
 from hyperrule.benchmark.ledger import Shots
 from hyperrule.benchmark.subsets import check_shots
 from hyperrule.data import Source
+from hyperrule.data.open import source_of
 from hyperrule.data.sources.kinds import kind_of
 from hyperrule.data.sources.named.vtab_tasks import TASKS
 from hyperrule.errors import BackboneError, DataError, RecipeError
 from hyperrule.recipe import Recipe, make_recipe
-from hyperrule.recipe_data import source_of
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter
 

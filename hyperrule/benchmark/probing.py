@@ -13,7 +13,7 @@ from hyperrule.benchmark.grid import Cell
 from hyperrule.benchmark.ledger import Line
 from hyperrule.benchmark.subsets import subset
 from hyperrule.data import Examples
-from hyperrule.data.contents import Indices
+from hyperrule.data.images import Indices
 from hyperrule.evaluation.probe import BLAS_THREADS, Probe, fit_probes
 from hyperrule.support.progress import Reporter
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from hyperrule.benchmark.ledger import Shots
-from hyperrule.data.contents import Indices
-from hyperrule.data.dataset_info import DatasetInfo
-from hyperrule.data.examples import Examples
+from hyperrule.data.images import Examples, Indices
+from hyperrule.data.listing import DatasetInfo
 from hyperrule.data.subset import few_shot
 from hyperrule.errors import RecipeError
 from hyperrule.support.files import whole_file

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from hyperrule.data.dataset_info import Augmentation, DatasetInfo, Split, SplitInfo
-from hyperrule.data.examples import Examples
 from hyperrule.data.exclusions import Exclusions, read_exclusions
-from hyperrule.data.listing import DataRequest, Listing
+from hyperrule.data.images import Examples
+from hyperrule.data.listing import Augmentation, DataRequest, DatasetInfo, Listing, Split, SplitInfo
 from hyperrule.data.source import Source
 from hyperrule.data.sources.kinds import list_images
 from hyperrule.support.progress import Reporter

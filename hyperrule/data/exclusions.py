@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hyperrule.data.contents import Indices
+from hyperrule.data.images import Indices
 from hyperrule.errors import DataError
 from hyperrule.support.files import os_errors_as, whole_file
 from hyperrule.support.wording import listed

@@ -2,21 +2,66 @@
 
 A module of `data.sources` lists one kind of storage; everything after it (inspection, splits, subsets, the
 pipeline) is common to all.
+
+What a data set is: the facts that the plan needs.
+
+The order of classes whose names come from a column of labels.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
 
-from hyperrule.data.contents import Contents, Indices
-from hyperrule.data.dataset_info import Augmentation, Split
+from hyperrule.data.images import Contents, Indices
 from hyperrule.errors import DataError
 from hyperrule.support.wording import listed
+
+Split = Literal["train", "validation", "test"]
+Augmentation = Literal["flip", "crop"]
+
+
+class SplitInfo(BaseModel):
+    """Size of one split. `per_class` follows the order of `DatasetInfo.class_names`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    examples: int
+    per_class: tuple[int, ...]
+    origin: str
+
+
+class DatasetInfo(BaseModel):
+    """Facts about a labelled image data set, known before TensorFlow is imported.
+
+    `height` and `width` (pixels) are those of the image with the median area: the "image size" of
+    a data set of mixed sizes. `sha256` covers every image's bytes, class and split, and nothing of how they are
+    stored. `destroys_label` gives a reason for each augmentation that must stay off. `warnings` tell of what is
+    wrong with the data, `notes` of how it was read.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    kind: str
+    location: str | None
+    class_names: tuple[str, ...]
+    class_order: str
+    splits: dict[Split, SplitInfo]
+    height: int
+    width: int
+    sha256: str
+    skipped: dict[str, str] = {}
+    destroys_label: dict[Augmentation, str] = {}
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -103,3 +148,36 @@ def labels_of(texts: Sequence[str], class_names: Sequence[str]) -> npt.NDArray[n
     """int32 [n] indices of the texts in `class_names`."""
     index = {name: label for label, name in enumerate(class_names)}
     return np.fromiter((index[text] for text in texts), np.int32, len(texts))
+
+
+AS_NUMBERS = "names as numbers"
+INTEGER = re.compile(r"[+-]?[0-9]{1,99}")  # Python refuses to take thousands of digits for a number
+
+
+def ordered(names: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Distinct names in order, and what order that is: of numbers where all are integers that differ, else of text.
+
+    >>> ordered(["10", "9"])
+    (('9', '10'), 'names as numbers')
+    >>> ordered(["10", "9", "cat"])
+    (('10', '9', 'cat'), 'names as text')
+    """
+    if are_integers(names):
+        return tuple(sorted(names, key=int)), AS_NUMBERS
+    return tuple(sorted(names)), AS_TEXT
+
+
+def are_integers(names: Sequence[str]) -> bool:
+    return all(INTEGER.fullmatch(name) for name in names)
+
+
+def spelled_twice(names: Sequence[str]) -> list[str]:
+    """Integers among `names` of which another is equal in value, such as "7" and "07".
+
+    >>> spelled_twice(["7", "8", "07"])
+    ['07', '7']
+    """
+    if not are_integers(names):
+        return []
+    counts = Counter(map(int, names))
+    return sorted(name for name in names if counts[int(name)] > 1)

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.data.contents import Contents, Indices, joined
-from hyperrule.data.examples import Examples
+from hyperrule.data.images import Contents, Examples, Indices, joined
 from hyperrule.data.inspection import Facts, Problems, inspect
 from hyperrule.data.listing import DataRequest, Listing
 from hyperrule.data.source import Source

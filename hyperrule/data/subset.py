@@ -1,9 +1,15 @@
-"""Seeded choices among examples: hold-out splits and balanced few-shot subsets."""
+"""Seeded choices among examples: hold-out splits and balanced few-shot subsets.
+
+Which part of every batch a worker takes, and in how many pieces.
+"""
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.data.contents import Indices
+from hyperrule.data.images import Indices
 from hyperrule.errors import DataError
 from hyperrule.support.wording import listed
 
@@ -54,3 +60,28 @@ def _shuffled_members(labels: npt.NDArray[np.int32], seed: int, classes: int | N
     return [
         np.random.default_rng((seed, label)).permutation(np.flatnonzero(labels == label)) for label in range(classes)
     ]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Worker `index` of `count`, with `devices` that each take a micro-batch at a time.
+
+    Workers take consecutive parts, equal but for one example; all go through the same number of micro-batches, the
+    last ones padded.
+    """
+
+    index: int = 0
+    count: int = 1
+    devices: int = 1
+
+    def part(self, examples: int) -> range:
+        """The positions, of `examples`, that are this worker's."""
+        return range(self.index * examples // self.count, (self.index + 1) * examples // self.count)
+
+    def rounds(self, examples: int, micro_batch: int) -> int:
+        """How often the devices take a micro-batch until all examples are through; the same for every worker."""
+        return math.ceil(math.ceil(examples / self.count) / (micro_batch * self.devices))
+
+    def rows(self, examples: int, micro_batch: int) -> int:
+        """Examples that a worker goes through, padding included."""
+        return self.rounds(examples, micro_batch) * micro_batch * self.devices

@@ -12,9 +12,9 @@ from scipy.special import softmax
 from hyperrule.backbones.bit.checkpoints import StoredArrays, write_arrays
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.data import Examples
-from hyperrule.data.augmentation import InceptionAugmentation
 from hyperrule.data.pipeline import training_batches
 from hyperrule.data.pool import Pool
+from hyperrule.data.preprocess import InceptionAugmentation
 from hyperrule.distillation.agreement import Agreements, Answers, agreement, labels_among
 from hyperrule.distillation.student import Student
 from hyperrule.distillation.teacher import Teacher

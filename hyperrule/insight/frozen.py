@@ -9,9 +9,9 @@ from hyperrule.backbones.describe import describe_backbone
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.benchmark.features import features_of
 from hyperrule.data import Examples, Source
+from hyperrule.data.open import source_of
 from hyperrule.errors import BackboneError, RecipeError
 from hyperrule.recipe import Recipe
-from hyperrule.recipe_data import source_of
 from hyperrule.support.progress import Reporter
 
 SIDE = 128  # pixels, where nothing else is asked for: a second for some hundred images

@@ -8,8 +8,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from hyperrule.data import Examples, Source, Split
-from hyperrule.data.duplicates import equal_groups
 from hyperrule.data.exclusions import write_exclusions
+from hyperrule.data.source import equal_groups
 from hyperrule.errors import DataError, RecipeError
 from hyperrule.insight.frozen import Frozen
 from hyperrule.insight.left_out import left_out_probabilities

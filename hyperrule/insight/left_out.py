@@ -5,7 +5,7 @@ import numpy.typing as npt
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
-from hyperrule.data.contents import Indices
+from hyperrule.data.images import Indices
 from hyperrule.evaluation.confidence import fit_temperature
 from hyperrule.evaluation.probe import BLAS_THREADS, L2_CANDIDATES, fit_probes
 from hyperrule.support.progress import Reporter

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from hyperrule.data.contents import Indices
+from hyperrule.data.images import Indices
 from hyperrule.evaluation.probe import BLAS_THREADS, fit_probe
 from hyperrule.support.progress import Reporter
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.data.contents import Indices
+from hyperrule.data.images import Indices
 
 RIGHT_AT_MOST = 0.5  # share of the suspected labels that may be right after all
 

@@ -6,9 +6,9 @@ import io
 import numpy as np
 from PIL import Image, ImageOps
 
-from hyperrule.data.contents import Contents
+from hyperrule.data.images import Contents
 from hyperrule.data.inspection import UNREADABLE, opened
-from hyperrule.data.looks import on_white
+from hyperrule.data.perceptual_hash import on_white
 
 SIDE = 96  # pixels, at most
 TINY = 16  # pixels; up to here each is drawn as a square, or browsers would blur them

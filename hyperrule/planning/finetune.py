@@ -14,7 +14,7 @@ from hyperrule import rule
 from hyperrule.backbones.class_names import ClassName
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data import DatasetInfo, Examples, Source, Split
-from hyperrule.data.dataset_info import DatasetInfo, Split
+from hyperrule.data.listing import DatasetInfo, Split
 from hyperrule.data.sources.kinds import located
 from hyperrule.data.subset import few_shot
 from hyperrule.errors import RecipeError

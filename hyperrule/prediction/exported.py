@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hyperrule.backbones.class_names import ClassName
-from hyperrule.data.dataset_info import Split
+from hyperrule.data.listing import Split
 from hyperrule.errors import BackboneError
 from hyperrule.exporting.card import CARD_FILE, Card
 from hyperrule.prediction.released import Activation, Asked, ReleasedClassifier, describe_classifier, named_classes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hyperrule.data import Listing, Split
-from hyperrule.data.contents import Contents
+from hyperrule.data.images import Contents
 from hyperrule.data.inspection import UNREADABLE, opened, reason
 from hyperrule.errors import DataError
 

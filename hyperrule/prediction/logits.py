@@ -9,9 +9,9 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hyperrule.backbones.bit.checkpoints import HEAD, StoredArrays
-from hyperrule.data.contents import Contents
+from hyperrule.data.images import Contents
+from hyperrule.data.pipeline import load_images
 from hyperrule.data.preprocess import for_evaluation
-from hyperrule.data.reading import load_images
 from hyperrule.errors import BackboneError, RunError
 from hyperrule.planning.cost import fit
 from hyperrule.planning.machine.machine.machine import this_machine

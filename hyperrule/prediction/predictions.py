@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hyperrule.data.contents import Files
+from hyperrule.data.images import Files
 from hyperrule.prediction.exported import Model
 from hyperrule.prediction.images import why_undecodable
 from hyperrule.prediction.logits import Batches, streamed

@@ -13,7 +13,7 @@ from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.input_range import InputRange, parse_input_range
 from hyperrule.backbones.lite0 import package
 from hyperrule.backbones.zoo import CLASSES, ZOO, ClassNames, Head, Released, find
-from hyperrule.data.dataset_info import Split
+from hyperrule.data.listing import Split
 from hyperrule.errors import BackboneError, RecipeError
 from hyperrule.exporting.card import CARD_FILE
 from hyperrule.run_folder import RunFolder

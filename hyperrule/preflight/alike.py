@@ -8,10 +8,10 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hyperrule.data.contents import Indices
-from hyperrule.data.dataset_info import Split
-from hyperrule.data.duplicates import equal_groups
+from hyperrule.data.images import Indices
 from hyperrule.data.inspection import Facts
+from hyperrule.data.listing import Split
+from hyperrule.data.source import equal_groups
 from hyperrule.preflight.findings import Alike, Duplicates, Member
 from hyperrule.preflight.near import NearPairs, near_pairs
 from hyperrule.support.progress import Reporter

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.data.contents import Indices
-from hyperrule.data.dataset_info import Split
+from hyperrule.data.images import Indices
 from hyperrule.data.inspection import Facts
+from hyperrule.data.listing import Split
 from hyperrule.data.source import IMBALANCED, Source
 from hyperrule.errors import DataError
 from hyperrule.preflight.alike import Placed, find_alike

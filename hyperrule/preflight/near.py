@@ -20,9 +20,9 @@ from math import comb
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.data.contents import Indices
+from hyperrule.data.images import Indices
 from hyperrule.data.inspection import Facts
-from hyperrule.data.looks import CHROMA_SIDE, SIDE
+from hyperrule.data.perceptual_hash import CHROMA_SIDE, SIDE
 from hyperrule.support.progress import Reporter
 
 BITS_APART = 8  # of 64, at most

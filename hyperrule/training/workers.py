@@ -9,7 +9,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hyperrule.backbones.bit.checkpoints import Arrays
-from hyperrule.data.shard import Shard
+from hyperrule.data.subset import Shard
 from hyperrule.errors import HyperruleError, RunError, UserError
 from hyperrule.planning.machine.cluster import Cluster
 

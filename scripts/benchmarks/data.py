@@ -21,10 +21,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from hyperrule.data.augmentation import Augmentation
-from hyperrule.data.contents import Files
-from hyperrule.data.examples import Examples
+from hyperrule.data.images import Examples, Files
 from hyperrule.data.pipeline import training_batches
+from hyperrule.data.preprocess import Augmentation
 
 ROUNDS, BATCH = 5, 64
 ARCHIVES = Path(os.environ.get("HYPERRULE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from hyperrule.data.contents import Files
+from hyperrule.data.images import Files
 from hyperrule.data.inspection import inspect
 from hyperrule.support.progress import Reporter
 

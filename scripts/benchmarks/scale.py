@@ -28,7 +28,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 2**20, time.
     "batches": """
 import psutil, sys, time, hyperrule
 from hyperrule.data import open_source
-from hyperrule.data.augmentation import Augmentation
+from hyperrule.data.preprocess import Augmentation
 from hyperrule.data.pipeline import training_batches
 from hyperrule.support.progress import Reporter
 def memory(): return psutil.Process().memory_info().rss / 2**30

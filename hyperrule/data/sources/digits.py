@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hyperrule.data.contents import Pixels
+from hyperrule.data.images import Pixels
 from hyperrule.data.listing import DataRequest, Listing
 from hyperrule.errors import DataError
 from hyperrule.support.progress import Reporter

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hyperrule.data.contents import Files
-from hyperrule.data.dataset_info import Split
-from hyperrule.data.listing import AS_TEXT, DataRequest, Listing, labels_of, split_by_name
+from hyperrule.data.images import Files
+from hyperrule.data.listing import AS_TEXT, DataRequest, Listing, Split, labels_of, split_by_name
 from hyperrule.errors import DataError
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter

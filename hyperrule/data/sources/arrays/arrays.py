@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.data.contents import Pixels
-from hyperrule.data.dataset_info import Split
-from hyperrule.data.listing import SPLIT_NAMES, DataRequest, Listing, split_by_name
+from hyperrule.data.images import Pixels
+from hyperrule.data.listing import SPLIT_NAMES, DataRequest, Listing, Split, split_by_name
 from hyperrule.data.sources.arrays.labels import class_labels, given_class_names, plain_labels
 from hyperrule.data.sources.arrays.npy import Npy, members
 from hyperrule.errors import DataError, RunError

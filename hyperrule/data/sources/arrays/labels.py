@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.data.contents import Indices
-from hyperrule.data.listing import labels_of
+from hyperrule.data.images import Indices
+from hyperrule.data.listing import AS_NUMBERS, labels_of, ordered
 from hyperrule.data.sources.arrays.npy import Npy
-from hyperrule.data.sources.class_order import AS_NUMBERS, ordered
 from hyperrule.data.sources.image_folder import CLASSES_FILE
 from hyperrule.errors import DataError
 from hyperrule.support.wording import listed

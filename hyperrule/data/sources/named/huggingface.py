@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperrule.data.contents import Contents, Files, Indices, TableColumn
-from hyperrule.data.known import destroys_label
+from hyperrule.data.images import Contents, Files, Indices, TableColumn
+from hyperrule.data.label_safety import destroys_label
 from hyperrule.data.listing import DataRequest, Listing
 from hyperrule.data.sources.named.names import OWN_ORDER, Span, chosen_key, chosen_splits, reason, without_unlabelled
 from hyperrule.data.sources.shards.files import Classes, classes_of

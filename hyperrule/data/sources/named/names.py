@@ -7,9 +7,8 @@ from typing import Literal, Protocol, get_args
 
 import numpy as np
 
-from hyperrule.data.contents import Indices
-from hyperrule.data.dataset_info import Split
-from hyperrule.data.listing import SPLIT_NAMES, DataRequest, Listing, split_by_name
+from hyperrule.data.images import Indices
+from hyperrule.data.listing import SPLIT_NAMES, DataRequest, Listing, Split, split_by_name
 from hyperrule.errors import DataError
 from hyperrule.support.wording import did_you_mean, listed
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hyperrule.data.contents import FileParts, Indices
-from hyperrule.data.known import destroys_label
+from hyperrule.data.images import FileParts, Indices
+from hyperrule.data.label_safety import destroys_label
 from hyperrule.data.listing import DataRequest, Listing
 from hyperrule.data.sources.named.names import OWN_ORDER, Span, chosen_key, chosen_splits, without_unlabelled
 from hyperrule.data.sources.named.tfds_builder import PREFIX, prepared_builder, tensorflow_datasets

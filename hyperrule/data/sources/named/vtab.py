@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hyperrule.data.contents import Contents, Pixels
-from hyperrule.data.dataset_info import Split
-from hyperrule.data.known import destroys_label
-from hyperrule.data.listing import DataRequest, Listing
+from hyperrule.data.images import Contents, Pixels
+from hyperrule.data.label_safety import destroys_label
+from hyperrule.data.listing import DataRequest, Listing, Split
 from hyperrule.data.sources.named.names import OWN_ORDER, resolved_splits, without_unlabelled
 from hyperrule.data.sources.named.tfds import absolute, features_of, read_rows, sizes_of
 from hyperrule.data.sources.named.tfds_builder import PREFIX as TFDS_PREFIX

@@ -12,10 +12,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.data.contents import Indices
-from hyperrule.data.dataset_info import Split
-from hyperrule.data.listing import SPLIT_NAMES, DataRequest, labels_of, split_by_name
-from hyperrule.data.sources.class_order import are_integers, ordered, spelled_twice
+from hyperrule.data.images import Indices
+from hyperrule.data.listing import (
+    SPLIT_NAMES,
+    DataRequest,
+    Split,
+    are_integers,
+    labels_of,
+    ordered,
+    spelled_twice,
+    split_by_name,
+)
 from hyperrule.errors import DataError
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter

@@ -20,10 +20,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from hyperrule.data.contents import FileParts
-from hyperrule.data.dataset_info import Split
-from hyperrule.data.listing import DataRequest, Listing
-from hyperrule.data.sources.class_order import INTEGER
+from hyperrule.data.images import FileParts
+from hyperrule.data.listing import INTEGER, DataRequest, Listing, Split
 from hyperrule.data.sources.image_folder import CLASSES_FILE, EXTENSIONS
 from hyperrule.data.sources.shards.files import classes_of, find_shards
 from hyperrule.errors import DataError

@@ -14,7 +14,7 @@ from itertools import groupby
 
 import numpy as np
 
-from hyperrule.data.contents import FileParts
+from hyperrule.data.images import FileParts
 from hyperrule.data.listing import DataRequest, Listing
 from hyperrule.data.sources.image_folder import CLASSES_FILE
 from hyperrule.data.sources.shards.files import Classes, classes_of, find_shards

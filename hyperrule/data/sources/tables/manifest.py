@@ -17,10 +17,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hyperrule.data.contents import Files, Indices
-from hyperrule.data.dataset_info import Split
-from hyperrule.data.listing import DataRequest, Listing, labels_of, split_by_name
-from hyperrule.data.sources.class_order import are_integers, ordered, spelled_twice
+from hyperrule.data.images import Files, Indices
+from hyperrule.data.listing import (
+    DataRequest,
+    Listing,
+    Split,
+    are_integers,
+    labels_of,
+    ordered,
+    spelled_twice,
+    split_by_name,
+)
 from hyperrule.data.sources.image_folder import EXTENSIONS
 from hyperrule.data.sources.tables.presence import absent
 from hyperrule.data.sources.tables.rows import Rows, as_text, distinct

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.data.contents import Indices
+from hyperrule.data.images import Indices
 
 
 def absent(folder: Path, paths: npt.NDArray[np.object_]) -> Indices:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperrule.data.contents import Indices
+from hyperrule.data.images import Indices
 from hyperrule.data.sources.tables.table import Table
 from hyperrule.errors import DataError
 from hyperrule.support.wording import NAMED_AT_MOST, listed

@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from hyperrule.data.contents import Indices
+from hyperrule.data.images import Indices
 from hyperrule.errors import DataError
 from hyperrule.support.wording import listed
 

@@ -1,6 +1,8 @@
 """Where encoded images are, each to be read by its number: files, parts of files, tables, arrays.
 
 Nothing is held in memory but where things are. Reading is safe in many threads and, after pickling, processes.
+
+Labelled images of one split, in their fixed order, random access.
 """
 
 import io
@@ -16,6 +18,7 @@ from PIL import Image
 
 if TYPE_CHECKING:
     import pyarrow as pa
+from collections.abc import Iterator
 
 Indices = npt.NDArray[np.int64]
 
@@ -174,3 +177,22 @@ def joined(parts: Sequence[Contents]) -> Contents:
     sizes = [len(part) for part in parts]
     which = np.repeat(np.arange(len(parts)), sizes)
     return Joined(tuple(parts), which, np.concatenate([np.arange(size) for size in sizes]))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """`labels` are int32 [n], indices into `DatasetInfo.class_names`."""
+
+    ids: Sequence[str]
+    labels: npt.NDArray[np.int32]
+    contents: Contents
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def encoded(self) -> Iterator[bytes]:
+        """The encoded images, one by one."""
+        return (self.contents[index] for index in range(len(self)))
+
+    def take(self, indices: Indices) -> "Examples":
+        return Examples([self.ids[i] for i in indices], self.labels[indices], self.contents.take(indices))

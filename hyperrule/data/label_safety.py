@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from hyperrule.data.dataset_info import Augmentation
+from hyperrule.data.listing import Augmentation
 
 SIDES = "a mirrored image shows another angle"
 PLACES = "a random crop moves the shape"
