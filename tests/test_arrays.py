@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hyperrule.data.listing import AS_NUMBERS, AS_TEXT, DataRequest, Listing
-from hyperrule.data.sources.arrays.arrays import list_arrays
+from hyperrule.data.sources.arrays import list_arrays
 from hyperrule.errors import DataError
 from hyperrule.support.progress import Reporter
 

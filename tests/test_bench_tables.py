@@ -20,7 +20,7 @@ from hyperrule.benchmark.plot import panels
 from hyperrule.benchmark.published import Beside, beside_published, literature
 from hyperrule.benchmark.summary import Summary, summarise
 from hyperrule.benchmark.vtab_scores import vtab_scores
-from hyperrule.data.sources.named.vtab_tasks import TASKS
+from hyperrule.data.sources.vtab import TASKS
 from hyperrule.errors import RecipeError, RunError
 
 FORMS: tuple[Form, ...] = ("terminal", "markdown", "csv", "latex", "html", "svg")

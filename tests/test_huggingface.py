@@ -16,7 +16,7 @@ from writers import huggingface as writer
 
 from hyperrule.data.images import Files, TableColumn
 from hyperrule.data.listing import DataRequest, Listing
-from hyperrule.data.sources.named.huggingface import list_huggingface
+from hyperrule.data.sources.huggingface import list_huggingface
 from hyperrule.errors import DataError
 
 datasets = pytest.importorskip("datasets", reason="needs the extra hf: pip install 'hyperrule[hf]'")
@@ -80,7 +80,7 @@ import socket, sys
 def refuse(*_, **__): raise SystemExit("network")
 socket.getaddrinfo = socket.socket.connect = refuse
 from hyperrule.data.listing import DataRequest
-from hyperrule.data.sources.named.huggingface import list_huggingface
+from hyperrule.data.sources.huggingface import list_huggingface
 from hyperrule.support.progress import Reporter
 found = list_huggingface(DataRequest({str(pets)!r}), Reporter())
 assert len(found.ids) == 19, found

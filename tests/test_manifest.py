@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hyperrule.data.listing import AS_NUMBERS, AS_TEXT, DataRequest, Listing
-from hyperrule.data.sources.tables.manifest import list_manifest
+from hyperrule.data.sources.manifest import list_manifest
 from hyperrule.errors import DataError
 from hyperrule.support.progress import Reporter
 

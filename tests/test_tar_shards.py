@@ -11,7 +11,7 @@ from writers import LabelledImage
 from writers.tar_shards import shard, write
 
 from hyperrule.data.listing import AS_NUMBERS, DataRequest, Listing
-from hyperrule.data.sources.shards.tar_shards import list_tar_shards
+from hyperrule.data.sources.webdataset import list_tar_shards
 from hyperrule.errors import DataError
 from hyperrule.support.progress import Reporter
 

@@ -18,7 +18,7 @@ from writers import LabelledImage
 from writers import tfds as writer
 
 from hyperrule.data.listing import DataRequest, Listing
-from hyperrule.data.sources.named.tfds import list_tfds
+from hyperrule.data.sources.tfds import list_tfds
 from hyperrule.errors import DataError
 
 SIZES = {"train": 20, "validation": 5, "test": 7, "extra": 2}
@@ -124,7 +124,7 @@ import socket, sys
 def refuse(*_, **__): raise SystemExit("network")
 socket.getaddrinfo = socket.socket.connect = refuse
 from hyperrule.data.listing import DataRequest
-from hyperrule.data.sources.named.tfds import list_tfds
+from hyperrule.data.sources.tfds import list_tfds
 from hyperrule.support.progress import Reporter
 from pathlib import Path
 found = list_tfds(DataRequest("tfds:tiny_pets", data_dir=Path({str(pets / "three")!r})), Reporter(), fetch=False)

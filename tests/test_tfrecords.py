@@ -13,8 +13,8 @@ from writers import LabelledImage
 from writers.tfrecords import shard, write
 
 from hyperrule.data.listing import AS_NUMBERS, DataRequest, Listing
-from hyperrule.data.sources.shards.tfexample import records
-from hyperrule.data.sources.shards.tfrecords import list_tfrecords
+from hyperrule.data.sources.tfexample import records
+from hyperrule.data.sources.tfrecords import list_tfrecords
 from hyperrule.errors import DataError
 from hyperrule.support.progress import Reporter
 
@@ -71,7 +71,7 @@ def test_tensorflow_is_not_imported(tmp_path: Path) -> None:
     shard(tmp_path / "x.tfrecord", labelled(0, 1))
     code = (
         "import sys; from hyperrule.data.listing import DataRequest; from hyperrule.support.progress import Reporter\n"
-        "from hyperrule.data.sources.shards.tfrecords import list_tfrecords\n"
+        "from hyperrule.data.sources.tfrecords import list_tfrecords\n"
         f"listing = list_tfrecords(DataRequest({str(tmp_path)!r}), Reporter())\n"
         "assert len(listing.ids) == 2 and 'tensorflow' not in sys.modules"
     )

@@ -24,12 +24,11 @@ from hyperrule.benchmark.grid import Grid
 from hyperrule.data.images import FileParts
 from hyperrule.data.listing import DataRequest, Listing
 from hyperrule.data.source import Source
+from hyperrule.data.sources import tfds_builder, vtab
 from hyperrule.data.sources.kinds import KINDS, kind_of, located
-from hyperrule.data.sources.named import tfds_builder, vtab
-from hyperrule.data.sources.named.tfds import Rows
-from hyperrule.data.sources.named.tfds_builder import tensorflow_datasets
-from hyperrule.data.sources.named.vtab import list_vtab
-from hyperrule.data.sources.named.vtab_tasks import TASKS, Group, Task, score
+from hyperrule.data.sources.tfds import Rows
+from hyperrule.data.sources.tfds_builder import tensorflow_datasets
+from hyperrule.data.sources.vtab import TASKS, Group, Task, list_vtab, score
 from hyperrule.errors import DataError, RecipeError
 
 # Of the splits that TFDS prepares: those of T's tests and of the TFDS catalogue.

@@ -16,7 +16,7 @@ from hyperrule.benchmark.subsets import check_shots
 from hyperrule.data import Source
 from hyperrule.data.open import source_of
 from hyperrule.data.sources.kinds import kind_of
-from hyperrule.data.sources.named.vtab_tasks import TASKS
+from hyperrule.data.sources.vtab import TASKS
 from hyperrule.errors import BackboneError, DataError, RecipeError
 from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.support.files import os_errors_as

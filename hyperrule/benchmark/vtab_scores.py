@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from hyperrule.benchmark.summary import Group, Summary
-from hyperrule.data.sources.named.vtab_tasks import TASKS, TRAIN800, VAL200, Score, score
+from hyperrule.data.sources.vtab import TASKS, TRAIN800, VAL200, Score, score
 
 NAMES = Score("vtab-1k", "vtab-1k, natural", "vtab-1k, specialized", "vtab-1k, structured")
 Way = tuple[str, str, float | None]  # backbone, method, l2

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperrule.data.listing import DataRequest
-from hyperrule.data.sources.named.names import reason
+from hyperrule.data.sources.named_splits import reason
 from hyperrule.errors import DataError
 from hyperrule.support.progress import Reporter
 from hyperrule.support.silence import silent_native_stderr

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hyperrule.data.sources.shards.tfexample import Record
+from hyperrule.data.sources.tfexample import Record
 from hyperrule.errors import DataError
 
 Features = Mapping[str, Any]  # of TFDS, by key

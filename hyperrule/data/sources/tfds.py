@@ -11,10 +11,10 @@ import numpy as np
 from hyperrule.data.images import FileParts, Indices
 from hyperrule.data.label_safety import destroys_label
 from hyperrule.data.listing import DataRequest, Listing
-from hyperrule.data.sources.named.names import OWN_ORDER, Span, chosen_key, chosen_splits, without_unlabelled
-from hyperrule.data.sources.named.tfds_builder import PREFIX, prepared_builder, tensorflow_datasets
-from hyperrule.data.sources.shards.files import Classes, classes_of
-from hyperrule.data.sources.shards.tfexample import Record, records
+from hyperrule.data.sources.named_splits import OWN_ORDER, Span, chosen_key, chosen_splits, without_unlabelled
+from hyperrule.data.sources.shards import Classes, classes_of
+from hyperrule.data.sources.tfds_builder import PREFIX, prepared_builder, tensorflow_datasets
+from hyperrule.data.sources.tfexample import Record, records
 from hyperrule.errors import DataError
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter

@@ -23,7 +23,7 @@ import numpy as np
 from hyperrule.data.images import FileParts
 from hyperrule.data.listing import INTEGER, DataRequest, Listing, Split
 from hyperrule.data.sources.image_folder import CLASSES_FILE, EXTENSIONS
-from hyperrule.data.sources.shards.files import classes_of, find_shards
+from hyperrule.data.sources.shards import classes_of, find_shards
 from hyperrule.errors import DataError
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter

@@ -1,21 +1,27 @@
-"""A table of images: CSV, TSV, JSON lines or Parquet with a path, a label and, if it likes, a split in every row.
+r"""A table of images: CSV, TSV, JSON lines or Parquet with a path, a label and, if it likes, a split in every row.
 
 Paths are relative to the table's folder, or absolute. What does not exist as written is looked for without the blanks
-around it and with / for \\. Blanks around labels and splits do not count. Labels that are all integers (3, or 3.0, as
+around it and with / for \. Blanks around labels and splits do not count. Labels that are all integers (3, or 3.0, as
 columns with gaps come out of other programs) are classes in the order of numbers. CSV does not tell the text "3" from
 the number 3, so that a column of numbers and words is refused there; JSON and Parquet do, and text is as it is.
+
+Which of many paths are files.
+
+The rows of a table that are used: their text, and how to speak of them.
 """
 
 import os
 import re
 import reprlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hyperrule.data.images import Files, Indices
 from hyperrule.data.listing import (
@@ -29,13 +35,84 @@ from hyperrule.data.listing import (
     split_by_name,
 )
 from hyperrule.data.sources.image_folder import EXTENSIONS
-from hyperrule.data.sources.tables.presence import absent
-from hyperrule.data.sources.tables.rows import Rows, as_text, distinct
-from hyperrule.data.sources.tables.table import Table, open_table
+from hyperrule.data.sources.table import Table, open_table
 from hyperrule.errors import DataError
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import NAMED_AT_MOST, did_you_mean, listed, printable
+
+TEXT_OR_INTEGERS = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_integer,
+    pa.types.is_boolean,
+    pa.types.is_null,
+)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows `rows` (int64 [n], counted from 0) of a table."""
+
+    table: Table
+    rows: Indices
+
+    def distinct(self, name: str, column: pa.ChunkedArray) -> tuple[npt.NDArray[np.object_], npt.NDArray[Any]]:
+        """The texts that the column has in these rows, each once, and of every row which it is (integers [n]).
+
+        Raises DataError if any is empty, or not of a type that `as_text` takes.
+        """
+        texts, which = distinct(as_text(column, f"column {name!r} of {self.table.path}"))
+        if len(self.rows) < len(which):
+            used, which = np.unique(which[self.rows], return_inverse=True)
+            texts = texts[used]
+        empty = np.flatnonzero(np.array([not text.strip() for text in texts], np.bool_)[which])
+        if len(empty):
+            raise DataError(
+                f"column {name!r} of {self.table.path} is empty in {self.numbered(empty)}. Every image needs a path "
+                "and a label: fill them in, or delete these rows."
+            )
+        return texts, which
+
+    def numbered(self, members: Indices) -> str:
+        """The rows of those numbers as the user sees them: "row 2, 3, 4, 5, 6 and 2 more"."""
+        return f"row {listed([*map(str, self.numbers(members[:NAMED_AT_MOST])), *members[NAMED_AT_MOST:]])}"
+
+    def numbers(self, members: Indices) -> Indices:
+        return self.table.numbers(self.rows[members])
+
+
+def as_text(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    """The column as large_string: integers, and floats that are whole, as integers; NaN and null as "".
+
+    Raises DataError for fractions, for types whose values are neither names nor integers, and for text not in UTF-8.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), None, column)
+    try:
+        if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+            column = column.cast(pa.int64())
+    except pa.ArrowInvalid:
+        raise DataError(f"{where} holds fractions ({column.type}). A class is a name or an integer.") from None
+    if not any(is_known(column.type) for is_known in TEXT_OR_INTEGERS):
+        raise DataError(f"{where} holds {column.type}. It must hold text or integers, one an image.")
+    text = column.cast(pa.large_string())
+    try:
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        raise DataError(f"{where} holds text that is not UTF-8. Write it in UTF-8.") from None
+    return text.fill_null("") if text.null_count else text
+
+
+def distinct(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.object_], npt.NDArray[Any]]:
+    """The distinct texts of the column in their order, and of every row the number of its text (int32 [n])."""
+    encoded = column.dictionary_encode().combine_chunks()
+    pa.default_memory_pool().release_unused()  # 100 MB of a million paths, which Arrow would keep
+    # Not to_numpy(), which imports pandas where there is one: half a second and 30 MB.
+    return np.array(encoded.dictionary.to_pylist(), object), np.from_dlpack(encoded.indices)
+
 
 IMAGE_COLUMNS = ("path", "file", "filename", "file_name", "image", "filepath")
 LABEL_COLUMNS = ("label", "class", "class_name", "category", "target")
@@ -223,3 +300,31 @@ def _ids(
     of_label = which.astype(np.int64) * (int(labels.max()) + 1) + labels
     repeated = len(which) - len(np.unique(of_label * 3 + splits))
     return ids, f"{repeated} rows repeat an earlier one (path, label and split)" if repeated else ""
+
+
+def absent(folder: Path, paths: npt.NDArray[np.object_]) -> Indices:
+    """Numbers, ascending, of the paths (str [n], relative to `folder` or absolute) that are no files.
+
+    Lists every folder once: to ask for a million files one by one takes far longer. Raises OSError for folders that
+    may not be listed.
+    """
+    if not len(paths):
+        return np.zeros(0, np.int64)
+    numbers: dict[str, int] = {}
+    parents = (numbers.setdefault(os.path.dirname(path), len(numbers)) for path in paths)
+    which = np.fromiter(parents, np.int32, len(paths))
+    ends = np.cumsum(np.bincount(which, minlength=len(numbers)))[:-1]
+    by_parent = np.split(np.argsort(which, kind="stable"), ends)
+    found = np.zeros(len(paths), np.bool_)
+    for parent, members in zip(numbers, by_parent, strict=True):
+        files = _files_in(Path(folder, parent))
+        found[members] = [os.path.basename(path) in files for path in paths[members]]
+    return np.flatnonzero(~found)
+
+
+def _files_in(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a path with a zero byte
+        return set()

@@ -17,8 +17,8 @@ import numpy as np
 from hyperrule.data.images import FileParts
 from hyperrule.data.listing import DataRequest, Listing
 from hyperrule.data.sources.image_folder import CLASSES_FILE
-from hyperrule.data.sources.shards.files import Classes, classes_of, find_shards
-from hyperrule.data.sources.shards.tfexample import Record, records
+from hyperrule.data.sources.shards import Classes, classes_of, find_shards
+from hyperrule.data.sources.tfexample import Record, records
 from hyperrule.errors import DataError
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import printable

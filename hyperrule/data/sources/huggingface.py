@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from hyperrule.data.images import Contents, Files, Indices, TableColumn
 from hyperrule.data.label_safety import destroys_label
 from hyperrule.data.listing import DataRequest, Listing
-from hyperrule.data.sources.named.names import OWN_ORDER, Span, chosen_key, chosen_splits, reason, without_unlabelled
-from hyperrule.data.sources.shards.files import Classes, classes_of
+from hyperrule.data.sources.named_splits import OWN_ORDER, Span, chosen_key, chosen_splits, reason, without_unlabelled
+from hyperrule.data.sources.shards import Classes, classes_of
 from hyperrule.errors import DataError
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter

@@ -1,1 +1,0 @@
-"""Images that lie one after another in large files."""
