@@ -9,16 +9,6 @@ from hyperrule.run_folder import RunFolder
 from hyperrule.support.wording import number
 
 
-def headline(plan: Plan, metrics: Metrics) -> str:
-    """One line: accuracy, as a percentage and as a count."""
-    correct = sum(row[index] for index, row in enumerate(metrics.confusion))
-    balanced = f", balanced {metrics.balanced_accuracy:.2%}" if plan.balance.value != "none" else ""
-    return (
-        f"{plan.test_split.value} accuracy {metrics.top1:.2%} ({correct} of {metrics.examples}){balanced}, "
-        f"top-5 {metrics.top5:.2%}, loss {metrics.loss:.4f}"
-    )
-
-
 def overflows(run: RunFolder) -> str:
     """Steps whose float16 gradient overflowed, where there were any."""
     count = sum(bool(line.get("overflow")) for line in run.read_metrics())

@@ -25,7 +25,6 @@ from hyperrule.benchmark import engines, local, trained
 from hyperrule.benchmark import work as work_module
 from hyperrule.benchmark.cells import Planned, planned_cells
 from hyperrule.benchmark.claims import at_work, claim
-from hyperrule.benchmark.features import features_file, features_of
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid, read_grid
 from hyperrule.benchmark.handover import read_planned, write_planned
@@ -35,6 +34,7 @@ from hyperrule.benchmark.run_grid import plan_grid, run_grid
 from hyperrule.benchmark.work import work
 from hyperrule.cli import main
 from hyperrule.errors import Interrupted, RunError, RunFolderError
+from hyperrule.evaluation.features import features_file, features_of
 from hyperrule.evaluation.probe import fit_probe
 from hyperrule.planning.finetune import training_examples
 from hyperrule.support.cache import alone

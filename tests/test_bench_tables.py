@@ -13,7 +13,6 @@ import pytest
 from pages import Page
 
 from hyperrule.benchmark.comparison import compare
-from hyperrule.benchmark.intervals import bootstrap_mean, paired_mean
 from hyperrule.benchmark.ledger import Line
 from hyperrule.benchmark.output import Form, write_tables
 from hyperrule.benchmark.plot import panels
@@ -22,6 +21,7 @@ from hyperrule.benchmark.summary import Summary, summarise
 from hyperrule.benchmark.vtab_scores import vtab_scores
 from hyperrule.data.sources.vtab import TASKS
 from hyperrule.errors import RecipeError, RunError
+from hyperrule.evaluation.intervals import bootstrap_mean, paired_mean
 
 FORMS: tuple[Form, ...] = ("terminal", "markdown", "csv", "latex", "html", "svg")
 STRANGE = [

@@ -25,16 +25,16 @@ import hyperrule
 from hyperrule.cli import main
 from hyperrule.cli.finetune import command as finetune_command
 from hyperrule.cli.options import collect
-from hyperrule.distillation.agreement import Agreement, Agreements
 from hyperrule.errors import Interrupted, RunError
+from hyperrule.evaluation.agreement import Agreement, Agreements
 from hyperrule.evaluation.confidence import coverages
+from hyperrule.evaluation.intervals import balanced, wilson
 from hyperrule.evaluation.metrics import compute_metrics
 from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.reporting.confidence_figures import thresholds
 from hyperrule.reporting.confusion import confusion_figure, most_confused
 from hyperrule.reporting.curves import MOST_POINTS, curves, smoothed, thinned
 from hyperrule.reporting.finish import finish_run
-from hyperrule.reporting.intervals import balanced, wilson
 from hyperrule.reporting.model_card import model_card
 from hyperrule.reporting.page import write_report
 from hyperrule.reporting.read import read_run

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from hyperrule.backbones.info import BackboneInfo
-from hyperrule.benchmark.features import PREPROCESSING
 from hyperrule.benchmark.grid import Cell, Grid, ProbeMethod
 from hyperrule.benchmark.ledger import FORMAT, Line
 from hyperrule.benchmark.opening import Absent, is_here, open_all
 from hyperrule.data import Source
 from hyperrule.errors import UserError
+from hyperrule.evaluation.features import PREPROCESSING
 from hyperrule.planning.execution import versions_here
 from hyperrule.planning.finetune import Plan, make_plan
 from hyperrule.planning.machine.machine.machine import Machine, this_machine

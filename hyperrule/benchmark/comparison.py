@@ -4,11 +4,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hyperrule.benchmark.intervals import paired_mean
 from hyperrule.benchmark.ledger import Shots
 from hyperrule.benchmark.summary import Group, Summary
 from hyperrule.errors import RecipeError
-from hyperrule.reporting.intervals import Interval
+from hyperrule.evaluation.intervals import Interval, paired_mean
 from hyperrule.support.wording import did_you_mean, listed
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
-from hyperrule.benchmark.intervals import bootstrap_mean
 from hyperrule.benchmark.ledger import Line, Shots
-from hyperrule.reporting.intervals import Interval
+from hyperrule.evaluation.intervals import Interval, bootstrap_mean
 
 
 class Cell(Protocol):

@@ -7,7 +7,7 @@ from itertools import groupby
 from hyperrule.benchmark.comparison import Comparison
 from hyperrule.benchmark.published import Beside, Figures
 from hyperrule.benchmark.summary import Summary
-from hyperrule.reporting.intervals import Interval
+from hyperrule.evaluation.intervals import Interval
 
 NONE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"

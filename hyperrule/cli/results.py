@@ -40,7 +40,8 @@ def render_result(result: "Result | Distilled", as_json: bool) -> None:
 
 
 def _render_finetuned(result: "Result", as_json: bool) -> None:
-    from hyperrule.summary import headline, result_json
+    from hyperrule.evaluation.metrics import headline
+    from hyperrule.summary import result_json
 
     run = result.run
     if as_json:
@@ -60,7 +61,8 @@ def _render_finetuned(result: "Result", as_json: bool) -> None:
 
 
 def _render_distilled(result: "Distilled", as_json: bool) -> None:
-    from hyperrule.distillation.summary import headline, result_json
+    from hyperrule.distillation.summary import result_json
+    from hyperrule.evaluation.agreement import headline
 
     run, overall = result.run, result.agreements.overall
     if as_json:

@@ -15,10 +15,10 @@ from hyperrule.data import Examples
 from hyperrule.data.pipeline import training_batches
 from hyperrule.data.pool import Pool
 from hyperrule.data.preprocess import InceptionAugmentation
-from hyperrule.distillation.agreement import Agreements, Answers, agreement, labels_among
 from hyperrule.distillation.student import Student
 from hyperrule.distillation.teacher import Teacher
 from hyperrule.errors import RunFolderError
+from hyperrule.evaluation.agreement import Agreements, Answers, agreement, labels_among
 from hyperrule.evaluation.evaluate import Floats, Pass
 from hyperrule.evaluation.predictions import write_predictions
 from hyperrule.exporting.parity import Parity, read_parities

@@ -2,15 +2,10 @@
 
 import json
 
-from hyperrule.distillation.agreement import Agreement
+from hyperrule.evaluation.agreement import Agreement
 from hyperrule.exporting.parity import Parity
 from hyperrule.planning.distill import DistillPlan
 from hyperrule.run_folder import RunFolder
-
-
-def headline(overall: Agreement) -> str:
-    """One line."""
-    return f"student {overall}"
 
 
 def result_json(plan: DistillPlan, overall: Agreement, parity: Parity | None, run: RunFolder) -> str:

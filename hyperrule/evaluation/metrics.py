@@ -7,6 +7,7 @@ from scipy.special import log_softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, top_k_accuracy_score
 
 from hyperrule.evaluation.confidence import TemperatureScaling
+from hyperrule.planning.finetune import Plan
 
 
 class ClassMetrics(BaseModel):
@@ -60,4 +61,14 @@ def compute_metrics(
             for name, n, p, r, f in zip(class_names, support, precision, recall, f1, strict=True)
         ),
         confusion=tuple(tuple(row) for row in confusion_matrix(labels, predicted, labels=every_class).tolist()),
+    )
+
+
+def headline(plan: Plan, metrics: Metrics) -> str:
+    """One line: accuracy, as a percentage and as a count."""
+    correct = sum(row[index] for index, row in enumerate(metrics.confusion))
+    balanced = f", balanced {metrics.balanced_accuracy:.2%}" if plan.balance.value != "none" else ""
+    return (
+        f"{plan.test_split.value} accuracy {metrics.top1:.2%} ({correct} of {metrics.examples}){balanced}, "
+        f"top-5 {metrics.top5:.2%}, loss {metrics.loss:.4f}"
     )

@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.backbones.info import BackboneInfo
-from hyperrule.benchmark.features import features_of
 from hyperrule.data import Examples, Source
 from hyperrule.data.open import source_of
 from hyperrule.errors import BackboneError, RecipeError
+from hyperrule.evaluation.features import features_of
 from hyperrule.recipe import Recipe
 from hyperrule.support.progress import Reporter
 

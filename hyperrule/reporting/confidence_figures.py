@@ -7,9 +7,9 @@ import numpy as np
 from markupsafe import Markup
 
 from hyperrule.evaluation.confidence import Coverage, Reliability, coverages
+from hyperrule.evaluation.intervals import Interval, wilson
 from hyperrule.pages.rendering import percent
 from hyperrule.reporting.drawing import BLUE, ORANGE, PERCENT, SOFT, Drawing
-from hyperrule.reporting.intervals import Interval, wilson
 from hyperrule.reporting.read import Prediction
 
 TARGETS = (0.9, 0.95, 0.98, 0.99, 0.995)  # accuracies

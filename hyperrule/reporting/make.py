@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperrule.distillation.summary import headline as distilled_headline
 from hyperrule.errors import RecipeError, RunFolderError
+from hyperrule.evaluation.agreement import headline as distilled_headline
+from hyperrule.evaluation.metrics import headline
 from hyperrule.reporting.comparison import render_comparison
 from hyperrule.reporting.model_card import model_card
 from hyperrule.reporting.page import GENERATOR, render_report
 from hyperrule.reporting.read import DistilledRun, FinetunedRun, read_run
 from hyperrule.run_folder import RunFolder
-from hyperrule.summary import headline
 from hyperrule.support.files import whole_file
 from hyperrule.support.wording import resume_command
 

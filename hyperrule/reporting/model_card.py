@@ -10,18 +10,18 @@ from typing import Any
 import yaml
 
 from hyperrule.backbones.zoo import find
-from hyperrule.distillation.summary import headline as distilled_headline
-from hyperrule.evaluation.metrics import Metrics
+from hyperrule.evaluation.agreement import headline as distilled_headline
+from hyperrule.evaluation.intervals import Interval, balanced, wilson
+from hyperrule.evaluation.metrics import Metrics, headline
 from hyperrule.exporting.parity import Parity
 from hyperrule.planning.finetune import Plan
 from hyperrule.planning.training_plan import TrainingPlan
-from hyperrule.reporting.intervals import Interval, balanced, wilson
 from hyperrule.reporting.page import name_of, shown_decision
 from hyperrule.reporting.read import DistilledRun, FinetunedRun, read_run
 from hyperrule.reporting.repeat import command_of
 from hyperrule.reporting.snippets import snippets
 from hyperrule.run_folder import RunFolder
-from hyperrule.summary import headline, overflows
+from hyperrule.summary import overflows
 from hyperrule.support.wording import number, plain
 
 WEAKEST = 5  # classes that are shown

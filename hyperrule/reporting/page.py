@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from hyperrule.distillation.summary import headline as distilled_headline
+from hyperrule.evaluation.agreement import headline as distilled_headline
+from hyperrule.evaluation.intervals import Interval, balanced, wilson
 from hyperrule.evaluation.metrics import ClassMetrics, Metrics
 from hyperrule.pages.rendering import percent, render
 from hyperrule.planning.finetune import Plan
@@ -13,7 +14,6 @@ from hyperrule.planning.training_plan import Decided, TrainingPlan
 from hyperrule.reporting.confidence_figures import coverage_curve, coverage_figure, reliability_figure, thresholds
 from hyperrule.reporting.confusion import NAMED, confusion_figure, most_confused
 from hyperrule.reporting.curves import curves
-from hyperrule.reporting.intervals import Interval, balanced, wilson
 from hyperrule.reporting.pictures import MISTAKES, read_pictures
 from hyperrule.reporting.read import DistilledRun, FinetunedRun, read_run
 from hyperrule.reporting.repeat import asked_of, command_of, shown_value

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from hyperrule.distillation.agreement import Agreements
 from hyperrule.errors import RunFolderError
+from hyperrule.evaluation.agreement import Agreements
 from hyperrule.evaluation.metrics import Metrics
 from hyperrule.exporting.parity import Parity, read_parities
 from hyperrule.planning.distill import DistillPlan

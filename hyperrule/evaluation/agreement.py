@@ -130,3 +130,8 @@ def _divergence(teacher: Floats, student: Floats) -> npt.NDArray[np.float64]:
     ours, theirs = (log_softmax(logits.astype(np.float64), axis=1) for logits in (student, teacher))
     divergence: npt.NDArray[np.float64] = np.sum(np.exp(theirs) * (theirs - ours), axis=1)
     return divergence
+
+
+def headline(overall: Agreement) -> str:
+    """One line."""
+    return f"student {overall}"
