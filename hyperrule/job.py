@@ -19,9 +19,9 @@ from hyperrule.data.pipeline import MicroBatch, undecodable
 from hyperrule.errors import DataError, RunError
 from hyperrule.evaluation.evaluate import Evaluator
 from hyperrule.exporting.card import Card
-from hyperrule.exporting.check import check_parity
 from hyperrule.exporting.formats import AFTER_GPU, FLOAT32
 from hyperrule.exporting.parity import Parity, add_parity
+from hyperrule.exporting.replay import check_parity
 from hyperrule.exporting.saved_model import export_saved_model
 from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
