@@ -55,7 +55,7 @@ def _exporting_nothing() -> Iterator[None]:
     before."""
     from hyperrule.data import Examples
     from hyperrule.exporting.parity import Parity, add_parity
-    from hyperrule.job import Job
+    from hyperrule.jobs.job import Job
 
     def export(
         job: Job, examples: Examples, probabilities: npt.NDArray[np.float32], temperature: float = 1.0

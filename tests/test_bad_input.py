@@ -43,7 +43,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def no_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any import of TensorFlow, or of the module that brings it in, fails; even if another test did it before."""
-    for module in ("tensorflow", "keras", "hyperrule.finetuning"):
+    for module in ("tensorflow", "keras", "hyperrule.jobs.finetune"):
         monkeypatch.setitem(sys.modules, module, None)
 
 

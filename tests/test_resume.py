@@ -16,11 +16,11 @@ from devices import strategy_of
 from writers import LabelledImage, tar_shards
 
 import hyperrule
-from hyperrule.calibration import calibrate
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import Interrupted, RunError, RunFolderError
 from hyperrule.evaluation.evaluate import Evaluator
-from hyperrule.job import Job
+from hyperrule.jobs.budget import calibrate
+from hyperrule.jobs.job import Job
 from hyperrule.planning.training_plan import Calibration
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.progress import Report
@@ -108,7 +108,7 @@ def test_run_that_fails_at_its_last_write_has_lost_nothing(
         )
         with pytest.raises(RunError, match="disk is full"):
             hyperrule.finetune(dataset=uninterrupted["data"], out=out, quiet=True, **SMALL)
-    monkeypatch.setattr("hyperrule.job.Loop.train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("hyperrule.jobs.job.Loop.train", lambda *_: pytest.fail("trained again"))
     hyperrule.resume(out, quiet=True)
     assert same_weights(out, uninterrupted["out"])
 
@@ -126,7 +126,7 @@ def test_interrupted_evaluation_is_done_again_on_resuming(
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("hyperrule.finetuning.compute_metrics", lambda *_: Killed()(np.zeros(1)))
+        patch.setattr("hyperrule.jobs.finetune.compute_metrics", lambda *_: Killed()(np.zeros(1)))
         with pytest.raises(Interrupted, match=r"SIGTERM after training.*--resume"):
             hyperrule.finetune(dataset=str(uninterrupted["data"]), out=out, quiet=True, **SMALL)
     assert not RunFolder(out).finished
@@ -140,7 +140,9 @@ def test_two_devices_train_evaluate_and_resume_on_one_like_one_even_on_the_same_
     out, options = tmp_path / "run", {**SMALL, "micro_batch": 3}
     with monkeypatch.context() as patch:
         patch.setattr("hyperrule.training.runtime.start", lambda *_, **__: strategy_of(2))
-        patch.setattr("hyperrule.finetuning.write_arrays", lambda *_: (_ for _ in ()).throw(RunError("stopped here")))
+        patch.setattr(
+            "hyperrule.jobs.finetune.write_arrays", lambda *_: (_ for _ in ()).throw(RunError("stopped here"))
+        )
         with pytest.raises(RunError, match="stopped here"):
             hyperrule.finetune(dataset=str(uninterrupted["data"]), out=out, quiet=True, **options)
     confusion = json.loads((uninterrupted["out"] / "eval.json").read_text())["confusion"]
@@ -222,7 +224,7 @@ def test_restartable_begins_goes_on_and_returns_the_result(
             hyperrule.finetune(**request, **SMALL)
     with pytest.raises(RunFolderError, match="batch: 8, not 4"):
         hyperrule.finetune(**request, **{**SMALL, "batch": 4})
-    monkeypatch.setattr("hyperrule.job.Loop.train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("hyperrule.jobs.job.Loop.train", lambda *_: pytest.fail("trained again"))
     result = hyperrule.finetune(**request, **SMALL)
     assert same_weights(result.run.path, uninterrupted["out"])
     again = hyperrule.finetune(**request, **SMALL)
@@ -233,7 +235,7 @@ def test_resuming_another_plan_is_refused_with_the_difference(
     uninterrupted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, data = tmp_path / "run", uninterrupted["data"]
-    monkeypatch.setattr("hyperrule.job.Loop.train", lambda *_: (_ for _ in ()).throw(RunError("stopped here")))
+    monkeypatch.setattr("hyperrule.jobs.job.Loop.train", lambda *_: (_ for _ in ()).throw(RunError("stopped here")))
     with pytest.raises(RunError, match="stopped here"):
         hyperrule.finetune(dataset=str(data), out=out, quiet=True, **SMALL)
     with pytest.raises(RunFolderError, match=r"batch: 8, not 16"):
@@ -282,7 +284,7 @@ def test_budget_shrinks_every_boundary_once_and_is_frozen(
         assert 0 < measured.step < measured.elapsed
         return measured.model_copy(update={"step": (3600 - measured.elapsed - measured.evaluation) / 8.5})
 
-    monkeypatch.setattr("hyperrule.job.calibrate", slow_device)
+    monkeypatch.setattr("hyperrule.jobs.job.calibrate", slow_device)
     result = hyperrule.finetune(dataset=str(uninterrupted["data"]), out=out, quiet=True, **options)
     plan = result.run.read_plan()
     full, shrunk = hyperrule.plan(dataset=str(uninterrupted["data"]), **options).schedule.value, plan.schedule.value

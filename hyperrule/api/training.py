@@ -28,7 +28,7 @@ from hyperrule.support.silence import silent_native_stderr
 
 if TYPE_CHECKING:
     from hyperrule.distillation.distillation import Distilled
-    from hyperrule.finetuning import Result
+    from hyperrule.jobs.finetune import Result
 
 P = TypeVar("P", bound=TrainingPlan)
 R = TypeVar("R", bound=TrainingRecipe)
@@ -66,13 +66,13 @@ def finetune(
         if folder is not None and begun:
             if folder.finished:
                 with silent_native_stderr():
-                    from hyperrule.finetuning import folder_result
+                    from hyperrule.jobs.finetune import folder_result
                 return folder_result(folder)
             return cast("Result", resume(folder.path, quiet=quiet, **options))
         reporter = Reporter(quiet or not this_cluster().chief)
         planned, source = _plan(make_recipe(options, Recipe), reporter)
     with _importing_tensorflow(planned):
-        from hyperrule.finetuning import run_plan
+        from hyperrule.jobs.finetune import run_plan
     return run_plan(planned, source, folder, reporter)
 
 
@@ -129,7 +129,7 @@ def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result | 
         finetuning, source = _plan(_as_decided(recipe, stored), reporter, before=stored.machine)
         planned = _resumable(folder, stored, finetuning, recipe, options)
     with _importing_tensorflow(planned):
-        from hyperrule.finetuning import resume_run
+        from hyperrule.jobs.finetune import resume_run
     return resume_run(planned, source, folder, _measured(stored, recipe), reporter)
 
 

@@ -5,7 +5,7 @@ import time
 from hyperrule.benchmark.cells import Planned
 from hyperrule.benchmark.ledger import Line
 from hyperrule.evaluation.metrics import Metrics, compute_metrics
-from hyperrule.finetuning import HeadOnBackbone
+from hyperrule.jobs.finetune import HeadOnBackbone
 from hyperrule.planning.finetune import Plan
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.progress import Reporter

@@ -13,7 +13,7 @@ from hyperrule.planning.machine.cluster import this_cluster
 
 if TYPE_CHECKING:
     from hyperrule.distillation.distillation import Distilled
-    from hyperrule.finetuning import Result
+    from hyperrule.jobs.finetune import Result
 
 
 def begun_or_resumed(

@@ -22,7 +22,7 @@ from hyperrule.evaluation.agreement import Agreements, Answers, agreement, label
 from hyperrule.evaluation.evaluate import Floats, Pass
 from hyperrule.evaluation.predictions import write_predictions
 from hyperrule.exporting.parity import Parity, read_parities
-from hyperrule.job import Job
+from hyperrule.jobs.job import Job
 from hyperrule.planning.distill import DistillPlan
 from hyperrule.planning.training_plan import Calibration
 from hyperrule.reporting.finish import finish_run

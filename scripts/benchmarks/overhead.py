@@ -19,7 +19,7 @@ from PIL import Image
 
 import hyperrule
 from hyperrule.data import open_source
-from hyperrule.finetuning import Finetuning
+from hyperrule.jobs.finetune import Finetuning
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.progress import Reporter
 from hyperrule.training.feed import Feed

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hyperrule.calibration import calibrate
 from hyperrule.data import Examples
 from hyperrule.data.pipeline import MicroBatch, undecodable
 from hyperrule.errors import DataError, RunError
@@ -23,6 +22,7 @@ from hyperrule.exporting.formats import AFTER_GPU, FLOAT32
 from hyperrule.exporting.parity import Parity, add_parity
 from hyperrule.exporting.replay import check_parity
 from hyperrule.exporting.saved_model import export_saved_model
+from hyperrule.jobs.budget import calibrate
 from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
 from hyperrule.run_folder import RunFolder

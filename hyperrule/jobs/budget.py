@@ -11,8 +11,8 @@ import numpy as np
 from hyperrule.planning.training_plan import Calibration
 
 if TYPE_CHECKING:
-    from hyperrule.finetuning import HeadOnBackbone
-    from hyperrule.job import Job
+    from hyperrule.jobs.finetune import HeadOnBackbone
+    from hyperrule.jobs.job import Job
 
 CALIBRATION_SECONDS = 5.0
 PROBE_SHARE = 0.25  # of a budget

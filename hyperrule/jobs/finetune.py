@@ -13,7 +13,6 @@ import tensorflow as tf
 from scipy.special import softmax
 
 from hyperrule.backbones.bit.checkpoints import StoredArrays, write_arrays
-from hyperrule.calibration import affordable_features
 from hyperrule.data import Examples, Source
 from hyperrule.data.pipeline import training_batches
 from hyperrule.data.preprocess import Augmentation
@@ -23,7 +22,8 @@ from hyperrule.evaluation.metrics import Metrics, compute_metrics
 from hyperrule.evaluation.predictions import write_predictions
 from hyperrule.evaluation.probe import fit_head
 from hyperrule.exporting.parity import Parity, read_parities
-from hyperrule.job import Job
+from hyperrule.jobs.budget import affordable_features
+from hyperrule.jobs.job import Job
 from hyperrule.planning.finetune import Plan, training_examples
 from hyperrule.planning.training_plan import Calibration
 from hyperrule.reporting.finish import finish_run
