@@ -24,11 +24,11 @@ from hyperrule.backbones.bit.checkpoints import HEAD, read_arrays, write_arrays
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.backbones.class_names import ClassName
 from hyperrule.data.pipeline import MicroBatch
-from hyperrule.distillation.describe import describe_student, describe_teacher
-from hyperrule.distillation.student import Student, kl_divergence
-from hyperrule.distillation.teacher import Teacher
 from hyperrule.evaluation.agreement import Agreement, labels_among
 from hyperrule.exporting.parity import read_parities
+from hyperrule.jobs.distill.describe import describe_student, describe_teacher
+from hyperrule.jobs.distill.student import Student, kl_divergence
+from hyperrule.jobs.distill.teacher import Teacher
 from hyperrule.planning.distill import DistillPlan
 from hyperrule.recipe import DistillRecipe, make_recipe
 from hyperrule.run_folder import RunFolder

@@ -12,8 +12,8 @@ from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data import Source
 from hyperrule.data.open import pool_of, source_of
 from hyperrule.data.pool import Pool
-from hyperrule.distillation.describe import describe_student, describe_teacher
 from hyperrule.errors import RecipeError, RunFolderError, UserError
+from hyperrule.jobs.distill.describe import describe_student, describe_teacher
 from hyperrule.planning.cost import tensor_bytes
 from hyperrule.planning.distill import DistillPlan, make_distill_plan
 from hyperrule.planning.finetune import Plan, make_plan, training_examples
@@ -27,7 +27,7 @@ from hyperrule.support.progress import Reporter
 from hyperrule.support.silence import silent_native_stderr
 
 if TYPE_CHECKING:
-    from hyperrule.distillation.distillation import Distilled
+    from hyperrule.jobs.distill.job import Distilled
     from hyperrule.jobs.finetune import Result
 
 P = TypeVar("P", bound=TrainingPlan)
@@ -96,13 +96,13 @@ def distill(
         if folder is not None and begun:
             if folder.finished:
                 with silent_native_stderr():
-                    from hyperrule.distillation.distillation import folder_distilled
+                    from hyperrule.jobs.distill.job import folder_distilled
                 return folder_distilled(folder)
             return cast("Distilled", resume(folder.path, quiet=quiet, **options))
         reporter = Reporter(quiet or not this_cluster().chief)
         planned, pool = _plan_distillation(make_recipe(options, DistillRecipe), reporter)
     with _importing_tensorflow(planned):
-        from hyperrule.distillation.distillation import run_distillation
+        from hyperrule.jobs.distill.job import run_distillation
     return run_distillation(planned, pool, folder, reporter)
 
 
@@ -123,7 +123,7 @@ def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result | 
             distilling, pool = _plan_distillation(_as_decided(recipe, stored), reporter, before=stored.machine)
             asked = _resumable(folder, stored, distilling, recipe, options)
             with _importing_tensorflow(asked):
-                from hyperrule.distillation.distillation import resume_distillation
+                from hyperrule.jobs.distill.job import resume_distillation
             return resume_distillation(asked, pool, folder, _measured(stored, recipe), reporter)
         assert isinstance(recipe, Recipe)
         finetuning, source = _plan(_as_decided(recipe, stored), reporter, before=stored.machine)

@@ -12,7 +12,7 @@ from hyperrule.planning.finetune import Plan
 from hyperrule.planning.machine.cluster import this_cluster
 
 if TYPE_CHECKING:
-    from hyperrule.distillation.distillation import Distilled
+    from hyperrule.jobs.distill.job import Distilled
     from hyperrule.jobs.finetune import Result
 
 

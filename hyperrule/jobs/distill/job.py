@@ -15,13 +15,13 @@ from hyperrule.data import Examples
 from hyperrule.data.pipeline import training_batches
 from hyperrule.data.pool import Pool
 from hyperrule.data.preprocess import InceptionAugmentation
-from hyperrule.distillation.student import Student
-from hyperrule.distillation.teacher import Teacher
 from hyperrule.errors import RunFolderError
 from hyperrule.evaluation.agreement import Agreements, Answers, agreement, labels_among
 from hyperrule.evaluation.evaluate import Floats, Pass
 from hyperrule.evaluation.predictions import write_predictions
 from hyperrule.exporting.parity import Parity, read_parities
+from hyperrule.jobs.distill.student import Student
+from hyperrule.jobs.distill.teacher import Teacher
 from hyperrule.jobs.job import Job
 from hyperrule.planning.distill import DistillPlan
 from hyperrule.planning.training_plan import Calibration

@@ -13,7 +13,7 @@ import tensorflow as tf
 from hyperrule.backbones.backbone import Backbone
 from hyperrule.backbones.bit.checkpoints import HEAD, Arrays
 from hyperrule.data.pipeline import MicroBatch
-from hyperrule.distillation.teacher import Teacher
+from hyperrule.jobs.distill.teacher import Teacher
 from hyperrule.planning.distill import DistillPlan
 from hyperrule.training.classifier import Classifier
 

@@ -1,0 +1,1 @@
+"""Distillation by function matching: teacher, student and the job."""
