@@ -26,13 +26,13 @@ from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data import Examples
 from hyperrule.data.images import Files
 from hyperrule.errors import UserError
-from hyperrule.exporting.card import Card
 from hyperrule.exporting.classifier_module import export_module
 from hyperrule.exporting.formats import FORMATS, FormatName, Quantize, place
 from hyperrule.exporting.keras_model import export_keras
 from hyperrule.exporting.litert import export_litert
 from hyperrule.exporting.onnx import export_onnx
 from hyperrule.exporting.saved_model import export_saved_model
+from hyperrule.prediction.card import Card
 from hyperrule.training.classifier import Classifier, fold, make_classifier
 
 SIDE, NAMES = 32, ("naïve\u202e", "<b>cat</b>", 'a "quoted, name"', "狗")

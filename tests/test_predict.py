@@ -32,13 +32,13 @@ from hyperrule.data.preprocess import for_evaluation
 from hyperrule.errors import BackboneError, DataError, RecipeError, UserError
 from hyperrule.evaluation.confidence import reliability
 from hyperrule.evaluation.metrics import compute_metrics
-from hyperrule.exporting.card import Card
 from hyperrule.exporting.saved_model import export_saved_model
+from hyperrule.prediction.accuracy import Tally, ranks_and_losses
+from hyperrule.prediction.card import Card
 from hyperrule.prediction.images import labelled_images
 from hyperrule.prediction.labels import ClassIndex, match_folders
 from hyperrule.prediction.predictions import Prediction
 from hyperrule.prediction.released import Asked, ReleasedClassifier, describe_classifier
-from hyperrule.prediction.tally import Tally, ranks_and_losses
 from hyperrule.support.progress import Reporter
 from hyperrule.training.classifier import Classifier, make_classifier
 

@@ -12,8 +12,8 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.data import Examples
 from hyperrule.data.pipeline import evaluation_batches
-from hyperrule.exporting.card import CARD_FILE, Card
 from hyperrule.exporting.formats import Quantize
+from hyperrule.prediction.card import CARD_FILE, Card
 from hyperrule.support.silence import silent_native_stderr
 from hyperrule.training.classifier import Classifier
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from hyperrule.data import Examples
 from hyperrule.data.pipeline import evaluation_batches
 from hyperrule.errors import RunError
-from hyperrule.exporting.card import Card
 from hyperrule.exporting.formats import FORMATS, FormatName, Quantize, Tolerance
 from hyperrule.exporting.parity import Parity
+from hyperrule.prediction.card import Card
 
 EXAMPLES = 256
 BATCH = 32

@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from hyperrule.data.preprocess import for_evaluation, resize
-from hyperrule.exporting.card import Card
 from hyperrule.exporting.classifier_module import ClassifierModule, write_card
+from hyperrule.prediction.card import Card
 from hyperrule.training.classifier import Classifier
 
 

@@ -109,8 +109,8 @@ def own_export(case: Case) -> Timed:
     import numpy as np
     import tensorflow as tf
 
-    from hyperrule.exporting.card import Card
     from hyperrule.exporting.saved_model import export_saved_model
+    from hyperrule.prediction.card import Card
     from hyperrule.training.classifier import fold
 
     classifier = own_classifier(case, "float32")
