@@ -6,13 +6,6 @@ from hyperrule.evaluation.metrics import Metrics
 from hyperrule.exporting.parity import Parity
 from hyperrule.planning.finetune import Plan
 from hyperrule.run_folder import RunFolder
-from hyperrule.support.wording import number
-
-
-def overflows(run: RunFolder) -> str:
-    """Steps whose float16 gradient overflowed, where there were any."""
-    count = sum(bool(line.get("overflow")) for line in run.read_metrics())
-    return f" ({number(count, 'step')} skipped, whose gradient overflowed)" if count else ""
 
 
 def result_json(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str:

@@ -78,7 +78,7 @@ def _exporting_nothing() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Job, "export", export)
-        patch.setattr("hyperrule.reporting.finish.write_report", lambda _: None)
+        patch.setattr("hyperrule.reporting.make.write_report", lambda _: None)
         yield
 
 

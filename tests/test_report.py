@@ -31,14 +31,13 @@ from hyperrule.evaluation.confidence import coverages
 from hyperrule.evaluation.intervals import balanced, wilson
 from hyperrule.evaluation.metrics import compute_metrics
 from hyperrule.recipe import Recipe, make_recipe
-from hyperrule.reporting.confidence_figures import thresholds
-from hyperrule.reporting.confusion import confusion_figure, most_confused
+from hyperrule.reporting.commands import command_of
 from hyperrule.reporting.curves import MOST_POINTS, curves, smoothed, thinned
-from hyperrule.reporting.finish import finish_run
+from hyperrule.reporting.figures import confusion_figure, most_confused, thresholds
+from hyperrule.reporting.make import finish_run
 from hyperrule.reporting.model_card import model_card
 from hyperrule.reporting.page import write_report
 from hyperrule.reporting.read import read_run
-from hyperrule.reporting.repeat import command_of
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.progress import Reporter
 
@@ -459,7 +458,7 @@ def test_pictures_are_small_and_upright(finished: RunFolder, tmp_path: Path) -> 
 
 def test_unwritable_card_leaves_the_run_to_be_resumed(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     run.card_file.unlink()
-    monkeypatch.setattr("hyperrule.reporting.finish.write_card", lambda _: (_ for _ in ()).throw(RunError("disk full")))
+    monkeypatch.setattr("hyperrule.reporting.make.write_card", lambda _: (_ for _ in ()).throw(RunError("disk full")))
     with pytest.raises(RunError, match="disk full"):
         finish_run(run, Reporter())
     assert not run.finished

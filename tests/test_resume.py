@@ -104,7 +104,7 @@ def test_run_that_fails_at_its_last_write_has_lost_nothing(
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(
-            "hyperrule.reporting.finish.write_card", lambda *_: (_ for _ in ()).throw(RunError("the disk is full"))
+            "hyperrule.reporting.make.write_card", lambda *_: (_ for _ in ()).throw(RunError("the disk is full"))
         )
         with pytest.raises(RunError, match="disk is full"):
             hyperrule.finetune(dataset=uninterrupted["data"], out=out, quiet=True, **SMALL)
@@ -218,7 +218,7 @@ def test_restartable_begins_goes_on_and_returns_the_result(
     request = {"dataset": str(uninterrupted["data"]), "out": tmp_path / "run", "restartable": True, "quiet": True}
     with monkeypatch.context() as patch:
         patch.setattr(
-            "hyperrule.reporting.finish.write_card", lambda *_: (_ for _ in ()).throw(RunError("the disk is full"))
+            "hyperrule.reporting.make.write_card", lambda *_: (_ for _ in ()).throw(RunError("the disk is full"))
         )
         with pytest.raises(RunError, match="disk is full"):
             hyperrule.finetune(**request, **SMALL)

@@ -26,7 +26,7 @@ from hyperrule.jobs.budget import affordable_features
 from hyperrule.jobs.job import Job
 from hyperrule.planning.finetune import Plan, training_examples
 from hyperrule.planning.training_plan import Calibration
-from hyperrule.reporting.finish import finish_run
+from hyperrule.reporting.make import finish_run
 from hyperrule.reporting.pictures import keep_pictures
 from hyperrule.run_folder import RunFolder, free_run_folder
 from hyperrule.support.files import whole_file

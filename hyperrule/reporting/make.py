@@ -1,19 +1,24 @@
-"""`hyperrule report`: pages from finished runs, to where they were asked for."""
+"""`hyperrule report`: pages from finished runs, to where they were asked for.
+
+The end of a run: its report, then its model card, whose presence says that the run is finished.
+"""
 
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperrule.errors import RecipeError, RunFolderError
+from hyperrule.errors import Interrupted, RecipeError, RunFolderError
 from hyperrule.evaluation.agreement import headline as distilled_headline
 from hyperrule.evaluation.metrics import headline
 from hyperrule.reporting.comparison import render_comparison
-from hyperrule.reporting.model_card import model_card
-from hyperrule.reporting.page import GENERATOR, render_report
+from hyperrule.reporting.model_card import model_card, write_card
+from hyperrule.reporting.page import GENERATOR, render_report, write_report
 from hyperrule.reporting.read import DistilledRun, FinetunedRun, read_run
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import whole_file
+from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import resume_command
 
 DEFAULT = Path("report.html")
@@ -85,3 +90,19 @@ def _headline(run: FinetunedRun | DistilledRun) -> str:
     if isinstance(run, FinetunedRun):
         return headline(run.plan, run.metrics)
     return distilled_headline(run.agreements.overall)
+
+
+def finish_run(run: RunFolder, reporter: Reporter, keep: Callable[[], None] = lambda: None) -> None:
+    """`keep` puts into the folder what the report alone needs. A report that cannot be made does not cost the run.
+
+    Raises RunError, with the run resumable, if the card cannot be written.
+    """
+    try:
+        keep()
+        write_report(run)
+    except Interrupted:
+        raise
+    except Exception as error:  # whatever it is: hours of training must not depend on a page
+        reporter.say(f"Warning: {run.report_file} could not be made ({' '.join(str(error).split())[:200]}).")
+    write_card(run)
+    shutil.rmtree(run.checkpoints, ignore_errors=True)  # only now: until the card is there, they are the run

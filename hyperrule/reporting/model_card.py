@@ -16,12 +16,10 @@ from hyperrule.evaluation.metrics import Metrics, headline
 from hyperrule.exporting.parity import Parity
 from hyperrule.planning.finetune import Plan
 from hyperrule.planning.training_plan import TrainingPlan
+from hyperrule.reporting.commands import command_of, snippets
 from hyperrule.reporting.page import name_of, shown_decision
 from hyperrule.reporting.read import DistilledRun, FinetunedRun, read_run
-from hyperrule.reporting.repeat import command_of
-from hyperrule.reporting.snippets import snippets
 from hyperrule.run_folder import RunFolder
-from hyperrule.summary import overflows
 from hyperrule.support.wording import number, plain
 
 WEAKEST = 5  # classes that are shown
@@ -294,3 +292,9 @@ def _fenced(text: str, language: str) -> str:
 def _table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def overflows(run: RunFolder) -> str:
+    """Steps whose float16 gradient overflowed, where there were any."""
+    count = sum(bool(line.get("overflow")) for line in run.read_metrics())
+    return f" ({number(count, 'step')} skipped, whose gradient overflowed)" if count else ""

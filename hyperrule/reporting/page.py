@@ -11,13 +11,19 @@ from hyperrule.evaluation.metrics import ClassMetrics, Metrics
 from hyperrule.pages.rendering import percent, render
 from hyperrule.planning.finetune import Plan
 from hyperrule.planning.training_plan import Decided, TrainingPlan
-from hyperrule.reporting.confidence_figures import coverage_curve, coverage_figure, reliability_figure, thresholds
-from hyperrule.reporting.confusion import NAMED, confusion_figure, most_confused
+from hyperrule.reporting.commands import asked_of, command_of, shown_value, snippets
 from hyperrule.reporting.curves import curves
+from hyperrule.reporting.figures import (
+    NAMED,
+    confusion_figure,
+    coverage_curve,
+    coverage_figure,
+    most_confused,
+    reliability_figure,
+    thresholds,
+)
 from hyperrule.reporting.pictures import MISTAKES, read_pictures
 from hyperrule.reporting.read import DistilledRun, FinetunedRun, read_run
-from hyperrule.reporting.repeat import asked_of, command_of, shown_value
-from hyperrule.reporting.snippets import snippets
 from hyperrule.run_folder import RunFolder
 
 GENERATOR = "hyperrule report"

@@ -25,7 +25,7 @@ from hyperrule.jobs.distill.teacher import Teacher
 from hyperrule.jobs.job import Job
 from hyperrule.planning.distill import DistillPlan
 from hyperrule.planning.training_plan import Calibration
-from hyperrule.reporting.finish import finish_run
+from hyperrule.reporting.make import finish_run
 from hyperrule.run_folder import RunFolder, free_run_folder
 from hyperrule.support.files import whole_file
 from hyperrule.support.progress import Report, Reporter
