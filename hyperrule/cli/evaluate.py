@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hyperrule.api import evaluate
-from hyperrule.cli.classifier_options import classifier_options
-from hyperrule.cli.options import data_options
+from hyperrule.cli.options import classifier_options, data_options
 from hyperrule.support.wording import printable
 
 if TYPE_CHECKING:

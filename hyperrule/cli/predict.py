@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from hyperrule.api import predict_each
-from hyperrule.cli.classifier_options import classifier_options
+from hyperrule.cli.options import classifier_options
 from hyperrule.cli.prediction_outputs import Outputs
 from hyperrule.support.wording import number
 

@@ -1,4 +1,9 @@
-"""A run begun or gone on with by a command, and what it prints when it is finished."""
+"""A run begun or gone on with by a command, and what it prints when it is finished.
+
+The result of a distillation in a line, for people, and as JSON, for programs.
+
+The result of a run in a line, for people, and as JSON, for programs.
+"""
 
 import shlex
 from collections.abc import Callable
@@ -14,6 +19,29 @@ from hyperrule.planning.machine.cluster import this_cluster
 if TYPE_CHECKING:
     from hyperrule.jobs.distill.job import Distilled
     from hyperrule.jobs.finetune import Result
+import json
+
+from hyperrule.evaluation.agreement import Agreement
+from hyperrule.evaluation.metrics import Metrics
+from hyperrule.exporting.parity import Parity
+from hyperrule.planning.distill import DistillPlan
+from hyperrule.run_folder import RunFolder
+
+
+def distillation_json(plan: DistillPlan, overall: Agreement, parity: Parity | None, run: RunFolder) -> str:
+    """The result for programs."""
+    figures = {
+        "run": str(run.path),
+        "weights": str(run.weights_file),
+        "saved_model": None if parity is None else str(run.saved_model),
+        "eval": str(run.eval_file),
+        "report": str(run.report_file),
+        "model_card": str(run.card_file),
+        "steps": plan.steps,
+        **overall.model_dump(exclude={"name"}),
+        "parity": None if parity is None else parity.model_dump(),
+    }
+    return json.dumps(figures, indent=2)
 
 
 def begun_or_resumed(
@@ -41,7 +69,6 @@ def render_result(result: "Result | Distilled", as_json: bool) -> None:
 
 def _render_finetuned(result: "Result", as_json: bool) -> None:
     from hyperrule.evaluation.metrics import headline
-    from hyperrule.summary import result_json
 
     run = result.run
     if as_json:
@@ -61,7 +88,6 @@ def _render_finetuned(result: "Result", as_json: bool) -> None:
 
 
 def _render_distilled(result: "Distilled", as_json: bool) -> None:
-    from hyperrule.distillation.summary import result_json
     from hyperrule.evaluation.agreement import headline
 
     run, overall = result.run, result.agreements.overall
@@ -75,3 +101,20 @@ def _render_distilled(result: "Distilled", as_json: bool) -> None:
     click.echo(f"agreement   {run.eval_file}")
     click.echo(f"report      {run.report_file}")
     click.echo(f"next        hyperrule finetune --backbone {shlex.quote(str(run.path))} --dataset FOLDER")
+
+
+def result_json(plan: Plan, metrics: Metrics, parity: Parity, run: RunFolder) -> str:
+    """The result for programs: where everything is, and the figures without per-class detail."""
+    return json.dumps(
+        {
+            "run": str(run.path),
+            "saved_model": str(run.saved_model),
+            "eval": str(run.eval_file),
+            "report": str(run.report_file),
+            "model_card": str(run.card_file),
+            "steps": plan.schedule.value.steps,
+            **metrics.model_dump(exclude={"per_class", "confusion"}),
+            "parity": parity.model_dump(),
+        },
+        indent=2,
+    )
