@@ -12,7 +12,7 @@ from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter
 
 if TYPE_CHECKING:
-    from hyperrule.insight.label_errors import LabelErrors
+    from hyperrule.audit.label_errors import LabelErrors
     from hyperrule.insight.learning_curve import LearningCurve
     from hyperrule.preflight.findings import Preflight
 
@@ -45,7 +45,7 @@ def learning_curve(
     finished.
     """
     with os_errors_as(UserError, "a path cannot be used"):
-        from hyperrule.insight.frozen import freeze
+        from hyperrule.audit.frozen import freeze
         from hyperrule.insight.learning_curve import find_learning_curve
 
         return find_learning_curve(freeze(make_recipe({"dataset": dataset, **options}, Recipe), size, Reporter(quiet)))
@@ -70,8 +70,8 @@ def label_errors(
     with os_errors_as(UserError, "a path cannot be used"):
         if top is not None and (isinstance(top, bool) or top < 1):
             raise RecipeError(f"top must be at least 1. Received: {top!r}")
-        from hyperrule.insight.frozen import freeze
-        from hyperrule.insight.label_errors import chosen_splits, find_label_errors
+        from hyperrule.audit.frozen import freeze
+        from hyperrule.audit.label_errors import chosen_splits, find_label_errors
 
         frozen = freeze(make_recipe({"dataset": dataset, **options}, Recipe), size, Reporter(quiet))
         return find_label_errors(frozen, chosen_splits(frozen.source, split), top)

@@ -12,7 +12,7 @@ from hyperrule.cli.options import data_options, writable
 from hyperrule.support.wording import number, printable
 
 if TYPE_CHECKING:
-    from hyperrule.insight.label_errors import LabelErrors
+    from hyperrule.audit.label_errors import LabelErrors
 
 SHOWN = 20  # rows on a terminal
 
@@ -58,7 +58,7 @@ def command(
 
 
 def _render(found: "LabelErrors", exclusions: Path | None) -> None:
-    from hyperrule.insight.label_errors import in_words
+    from hyperrule.audit.label_errors import in_words
 
     click.echo(printable(in_words(found)))
     if found.suspects:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from hyperrule.audit.frozen import Frozen
 from hyperrule.data import Split
 from hyperrule.insight.extrapolate import BackTest, Expected, Outlook, PowerLaw, Verdict, look_ahead
-from hyperrule.insight.frozen import Frozen
 from hyperrule.insight.measure import SEEDS, Measured, measure
 from hyperrule.support.files import whole_file
 

@@ -16,10 +16,9 @@ from statistics import mean
 import numpy as np
 import numpy.typing as npt
 
+from hyperrule.audit.frozen import freeze
+from hyperrule.audit.label_errors import left_out_probabilities, rank
 from hyperrule.data import Examples
-from hyperrule.insight.frozen import freeze
-from hyperrule.insight.left_out import left_out_probabilities
-from hyperrule.insight.suspects import rank
 from hyperrule.recipe import Recipe
 from hyperrule.support.progress import Reporter
 

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from hyperrule.audit.frozen import Frozen, freeze
 from hyperrule.data import Examples
 from hyperrule.evaluation.probe import BLAS_THREADS, fit_probe
 from hyperrule.insight.answer import a_class
 from hyperrule.insight.extrapolate import FITTED, Expected, look_ahead
-from hyperrule.insight.frozen import Frozen, freeze
 from hyperrule.insight.measure import halved, measure, subset
 from hyperrule.recipe import Recipe
 from hyperrule.support.progress import Reporter

@@ -1,20 +1,36 @@
-"""Images whose label is probably wrong: what `hyperrule label-errors` finds."""
+"""Images whose label is probably wrong: what `hyperrule label-errors` finds.
+
+Probabilities of every image's classes, by a probe that has seen neither it nor an equal image.
+
+Which labels a probe that has not seen them finds improbable, and how many of those are more than chance.
+
+Suspected labels as one web page that needs nothing but itself.
+"""
 
 import csv
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, PrivateAttr
+from scipy.special import log_softmax
+from threadpoolctl import threadpool_limits
 
+from hyperrule.audit.frozen import Frozen
 from hyperrule.data import Examples, Source, Split
 from hyperrule.data.exclusions import write_exclusions
-from hyperrule.data.source import equal_groups
+from hyperrule.data.images import Indices
+from hyperrule.data.source import Source, equal_groups
 from hyperrule.errors import DataError, RecipeError
-from hyperrule.insight.frozen import Frozen
-from hyperrule.insight.left_out import left_out_probabilities
-from hyperrule.insight.suspects import rank
+from hyperrule.evaluation.confidence import fit_temperature
+from hyperrule.evaluation.probe import BLAS_THREADS, L2_CANDIDATES, fit_probes
+from hyperrule.pages.rendering import render
+from hyperrule.preflight.pictures import pictures
 from hyperrule.support.files import whole_file
+from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import number
 
 Asked = Literal[Split, "all"]
@@ -84,7 +100,6 @@ class LabelErrors(BaseModel):
         findings that were read back from JSON, which have no images."""
         if self._source is None:
             raise ValueError("these findings came without their images: call hyperrule.label_errors")
-        from hyperrule.insight.label_errors_page import render_page
 
         page = render_page(self, self._source)
         with whole_file(file) as partial:
@@ -170,3 +185,115 @@ def _groups(source: Source, parts: dict[Split, Examples]) -> np.ndarray[tuple[in
     numbers = {identity: number for number, identity in enumerate(source.listing.ids)}
     places = [numbers[identity] for part in parts.values() for identity in part.ids]
     return equal_groups(source.facts["sha256"][places])
+
+
+SEED = 0  # of the halves
+
+Floats = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int32]
+
+
+def left_out_probabilities(
+    features: npt.NDArray[np.float32], labels: Labels, classes: int, groups: Indices, reporter: Reporter
+) -> Floats:
+    """Probabilities [N, classes] from features [N, D], labels [N] and `groups` [N] of equal images.
+
+    They are left-out scores of one probe fitted to all, in closed form, and so cost one eigendecomposition. l2 is that
+    of least cross-entropy. Each half of the images has the temperature that was fitted to the other half: but for these
+    two numbers, what is said of an image does not depend on its own label.
+    """
+    halves = deal(labels, groups, 2, SEED)
+    calibrated = []
+    with reporter.stage("Probes", len(L2_CANDIDATES)) as report, threadpool_limits(BLAS_THREADS, "blas"):
+        for done, probe in enumerate(fit_probes(features, labels, classes, L2_CANDIDATES, groups), start=1):
+            calibrated.append(_calibrated(probe.left_out_scores, labels, halves))
+            report(done, "")
+    places = np.arange(len(labels))
+    best: Floats = np.exp(max(calibrated, key=lambda logs: float(np.mean(logs[places, labels]))))
+    return best
+
+
+def _calibrated(scores: Floats, labels: Labels, halves: Indices) -> Floats:
+    """Logarithms of probabilities [N, classes]."""
+    logs = np.empty_like(scores)
+    for half in (0, 1):
+        here = halves == half
+        logs[here] = log_softmax(scores[here] / fit_temperature(scores[~here], labels[~here]), axis=1)
+    return logs
+
+
+def deal(labels: Labels, groups: Indices, parts: int, seed: int) -> Indices:
+    """The part of every image, int64 [N], from 0: equal images (`groups` [N]) have the same, and each class is spread
+    evenly."""
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    shuffled = np.random.default_rng(seed).permutation(len(first))
+    by_class = shuffled[np.argsort(labels[first][shuffled], kind="stable")]
+    part = np.empty(len(first), np.int64)
+    part[by_class] = np.arange(len(first)) % parts
+    dealt: Indices = part[group]
+    return dealt
+
+
+RIGHT_AT_MOST = 0.5  # share of the suspected labels that may be right after all
+
+Probabilities = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """`order` int64 [n]: images whose label is not the likeliest class, the most improbable label first. The first
+    `suspected` of them stand out."""
+
+    order: Indices
+    suspected: int
+
+
+def rank(probabilities: Probabilities, labels: npt.NDArray[np.int32], judged: npt.NDArray[np.bool_]) -> Ranking:
+    """From probabilities [N, classes] by probes that have not seen the image, and labels [N]; of images that can be
+    `judged` (bool [N]).
+
+    The order is by the label's own probability, which found more flipped labels than the distance to the likeliest
+    class or than its probability did (scripts/bench label_errors).
+    """
+    given = probabilities[np.arange(len(labels)), labels]
+    doubted = np.flatnonzero(judged & (probabilities.argmax(axis=1) != labels))
+    order = doubted[np.argsort(given[doubted], kind="stable")]
+    right = expected_right(probabilities[judged], given[order])
+    few_enough = np.flatnonzero(right <= RIGHT_AT_MOST * np.arange(1, len(order) + 1))
+    return Ranking(order, int(few_enough[-1]) + 1 if len(few_enough) else 0)
+
+
+def expected_right(probabilities: Probabilities, limits: Probabilities) -> Probabilities:
+    """How many images [n] would have a label at most as probable as each limit [n] (ascending) if every label were
+    drawn from the probabilities [N, classes], that is, if all were right and the probe calibrated.
+
+    >>> expected_right(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0.05, 0.1, 0.2])).round(9).tolist()
+    [0.0, 0.1, 0.3]
+    """
+    ascending = np.sort(probabilities, axis=None)
+    sums = np.concatenate([[0.0], np.cumsum(ascending)])
+    expected: Probabilities = sums[np.searchsorted(ascending, limits, side="right")]
+    return expected
+
+
+PICTURES = 240  # suspects shown with their image
+PAIRS = 12  # of label and likelier class, in the table of the most frequent
+
+
+def render_page(found: LabelErrors, source: Source) -> str:
+    """HTML. Every name in it is text, whatever it holds."""
+    shown = found.suspects[:PICTURES]
+    by_label = Counter(suspect.label for suspect in found.suspects)
+    return render(
+        "insight/label_errors.html",
+        found=found,
+        summary=in_words(found),
+        shown=shown,
+        pictures=pictures(source, (suspect.id for suspect in shown)),
+        pairs=Counter((suspect.label, suspect.likelier) for suspect in found.suspects).most_common(PAIRS),
+        classes=[
+            (name, images, by_label[name])
+            for name, images in zip(found.class_names, found.per_class, strict=True)
+            if by_label[name]
+        ],
+    )
