@@ -16,10 +16,10 @@ from PIL import Image
 from test_inspection import scene
 
 import hyperrule
+from hyperrule.audit.check.near_duplicates import WINDOW, near_pairs
 from hyperrule.cli import main
 from hyperrule.data.inspection import FACTS
 from hyperrule.errors import RunError
-from hyperrule.preflight.near import WINDOW, near_pairs
 from hyperrule.support.progress import Reporter
 
 HOSTILE = 'b<img src=x onerror="alert(1)">\x1b[31m'

@@ -12,9 +12,9 @@ from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter
 
 if TYPE_CHECKING:
+    from hyperrule.audit.check.findings import Preflight
     from hyperrule.audit.label_errors import LabelErrors
     from hyperrule.insight.learning_curve import LearningCurve
-    from hyperrule.preflight.findings import Preflight
 
 
 def check(dataset: str | Path, *, quiet: bool = False, **options: Any) -> Preflight:
@@ -28,7 +28,7 @@ def check(dataset: str | Path, *, quiet: bool = False, **options: Any) -> Prefli
         recipe = make_recipe({"dataset": dataset, **options, "skip_corrupt": True}, Recipe)
         source = source_of(recipe, reporter)
 
-        from hyperrule.preflight.check_source import check_source
+        from hyperrule.audit.check.check import check_source
 
         return check_source(source, reporter)
 

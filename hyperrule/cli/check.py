@@ -9,10 +9,9 @@ import click
 from rich.console import Console
 
 from hyperrule.api import check
+from hyperrule.audit.check.findings import Preflight
+from hyperrule.audit.check.verdicts import facts, verdicts
 from hyperrule.cli.options import data_options, writable
-from hyperrule.preflight.description import facts
-from hyperrule.preflight.findings import Preflight
-from hyperrule.preflight.verdicts import verdicts
 from hyperrule.support.wording import number
 
 INDENT = 10  # columns of the headings

@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hyperrule.audit.check.check import EDGES
+from hyperrule.audit.check.findings import SizeBin
 from hyperrule.data import Examples, Source
 from hyperrule.data.inspection import Facts
 from hyperrule.errors import RunFolderError
 from hyperrule.pages.thumbnails import data_uri, thumbnail
-from hyperrule.preflight.check_source import EDGES
-from hyperrule.preflight.findings import SizeBin
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import whole_file
 

@@ -7,12 +7,11 @@ from typing import TypeVar
 
 import numpy as np
 
+from hyperrule.audit.check.findings import Preflight
+from hyperrule.audit.check.verdicts import Verdict, facts, mode_in_words, verdicts
 from hyperrule.data.source import Source
 from hyperrule.pages.rendering import render
-from hyperrule.preflight.description import facts, mode_in_words
-from hyperrule.preflight.findings import Preflight
 from hyperrule.preflight.pictures import pictures
-from hyperrule.preflight.verdicts import Verdict, verdicts
 
 T = TypeVar("T")
 

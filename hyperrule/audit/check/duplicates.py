@@ -8,12 +8,12 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from hyperrule.audit.check.findings import Alike, Duplicates, Member
+from hyperrule.audit.check.near_duplicates import NearPairs, near_pairs
 from hyperrule.data.images import Indices
 from hyperrule.data.inspection import Facts
 from hyperrule.data.listing import Split
 from hyperrule.data.source import equal_groups
-from hyperrule.preflight.findings import Alike, Duplicates, Member
-from hyperrule.preflight.near import NearPairs, near_pairs
 from hyperrule.support.progress import Reporter
 
 REASONS = (

@@ -144,7 +144,7 @@ class Preflight(Facts):
         findings that were read back from JSON, which have no images."""
         if self._source is None:
             raise ValueError("these findings came without their images: call hyperrule.check")
-        from hyperrule.preflight.page import render_page
+        from hyperrule.audit.check.page import render_page
         from hyperrule.support.files import whole_file
 
         page = render_page(self, self._source)

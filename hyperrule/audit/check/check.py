@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from hyperrule.audit.check.duplicates import Placed, find_alike
+from hyperrule.audit.check.findings import Choice, Imbalance, Lie, Preflight, Size, SizeBin, Sizes
+from hyperrule.audit.check.near_duplicates import NearPairs
 from hyperrule.data.images import Indices
 from hyperrule.data.inspection import Facts
 from hyperrule.data.listing import Split
 from hyperrule.data.source import IMBALANCED, Source
 from hyperrule.errors import DataError
-from hyperrule.preflight.alike import Placed, find_alike
-from hyperrule.preflight.findings import Choice, Imbalance, Lie, Preflight, Size, SizeBin, Sizes
-from hyperrule.preflight.near import NearPairs
 from hyperrule.rule import regime, resolution, schedule
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import number

@@ -1,0 +1,1 @@
+"""`hyperrule check`: what is wrong with a data set, before anybody pays for training on it."""
