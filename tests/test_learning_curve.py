@@ -13,13 +13,12 @@ from PIL import Image
 from scipy.optimize import curve_fit
 
 import hyperrule
+from hyperrule.audit.learning_curve.curve import LearningCurve
+from hyperrule.audit.learning_curve.extrapolate import fit, look_ahead, power_law
+from hyperrule.audit.learning_curve.measure import SEEDS, Measured, halved, measure, subset
+from hyperrule.audit.learning_curve.page import answer
 from hyperrule.cli import main
 from hyperrule.data import Examples
-from hyperrule.insight.answer import answer
-from hyperrule.insight.extrapolate import look_ahead
-from hyperrule.insight.learning_curve import LearningCurve
-from hyperrule.insight.measure import SEEDS, Measured, halved, measure, subset
-from hyperrule.insight.power_law import fit, power_law
 from hyperrule.support.progress import Reporter
 
 QUIET = Reporter(quiet=True)

@@ -14,7 +14,7 @@ from hyperrule.support.progress import Reporter
 if TYPE_CHECKING:
     from hyperrule.audit.check.findings import Preflight
     from hyperrule.audit.label_errors import LabelErrors
-    from hyperrule.insight.learning_curve import LearningCurve
+    from hyperrule.audit.learning_curve.curve import LearningCurve
 
 
 def check(dataset: str | Path, *, quiet: bool = False, **options: Any) -> Preflight:
@@ -46,7 +46,7 @@ def learning_curve(
     """
     with os_errors_as(UserError, "a path cannot be used"):
         from hyperrule.audit.frozen import freeze
-        from hyperrule.insight.learning_curve import find_learning_curve
+        from hyperrule.audit.learning_curve.curve import find_learning_curve
 
         return find_learning_curve(freeze(make_recipe({"dataset": dataset, **options}, Recipe), size, Reporter(quiet)))
 

@@ -8,7 +8,7 @@ from hyperrule.api import learning_curve
 from hyperrule.cli.options import data_options, writable
 
 if TYPE_CHECKING:
-    from hyperrule.insight.learning_curve import LearningCurve
+    from hyperrule.audit.learning_curve.curve import LearningCurve
 
 
 @click.command("learning-curve", short_help="Would more labels help? Before anything is trained.")
@@ -40,7 +40,7 @@ def command(html: str | None, as_json: bool, **options: Any) -> None:
 
 
 def _render(curve: "LearningCurve") -> None:
-    from hyperrule.insight.answer import a_class, answer, interval
+    from hyperrule.audit.learning_curve.page import a_class, answer, interval
 
     click.echo(f"{'labels a class':>14}  accuracy on {curve.examples:,} {curve.split} images")
     for point in curve.points:

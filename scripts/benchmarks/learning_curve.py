@@ -6,7 +6,7 @@ DATASET is what finetune takes; at most N training images of each class count, a
 drawn, each half of the one before, as if there were no other labels; where the command foretells from a part, that
 is compared with the accuracy of probes of twice and four times as many labels, of which the part is one half or
 quarter. Then, over all: the error in points of accuracy, how often the stated 95 % interval holds what was measured,
-and the logarithmic error of gains, which is FORM_ERROR of hyperrule/insight/extrapolate.py.
+and the logarithmic error of gains, which is FORM_ERROR of hyperrule/audit/learning_curve/extrapolate.py.
 """
 
 import argparse
@@ -18,11 +18,11 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from hyperrule.audit.frozen import Frozen, freeze
+from hyperrule.audit.learning_curve.extrapolate import FITTED, Expected, look_ahead
+from hyperrule.audit.learning_curve.measure import halved, measure, subset
+from hyperrule.audit.learning_curve.page import a_class
 from hyperrule.data import Examples
 from hyperrule.evaluation.probe import BLAS_THREADS, fit_probe
-from hyperrule.insight.answer import a_class
-from hyperrule.insight.extrapolate import FITTED, Expected, look_ahead
-from hyperrule.insight.measure import halved, measure, subset
 from hyperrule.recipe import Recipe
 from hyperrule.support.progress import Reporter
 

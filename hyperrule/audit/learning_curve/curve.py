@@ -5,9 +5,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from hyperrule.audit.frozen import Frozen
+from hyperrule.audit.learning_curve.extrapolate import BackTest, Expected, Outlook, PowerLaw, Verdict, look_ahead
+from hyperrule.audit.learning_curve.measure import SEEDS, Measured, measure
 from hyperrule.data import Split
-from hyperrule.insight.extrapolate import BackTest, Expected, Outlook, PowerLaw, Verdict, look_ahead
-from hyperrule.insight.measure import SEEDS, Measured, measure
 from hyperrule.support.files import whole_file
 
 
@@ -46,7 +46,7 @@ class LearningCurve(BaseModel):
 
     def write_page(self, file: Path) -> None:
         """One HTML page that needs nothing else. Raises RunError if it cannot be written."""
-        from hyperrule.insight.learning_curve_page import render_page
+        from hyperrule.audit.learning_curve.page import render_page
 
         page = render_page(self)
         with whole_file(file) as partial:

@@ -1,0 +1,1 @@
+"""`hyperrule learning-curve`: what more labelled images would bring."""
