@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hyperrule.benchmark.cells import Planned, PlannedGrid, planned_cells
-from hyperrule.benchmark.engines import Engine
+from hyperrule.benchmark.engines.choose.choose import Engine
+from hyperrule.benchmark.engines.handover import scratch_folder, write_planned
+from hyperrule.benchmark.engines.pieces import Order, Piece
+from hyperrule.benchmark.engines.rounds import Rounds
+from hyperrule.benchmark.engines.work import failed, is_missing
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid
-from hyperrule.benchmark.handover import scratch_folder, write_planned
 from hyperrule.benchmark.ledger import Line
 from hyperrule.benchmark.outlook import Outlook, outlook
-from hyperrule.benchmark.pieces import Order, Piece
-from hyperrule.benchmark.rounds import Rounds
-from hyperrule.benchmark.work import failed, is_missing
 from hyperrule.errors import UserError
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import duration, number

@@ -12,8 +12,8 @@ import tempfile
 import time
 
 from hyperrule.benchmark.cells import planned_cells
+from hyperrule.benchmark.engines.probing import Probing
 from hyperrule.benchmark.grid import Grid
-from hyperrule.benchmark.probing import Probing
 from hyperrule.support.progress import Reporter
 
 SHOTS, SEEDS, L2 = [1, 5, 10, 25], 5, [2.0**exponent for exponent in range(3, 13)]

@@ -1,14 +1,22 @@
 """What one process does of a benchmark: all probes of a backbone on a data set, which share their features, or one
-training."""
+training.
 
+Signals at which a benchmark stops, as events among others.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals, signal
+from types import FrameType
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.benchmark.claims import LOOKED_AT
+from hyperrule.benchmark.engines.claims import LOOKED_AT
 from hyperrule.benchmark.grid import Cell
 from hyperrule.benchmark.ledger import Method, Shots
+from hyperrule.errors import Interrupted
 
 
 class Piece(BaseModel):
@@ -45,3 +53,24 @@ class Order(BaseModel):
     jobs: int = 1
     retry_failed: bool = False
     patience: float = LOOKED_AT
+
+
+@contextmanager
+def signals_to(hear: Callable[[Signals], None]) -> Iterator[None]:
+    """Within the block `hear` is called at SIGINT and SIGTERM, which do nothing else."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        hear(Signals(number))
+
+    previous = {number: signal(number, note) for number in (SIGINT, SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, former in previous.items():
+            signal(number, former)
+
+
+def stopped_by(received: Signals) -> Interrupted:
+    return Interrupted(
+        f"stopped by {received.name}. Nothing that was finished is lost: the same command goes on.", received
+    )

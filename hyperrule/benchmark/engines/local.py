@@ -11,8 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from signal import Signals
 
-from hyperrule.benchmark.pieces import Order, Piece
-from hyperrule.benchmark.stopping import signals_to, stopped_by
+from hyperrule.benchmark.engines.pieces import Order, Piece, signals_to, stopped_by
 from hyperrule.launch.running import Running
 from hyperrule.launch.workers import Worker
 from hyperrule.planning.machine.machine.machine import this_machine
@@ -54,7 +53,7 @@ def run_locally(folder: Path, orders: Sequence[Order], jobs: int, ended: Callabl
 
 def command(folder: Path, order: Order) -> list[str]:
     """The command line that carries out an order."""
-    return [sys.executable, "-m", "hyperrule.benchmark.work", str(folder), order.model_dump_json()]
+    return [sys.executable, "-m", "hyperrule.benchmark.engines.work", str(folder), order.model_dump_json()]
 
 
 def _start(slot: int, folder: Path, order: Order, events: Events) -> Running:

@@ -1,10 +1,20 @@
 """Pieces of a benchmark as tasks of a Ray cluster, which decides where and when, and does those of a dead node again.
 
 The machine that starts them and all that do them see the bench folder, the data and the cache under the same paths.
+
+Whether there is a Ray cluster at an address, told soon: `ray.init` by itself tries for minutes.
+
+A piece of a benchmark on a machine of a cluster: a process that ends when the one that asked for it does, however
+that ends. Standard library only, but for the tether (see `launch.tether`).
 """
 
+import json
 import math
 import os
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -12,15 +22,15 @@ from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from signal import SIGTERM, Signals, getsignal, signal
+from subprocess import DEVNULL, PIPE, Popen
+from tempfile import TemporaryFile
 from types import ModuleType
 from typing import Any
 
-from hyperrule.benchmark.local import command, threads
-from hyperrule.benchmark.on_node import carry_out
-from hyperrule.benchmark.pieces import Order, Piece
-from hyperrule.benchmark.ray_address import check_cluster
-from hyperrule.benchmark.stopping import signals_to, stopped_by
+from hyperrule.benchmark.engines.local import command, threads
+from hyperrule.benchmark.engines.pieces import Order, Piece, signals_to, stopped_by
 from hyperrule.errors import UserError
+from hyperrule.launch import tether
 from hyperrule.launch.running import say
 from hyperrule.launch.workers import SENT
 from hyperrule.planning.machine.machine.machine import this_machine
@@ -177,3 +187,75 @@ def _connect(ray: ModuleType, address: str | None) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"Ray does not start: {printable(' '.join(str(error).split()))}") from None
     signal(SIGTERM, own)  # Ray has put its own there
+
+
+ACCEPTS = 5.0  # seconds for a connection
+ANSWERS = 45.0  # seconds for a driver to start and be welcome; 4 on an idle machine
+DRIVER = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='critical')"
+
+
+def check_cluster(address: str) -> None:
+    """Raises UserError unless a driver on this machine can connect to the cluster at "auto" or "HOST:PORT"."""
+    if address != "auto":
+        _check_listener(address)
+    try:
+        driver = subprocess.run(
+            [sys.executable, "-c", DRIVER, address], stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWERS
+        )
+    except subprocess.TimeoutExpired:
+        raise _none_at(address, f"no answer in {ANSWERS:.0f} s") from None
+    if driver.returncode:
+        said = driver.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {driver.returncode}"]
+        raise _none_at(address, said[-1])
+
+
+def _check_listener(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(f"--address takes auto or HOST:PORT, such as 10.0.0.1:6379. Received: {address!r}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ACCEPTS).close()
+    except (OSError, UnicodeError) as error:
+        raise _none_at(address, getattr(error, "strerror", None) or str(error)) from None
+
+
+def _none_at(address: str, reason: str) -> UserError:
+    return UserError(
+        f"no Ray cluster at --address {printable(address)}: {printable(reason)}. "
+        "`ray status` on this machine, which has to be one of the cluster's, shows what it knows of it."
+    )
+
+
+LOOKED_AT = 0.2  # seconds between two looks at the process: Ray cancels between two statements
+LAST_WORDS = 20  # lines
+
+
+def carry_out(arguments: Sequence[str], folder: str, environment: Mapping[str, str]) -> tuple[int, list[str]]:
+    """Run Python with these arguments in the folder, with these variables besides the machine's own.
+
+    Returns the exit code, 128 + signal if one killed it, and the last lines of its stderr, all of which goes to that
+    of this process when it has ended.
+    """
+    order = {
+        "argv": [sys.executable, *arguments],
+        "cwd": folder,
+        "environment": dict(environment),
+        "announce": False,
+    }
+    with (
+        TemporaryFile() as said,
+        Popen(
+            [sys.executable, "-P", tether.__file__], stdin=PIPE, stdout=DEVNULL, stderr=said, start_new_session=True
+        ) as process,
+    ):
+        assert process.stdin is not None
+        with process.stdin as line:  # cut when this block ends, also by an exception, or this process
+            line.write(f"{json.dumps(order)}\n".encode())
+            line.flush()
+            while process.poll() is None:
+                time.sleep(LOOKED_AT)
+        code = process.wait()
+        said.seek(0)
+        words = said.read().decode(errors="replace")
+    sys.stderr.write(words)
+    return 128 - code if code < 0 else code, words.splitlines()[-LAST_WORDS:]

@@ -1,6 +1,6 @@
 """Does one piece of a benchmark, in a process of its own, and writes the ledger.
 
-    python -m hyperrule.benchmark.work FOLDER ORDER
+    python -m hyperrule.benchmark.engines.work FOLDER ORDER
 
 ORDER is an `Order` as JSON. A cell that another process is at work on, or has finished, is passed over; one that fails
 is recorded with its reason. The exit code is 0 if nothing but cells failed.
@@ -15,12 +15,12 @@ from functools import cache
 from pathlib import Path
 
 from hyperrule.benchmark.cells import Planned, as_done_here
-from hyperrule.benchmark.claims import LOOKED_AT, claim
+from hyperrule.benchmark.engines.claims import LOOKED_AT, claim
+from hyperrule.benchmark.engines.handover import read_planned
+from hyperrule.benchmark.engines.pieces import Order, Piece
+from hyperrule.benchmark.engines.probing import Probing
 from hyperrule.benchmark.folder import BenchFolder
-from hyperrule.benchmark.handover import read_planned
 from hyperrule.benchmark.ledger import Line
-from hyperrule.benchmark.pieces import Order, Piece
-from hyperrule.benchmark.probing import Probing
 from hyperrule.errors import HyperruleError, Interrupted
 from hyperrule.support.progress import Reporter
 from hyperrule.support.silence import silent_native_stderr
@@ -81,7 +81,7 @@ def _probe(planned: list[Planned], reporter: Reporter) -> Measure:
 def _training(folder: BenchFolder, reporter: Reporter) -> Measure:
     def measure(planned: Planned) -> Line:
         with silent_native_stderr():
-            from hyperrule.benchmark import trained
+            from hyperrule.benchmark.engines import trained
         return trained.measure(planned, folder.run(planned.key), reporter)
 
     return measure

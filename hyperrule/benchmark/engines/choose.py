@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from hyperrule.benchmark.local import run_locally
-from hyperrule.benchmark.pieces import Order, Piece
+from hyperrule.benchmark.engines.local import run_locally
+from hyperrule.benchmark.engines.pieces import Order, Piece
 from hyperrule.errors import RecipeError
 
 ENGINES = ("local", "ray")
@@ -25,7 +25,7 @@ def started(name: str, address: str | None) -> Iterator[Engine]:
             raise RecipeError(f"--address is that of a Ray cluster: say --engine ray, too. Received: {address!r}")
         yield run_locally
         return
-    from hyperrule.benchmark.on_ray import connected, run_on_ray
+    from hyperrule.benchmark.engines.ray import connected, run_on_ray
 
     with connected(address):
         yield run_on_ray
