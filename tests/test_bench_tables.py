@@ -12,13 +12,11 @@ import numpy as np
 import pytest
 from pages import Page
 
-from hyperrule.benchmark.comparison import compare
 from hyperrule.benchmark.ledger import Line
-from hyperrule.benchmark.output import Form, write_tables
-from hyperrule.benchmark.plot import panels
-from hyperrule.benchmark.published import Beside, beside_published, literature
-from hyperrule.benchmark.summary import Summary, summarise
-from hyperrule.benchmark.vtab_scores import vtab_scores
+from hyperrule.benchmark.results.plot import panels
+from hyperrule.benchmark.results.published import Beside, beside_published, literature
+from hyperrule.benchmark.results.summary import Summary, compare, summarise, vtab_scores
+from hyperrule.benchmark.results.write import Form, write_tables
 from hyperrule.data.sources.vtab import TASKS
 from hyperrule.errors import RecipeError, RunError
 from hyperrule.evaluation.intervals import bootstrap_mean, paired_mean

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hyperrule.benchmark.grid import Cell
     from hyperrule.benchmark.ledger import Line
     from hyperrule.benchmark.outlook import Outlook, Status
-    from hyperrule.benchmark.output import Form
+    from hyperrule.benchmark.results.write import Form
     from hyperrule.benchmark.run_grid import Bench
 
 WORTH_TELLING = 1.0  # seconds
@@ -160,16 +160,15 @@ def _write(
     against: tuple[str, str] | None,
     title: str = "",
 ) -> None:
-    from hyperrule.benchmark.output import write_tables  # which takes scipy: --status does not wait for it
+    from hyperrule.benchmark.results.write import write_tables
 
     write_tables(lines, form, target, cells, against, title)
 
 
 def _check_pair(grid: str, pair: tuple[str, str]) -> None:
     """Raises RecipeError, before anything is measured, if the two cannot be compared."""
-    from hyperrule.benchmark.comparison import compared
     from hyperrule.benchmark.grid import read_grid
-    from hyperrule.benchmark.summary import summarise
+    from hyperrule.benchmark.results.summary import compared, summarise
 
     compared(summarise((), read_grid(os.path.expanduser(grid)).cells()), *pair)
 

@@ -4,12 +4,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, TextIO
 
-from hyperrule.benchmark.comparison import Comparison, compare
 from hyperrule.benchmark.ledger import Line
-from hyperrule.benchmark.published import Beside, beside_published
-from hyperrule.benchmark.summary import Cell, Summary, summarise
-from hyperrule.benchmark.tables import Table, comparison_tables, published_tables, result_tables, trouble_table
-from hyperrule.benchmark.vtab_scores import vtab_scores
+from hyperrule.benchmark.results.published import Beside, beside_published
+from hyperrule.benchmark.results.summary import Cell, Comparison, Summary, compare, summarise, vtab_scores
+from hyperrule.benchmark.results.tables import Table, comparison_tables, published_tables, result_tables, trouble_table
 from hyperrule.errors import RecipeError
 from hyperrule.support.files import whole_file
 
@@ -60,27 +58,27 @@ def _write(
     # Imported here, for matplotlib and rich take their time.
     match form:
         case "terminal":
-            from hyperrule.benchmark.forms import render_terminal
+            from hyperrule.benchmark.results.forms import render_terminal
 
             render_terminal(_tables(summaries, beside, comparisons), stream)
         case "markdown":
-            from hyperrule.benchmark.forms import to_markdown
+            from hyperrule.benchmark.results.forms import to_markdown
 
             stream.write(to_markdown(_tables(summaries, beside, comparisons)))
         case "latex":
-            from hyperrule.benchmark.forms import to_latex
+            from hyperrule.benchmark.results.forms import to_latex
 
             stream.write(to_latex(_tables(summaries, beside, comparisons)))
         case "csv":
-            from hyperrule.benchmark.csv_rows import write_comparisons, write_results
+            from hyperrule.benchmark.results.forms import write_comparisons, write_results
 
             write_comparisons(comparisons, stream) if comparisons else write_results(summaries, beside, stream)
         case "html":
-            from hyperrule.benchmark.page import render_page
+            from hyperrule.benchmark.results.page import render_page
 
             stream.write(render_page(summaries, beside, comparisons, title))
         case "svg":
-            from hyperrule.benchmark.plot import plot_file
+            from hyperrule.benchmark.results.plot import plot_file
 
             stream.write(plot_file(summaries))
 

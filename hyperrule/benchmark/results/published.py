@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from hyperrule import rule
 from hyperrule.backbones.zoo import find
 from hyperrule.benchmark.ledger import Line, Method, Shots
-from hyperrule.benchmark.summary import Summary
+from hyperrule.benchmark.results.summary import Summary
 from hyperrule.support.wording import number
 
 LIKE_ALL = 0.97  # of the training images: the public code holds out 2 % of CIFAR and calls the rest "full"

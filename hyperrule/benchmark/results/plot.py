@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from hyperrule.benchmark.ledger import Shots
-from hyperrule.benchmark.summary import Summary
-from hyperrule.benchmark.tables import percent
+from hyperrule.benchmark.results.summary import Summary
+from hyperrule.benchmark.results.tables import percent
 from hyperrule.reporting.curves import COLOURS
 from hyperrule.reporting.drawing import PERCENT, Drawing
 from hyperrule.support.wording import printable

@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from hyperrule.benchmark.comparison import Comparison
-from hyperrule.benchmark.published import Beside, Figures
-from hyperrule.benchmark.summary import Summary
+from hyperrule.benchmark.results.published import Beside, Figures
+from hyperrule.benchmark.results.summary import Comparison, Summary
 from hyperrule.evaluation.intervals import Interval
 
 NONE = "\N{EN DASH}"

@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from hyperrule.benchmark.comparison import Comparison
-from hyperrule.benchmark.plot import figure, panels
-from hyperrule.benchmark.published import Beside
-from hyperrule.benchmark.summary import Summary
-from hyperrule.benchmark.tables import Table, comparison_tables, published_tables, result_tables, trouble_table
-from hyperrule.benchmark.vtab_scores import NAMES
+from hyperrule.benchmark.results.plot import figure, panels
+from hyperrule.benchmark.results.published import Beside
+from hyperrule.benchmark.results.summary import NAMES, Comparison, Summary
+from hyperrule.benchmark.results.tables import Table, comparison_tables, published_tables, result_tables, trouble_table
 from hyperrule.pages.rendering import render
 from hyperrule.support.wording import number
 

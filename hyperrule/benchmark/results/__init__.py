@@ -1,0 +1,1 @@
+"""What a grid measured, as tables, plots and pages, beside published figures."""
