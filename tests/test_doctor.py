@@ -14,10 +14,9 @@ from fake_machine import A100, FAILS, THREE_GPUS, V100, NvidiaSmi, nvidia_smi, s
 from hyperrule.planning.machine.machine.machine import this_machine
 
 from hyperrule.cli import doctor
-from hyperrule.diagnosis import diagnose, findings, installation
-from hyperrule.diagnosis.findings import driver_finding, tensorflow_findings
-from hyperrule.diagnosis.installation import TensorFlow, ask_tensorflow, missing_cuda_packages
-from hyperrule.diagnosis.surroundings import Surroundings, look_around
+from hyperrule.doctor import diagnose, findings, installation
+from hyperrule.doctor.findings import driver_finding, tensorflow_findings
+from hyperrule.doctor.installation import Surroundings, TensorFlow, ask_tensorflow, look_around, missing_cuda_packages
 from hyperrule.planning.machine.container import MemoryLimit
 from hyperrule.planning.machine.gpus import Gpu, GpusUnknown, NoNvidiaSmi
 from hyperrule.planning.machine.machine import machine
@@ -272,7 +271,7 @@ def test_measuring_keeps_what_runs_and_says_what_does_not(
 ) -> None:
     import tensorflow as tf
 
-    from hyperrule.diagnosis import measure
+    from hyperrule.doctor import measure
 
     class WithoutXla(measure.TrainingStep):
         def __init__(self, *arguments: object, xla: bool) -> None:

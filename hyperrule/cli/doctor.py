@@ -7,8 +7,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from hyperrule.diagnosis.diagnose import Diagnosis, diagnose
-from hyperrule.diagnosis.findings import gib
+from hyperrule.doctor.diagnose import Diagnosis, diagnose
+from hyperrule.doctor.findings import gib
 from hyperrule.planning.machine.speed import Speed
 from hyperrule.support.wording import listed, number, printable
 

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping
 from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.diagnosis.installation import TensorFlow, missing_cuda_packages
-from hyperrule.diagnosis.surroundings import Surroundings
+from hyperrule.doctor.installation import Surroundings, TensorFlow, missing_cuda_packages
 from hyperrule.planning.machine.gpus import Gpu, GpusUnknown, Installed, NoNvidiaSmi
 from hyperrule.support.wording import listed, number
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.diagnosis.findings import (
+from hyperrule.doctor.findings import (
     Finding,
     core_findings,
     driver_finding,
@@ -17,8 +17,7 @@ from hyperrule.diagnosis.findings import (
     tensorflow_findings,
     visibility_findings,
 )
-from hyperrule.diagnosis.installation import TensorFlow, ask_tensorflow
-from hyperrule.diagnosis.surroundings import look_around
+from hyperrule.doctor.installation import TensorFlow, ask_tensorflow, look_around
 from hyperrule.errors import HyperruleError, RecipeError
 from hyperrule.planning.execution import MACHINE, precision_of, xla_of
 from hyperrule.planning.machine.container import memory_limit
@@ -110,7 +109,7 @@ def diagnose(devices: str = "all", measure: bool = False, reporter: Reporter | N
 
 def _measured(machine: Machine, reporter: Reporter) -> Speed:
     with silent_native_stderr():
-        from hyperrule.diagnosis.measure import measure_speed
+        from hyperrule.doctor.measure import measure_speed
     speed = measure_speed(machine, reporter)
     reporter.say(f"Kept in {store_speed(speed)}")
     return speed

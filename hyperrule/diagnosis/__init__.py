@@ -1,1 +1,0 @@
-"""What this machine is, what `auto` would choose on it, and what is missing for its GPUs: `hyperrule doctor`."""
