@@ -28,7 +28,7 @@ from hyperrule.errors import DataError, RecipeError
 from hyperrule.evaluation.confidence import fit_temperature
 from hyperrule.evaluation.probe import BLAS_THREADS, L2_CANDIDATES, fit_probes
 from hyperrule.pages.rendering import render
-from hyperrule.preflight.pictures import pictures
+from hyperrule.pages.thumbnails import pictures
 from hyperrule.support.files import whole_file
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import number

@@ -1,7 +1,11 @@
-"""Images small enough to be part of a page."""
+"""Images small enough to be part of a page.
+
+Pictures of images of a data set, for the page.
+"""
 
 import base64
 import io
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -9,6 +13,7 @@ from PIL import Image, ImageOps
 from hyperrule.data.images import Contents
 from hyperrule.data.inspection import UNREADABLE, opened
 from hyperrule.data.perceptual_hash import on_white
+from hyperrule.data.source import Source
 
 SIDE = 96  # pixels, at most
 TINY = 16  # pixels; up to here each is drawn as a square, or browsers would blur them
@@ -40,3 +45,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode[0] != "I":
         return image
     return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+
+
+def pictures(source: Source, ids: Iterable[str]) -> dict[str, str]:
+    """data: URIs of small JPEGs of the images with those ids; none for those that cannot be read."""
+    wanted, contents = set(ids), source.listing.contents
+    numbers = {identity: number for number, identity in enumerate(source.listing.ids) if identity in wanted}
+    small = {identity: thumbnail(contents, number) for identity, number in numbers.items()}
+    return {identity: data_uri(jpeg) for identity, jpeg in small.items() if jpeg is not None}

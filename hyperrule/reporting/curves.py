@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from hyperrule.pages.drawing import BLUE, INK, ORANGE, PERCENT, RED, SHORT, SOFT, Drawing, step_axis
 from hyperrule.pages.rendering import percent
-from hyperrule.reporting.drawing import BLUE, INK, ORANGE, PERCENT, RED, SHORT, SOFT, Drawing, step_axis
 from hyperrule.support.wording import printable
 
 Log = Sequence[Mapping[str, Any]]

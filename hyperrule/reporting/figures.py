@@ -14,8 +14,8 @@ from matplotlib.colors import to_rgb
 from hyperrule.evaluation.confidence import Coverage, Reliability, coverages
 from hyperrule.evaluation.intervals import Interval, wilson
 from hyperrule.evaluation.metrics import Metrics
+from hyperrule.pages.drawing import BLUE, INK, ORANGE, PERCENT, SOFT, Drawing
 from hyperrule.pages.rendering import percent
-from hyperrule.reporting.drawing import BLUE, INK, ORANGE, PERCENT, SOFT, Drawing
 from hyperrule.reporting.read import Prediction
 from hyperrule.support.wording import printable
 

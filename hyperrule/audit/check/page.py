@@ -11,7 +11,7 @@ from hyperrule.audit.check.findings import Preflight
 from hyperrule.audit.check.verdicts import Verdict, facts, mode_in_words, verdicts
 from hyperrule.data.source import Source
 from hyperrule.pages.rendering import render
-from hyperrule.preflight.pictures import pictures
+from hyperrule.pages.thumbnails import pictures
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from matplotlib.ticker import NullFormatter
 
 from hyperrule.audit.learning_curve.curve import LearningCurve
 from hyperrule.audit.learning_curve.extrapolate import FITTED, Expected, Verdict, power_law
+from hyperrule.pages.drawing import BLUE, ORANGE, PERCENT, Drawing
 from hyperrule.pages.rendering import percent, render
-from hyperrule.reporting.drawing import BLUE, ORANGE, PERCENT, Drawing
 
 
 def render_page(curve: LearningCurve) -> str:

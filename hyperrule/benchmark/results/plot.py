@@ -13,8 +13,8 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from hyperrule.benchmark.ledger import Shots
 from hyperrule.benchmark.results.summary import Summary
 from hyperrule.benchmark.results.tables import percent
+from hyperrule.pages.drawing import PERCENT, Drawing
 from hyperrule.reporting.curves import COLOURS
-from hyperrule.reporting.drawing import PERCENT, Drawing
 from hyperrule.support.wording import printable
 
 WIDTH, HEIGHT, GAP = 420, 290, 24  # pixels, of a panel and between two
