@@ -30,14 +30,12 @@ from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Report, Reporter
 from hyperrule.support.wording import listed
 from hyperrule.training import runtime
-from hyperrule.training.agreed_plan import agreed
 from hyperrule.training.checkpoint import latest_checkpoint, save_checkpoint
 from hyperrule.training.classifier import Classifier, fold
-from hyperrule.training.feed import Feed
-from hyperrule.training.loop import Loop
+from hyperrule.training.loop import Feed, Loop
 from hyperrule.training.step import TrainingStep
 from hyperrule.training.stop import raising_interrupted
-from hyperrule.training.workers import LOST, Workers
+from hyperrule.training.workers import LOST, Workers, agreed
 
 P = TypeVar("P", bound=TrainingPlan)
 R = TypeVar("R")

@@ -1,8 +1,12 @@
-"""What the processes of one training say to each other, through the collectives of their strategy."""
+"""What the processes of one training say to each other, through the collectives of their strategy.
+
+One plan for all workers: the chief's, which must be everybody's but for how much a device takes at once.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +16,7 @@ from hyperrule.backbones.bit.checkpoints import Arrays
 from hyperrule.data.subset import Shard
 from hyperrule.errors import HyperruleError, RunError, UserError
 from hyperrule.planning.machine.cluster import Cluster
+from hyperrule.planning.training_plan import TrainingPlan
 
 Floats = npt.NDArray[np.float32]
 AT_ONCE = 2**22  # numbers of one collective: 16 MiB
@@ -107,3 +112,31 @@ class Workers:
             return replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(first, values, 0.0))
 
         return tf.function(lambda values: self.strategy.run(reduce, (values,)), autograph=False)
+
+
+P = TypeVar("P", bound=TrainingPlan)
+
+
+def agreed(plan: P, workers: Workers) -> P:
+    """This worker's plan, with the smallest micro-batch, and remat if any needs it.
+
+    Raises UserError, on all workers, if they would not do the same: other images, weights or options.
+    """
+    if workers.count == 1:
+        return plan
+    plans = [type(plan).model_validate_json(text) for text in workers.texts(plan.model_dump_json())]
+    for index, other in enumerate(plans):
+        differences = plans[0].differences(other)
+        if plans[0].xla.value != other.xla.value:  # with it, operations are not deterministic
+            differences.append(f"xla: {plans[0].xla.value}, not {other.xla.value}")
+        if differences:
+            raise UserError(
+                f"worker {index} plans otherwise than worker 0: {'; '.join(differences)}. "
+                "All need the same images, weights and options."
+            )
+    return plan.model_copy(
+        update={
+            "micro_batch": min((other.micro_batch for other in plans), key=lambda decided: decided.value),
+            "remat": max((other.remat for other in plans), key=lambda decided: decided.value),
+        }
+    )

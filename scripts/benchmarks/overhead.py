@@ -22,8 +22,7 @@ from hyperrule.data import open_source
 from hyperrule.jobs.finetune import Finetuning
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.progress import Reporter
-from hyperrule.training.feed import Feed
-from hyperrule.training.loop import Loop
+from hyperrule.training.loop import Feed, Loop
 
 SIDE, CLASSES, EACH = 160, 4, 128
 CALLS = 2000
