@@ -20,8 +20,8 @@ from hyperrule.planning.machine.machine.machine import Gpu, Machine
 
 from hyperrule.cli import main
 from hyperrule.errors import RecipeError
-from hyperrule.launch import workers
-from hyperrule.launch.workers import LOOPBACK_PORTS, free_ports, local_workers, remote_workers
+from hyperrule.training.launch import hosts
+from hyperrule.training.launch.hosts import LOOPBACK_PORTS, free_ports, local_workers, remote_workers
 
 # The command line as it is, with shorter waits, and `finetune CODE` runs CODE.
 LAUNCH = """
@@ -298,7 +298,7 @@ def test_ports_are_different_free_and_not_those_of_outgoing_connections() -> Non
     assert set(ports) <= set(LOOPBACK_PORTS)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", ports[0]))
-        assert not workers._is_free(ports[0])
+        assert not hosts._is_free(ports[0])
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_this_machine_needs_no_ssh() -> None:
 def a_machine_with(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
     gpu = Gpu(name="A100", memory=2**36, compute_capability=8.0)
     machine = Machine.model_construct(cores=16, gpus=(gpu,) * gpus)
-    monkeypatch.setattr(workers, "this_machine", lambda: machine)
+    monkeypatch.setattr(hosts, "this_machine", lambda: machine)
 
 
 @pytest.mark.parametrize(

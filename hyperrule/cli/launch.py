@@ -7,8 +7,8 @@ from itertools import pairwise
 import click
 
 from hyperrule.errors import RecipeError
-from hyperrule.launch.supervise import supervise
-from hyperrule.launch.workers import PORT, SSH, Worker, local_workers, remote_workers
+from hyperrule.training.launch.hosts import PORT, SSH, Worker, local_workers, remote_workers
+from hyperrule.training.launch.supervise import supervise
 
 TRAINING = ("finetune", "distill")
 HYPERRULE = (sys.executable, "-m", "hyperrule")

@@ -12,9 +12,9 @@ from queue import SimpleQueue
 from signal import Signals
 
 from hyperrule.benchmark.engines.pieces import Order, Piece, signals_to, stopped_by
-from hyperrule.launch.running import Running
-from hyperrule.launch.workers import Worker
 from hyperrule.planning.machine.machine.machine import this_machine
+from hyperrule.training.launch.hosts import Worker
+from hyperrule.training.launch.process import Running
 
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 VISIBLE = "CUDA_VISIBLE_DEVICES"

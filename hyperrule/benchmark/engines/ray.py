@@ -30,12 +30,12 @@ from typing import Any
 from hyperrule.benchmark.engines.local import command, threads
 from hyperrule.benchmark.engines.pieces import Order, Piece, signals_to, stopped_by
 from hyperrule.errors import UserError
-from hyperrule.launch import tether
-from hyperrule.launch.running import say
-from hyperrule.launch.workers import SENT
 from hyperrule.planning.machine.machine.machine import this_machine
 from hyperrule.support.silence import silent_native_stderr
 from hyperrule.support.wording import printable
+from hyperrule.training.launch import tether
+from hyperrule.training.launch.hosts import SENT
+from hyperrule.training.launch.process import say
 
 OBJECT_STORE = 100_000_000  # bytes, about the least that Ray takes: exit codes are all that goes through it
 RETRIES = 3  # of a piece whose node or worker died: it may be the piece that kills them

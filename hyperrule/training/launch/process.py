@@ -11,9 +11,9 @@ from pathlib import Path
 from signal import Signals
 
 from hyperrule.errors import UserError
-from hyperrule.launch import tether
-from hyperrule.launch.workers import Worker
 from hyperrule.support.wording import printable
+from hyperrule.training.launch import tether
+from hyperrule.training.launch.hosts import Worker
 
 LAST_WORDS = 1.0  # seconds for what a process has written to be read after its end
 CLOSING = "hyperrule: "  # how the one line begins with which a command says why it failed

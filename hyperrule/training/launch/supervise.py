@@ -18,9 +18,9 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 
 from hyperrule.errors import Interrupted, RunError, UserError
-from hyperrule.launch.running import Running, say
-from hyperrule.launch.workers import Worker
 from hyperrule.support.wording import printable
+from hyperrule.training.launch.hosts import Worker
+from hyperrule.training.launch.process import Running, say
 
 LOST_WORKER = 60.0  # seconds that the others have to notice it and to end by themselves
 LOST_CAUSE = 5.0  # the same where a request cannot be met: each finds that out alone

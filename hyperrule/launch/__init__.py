@@ -1,1 +1,0 @@
-"""One command as many workers: who they are, what holds them, and how they end. No TensorFlow."""

@@ -1,0 +1,1 @@
+"""One command as many workers: which hosts, which processes, and how they end. No TensorFlow."""
