@@ -6,8 +6,8 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from hyperrule.planning.machine.machine.machine import this_machine
 
+from hyperrule.planning.machine.machine import this_machine
 from hyperrule.planning.machine.speed import Rate, Speed, software
 
 V100, A100 = "Tesla V100-SXM2-16GB", "NVIDIA A100-SXM4-40GB"

@@ -24,15 +24,13 @@ import hyperrule
 from hyperrule.benchmark.cells import Planned, planned_cells
 from hyperrule.benchmark.engines import local, trained
 from hyperrule.benchmark.engines import work as work_module
-from hyperrule.benchmark.engines.choose import choose
-from hyperrule.benchmark.engines.claims import at_work, claim
 from hyperrule.benchmark.engines.handover import read_planned, write_planned
 from hyperrule.benchmark.engines.pieces import Order, Piece
 from hyperrule.benchmark.engines.work import work
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid, read_grid
-from hyperrule.benchmark.ledger import Line, append, read_ledger
-from hyperrule.benchmark.run_grid import plan_grid, run_grid
+from hyperrule.benchmark.ledger import Line, append, at_work, claim, read_ledger
+from hyperrule.benchmark.run_grid import choose, plan_grid, run_grid
 from hyperrule.cli import main
 from hyperrule.errors import Interrupted, RunError, RunFolderError
 from hyperrule.evaluation.features import features_file, features_of
@@ -284,7 +282,7 @@ def test_keys_change_with_what_changes_the_result_alone(pets: dict[str, Any], tm
 
 def test_a_cell_belongs_to_one_process_until_that_dies(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from hyperrule.benchmark.engines.claims import claim\n"
+        "import sys; from pathlib import Path; from hyperrule.benchmark.ledger import claim\n"
         "with claim(Path(sys.argv[1]), 'k', 'a cell') as mine: print(mine, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -13,10 +13,10 @@ import pytest
 from pages import Page
 
 from hyperrule.benchmark.ledger import Line
+from hyperrule.benchmark.results.output import Form, write_tables
 from hyperrule.benchmark.results.plot import panels
 from hyperrule.benchmark.results.published import Beside, beside_published, literature
 from hyperrule.benchmark.results.summary import Summary, compare, summarise, vtab_scores
-from hyperrule.benchmark.results.write import Form, write_tables
 from hyperrule.data.sources.vtab import TASKS
 from hyperrule.errors import RecipeError, RunError
 from hyperrule.evaluation.intervals import bootstrap_mean, paired_mean

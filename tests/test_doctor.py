@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner
 from command_line import run
 from fake_machine import A100, FAILS, THREE_GPUS, V100, NvidiaSmi, nvidia_smi, speed_of, unknown_machine, written
-from hyperrule.planning.machine.machine.machine import this_machine
 
 from hyperrule.cli import doctor
 from hyperrule.doctor import diagnose, findings, installation
@@ -19,7 +18,7 @@ from hyperrule.doctor.findings import driver_finding, tensorflow_findings
 from hyperrule.doctor.installation import Surroundings, TensorFlow, ask_tensorflow, look_around, missing_cuda_packages
 from hyperrule.planning.machine.container import MemoryLimit
 from hyperrule.planning.machine.gpus import Gpu, GpusUnknown, NoNvidiaSmi
-from hyperrule.planning.machine.machine import machine
+from hyperrule.planning.machine.machine import machine, this_machine
 from hyperrule.planning.machine.speed import store_speed, stored_speed
 
 ALL_THREE = TensorFlow(gpus=(V100, A100, A100), cuda="12.5.1")

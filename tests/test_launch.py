@@ -16,10 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 from click.testing import CliRunner
-from hyperrule.planning.machine.machine.machine import Gpu, Machine
 
 from hyperrule.cli import main
 from hyperrule.errors import RecipeError
+from hyperrule.planning.machine.machine import Gpu, Machine
 from hyperrule.training.launch import hosts
 from hyperrule.training.launch.hosts import LOOPBACK_PORTS, free_ports, local_workers, remote_workers
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from hyperrule.planning.machine.machine.machine import Gpu, Machine
 
 import hyperrule
 from hyperrule.backbones.describe import describe_backbone
@@ -11,6 +10,7 @@ from hyperrule.cli.options import collect
 from hyperrule.data import open_source
 from hyperrule.planning.cost import fit, memory_bytes
 from hyperrule.planning.finetune import Plan, make_plan
+from hyperrule.planning.machine.machine import Gpu, Machine
 from hyperrule.planning.training_plan import Calibration
 from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.rule import schedule

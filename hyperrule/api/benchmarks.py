@@ -43,8 +43,7 @@ def bench(
     if isinstance(jobs, bool) or not 1 <= jobs <= MOST_JOBS:
         raise RecipeError(f"jobs must be from 1 to {MOST_JOBS}. Received: {jobs!r}")
     with os_errors_as(UserError, "a path cannot be used"):
-        from hyperrule.benchmark.engines.choose.choose import started
-        from hyperrule.benchmark.run_grid import run_grid
+        from hyperrule.benchmark.run_grid import run_grid, started
 
         asked, folder = _bench(grid, out, datasets)
         with started(engine, address) as run:

@@ -18,7 +18,7 @@ from hyperrule.planning.cost import tensor_bytes
 from hyperrule.planning.distill import DistillPlan, make_distill_plan
 from hyperrule.planning.finetune import Plan, make_plan, training_examples
 from hyperrule.planning.machine.cluster import this_cluster
-from hyperrule.planning.machine.machine.machine import Machine, this_machine
+from hyperrule.planning.machine.machine import Machine, this_machine
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
 from hyperrule.recipe import DistillRecipe, Recipe, TrainingRecipe, make_recipe
 from hyperrule.run_folder import RunFolder, check_free

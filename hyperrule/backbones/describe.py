@@ -156,7 +156,7 @@ def _lite0(reporter: Reporter) -> Path:
     if (folder := package.module_folder()).is_dir() and package.head_file().is_file():
         return folder
     with silent_native_stderr():
-        from hyperrule.backbones.lite0.lite0.lite0 import lite0_saved_model
+        from hyperrule.backbones.lite0.lite0 import lite0_saved_model
     return lite0_saved_model(reporter.say)
 
 

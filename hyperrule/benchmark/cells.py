@@ -16,7 +16,7 @@ from hyperrule.errors import UserError
 from hyperrule.evaluation.features import PREPROCESSING
 from hyperrule.planning.execution import versions_here
 from hyperrule.planning.finetune import Plan, make_plan
-from hyperrule.planning.machine.machine.machine import Machine, this_machine
+from hyperrule.planning.machine.machine import Machine, this_machine
 from hyperrule.support.progress import Reporter
 
 MICRO_BATCH = 32  # of networks with batch norm, which sees it: not what memory is free for, which changes

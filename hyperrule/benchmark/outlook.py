@@ -7,12 +7,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from hyperrule.benchmark.cells import Planned, PlannedGrid
-from hyperrule.benchmark.engines.claims import at_work
 from hyperrule.benchmark.engines.pieces import Piece
 from hyperrule.benchmark.engines.probing import images_needed
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid
-from hyperrule.benchmark.ledger import Line
+from hyperrule.benchmark.ledger import Line, at_work
 from hyperrule.planning.cost import estimate_inference
 
 Likeness = tuple[str, str, str, int | str]

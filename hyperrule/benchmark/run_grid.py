@@ -1,12 +1,16 @@
-"""A grid is measured: grid -> cells -> what is missing in the ledger -> pieces -> processes -> ledger."""
+"""A grid is measured: grid -> cells -> what is missing in the ledger -> pieces -> processes -> ledger.
 
-from collections.abc import Mapping
+What carries out the pieces of a benchmark: processes of this machine, or a Ray cluster.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hyperrule.benchmark.cells import Planned, PlannedGrid, planned_cells
-from hyperrule.benchmark.engines.choose.choose import Engine
 from hyperrule.benchmark.engines.handover import scratch_folder, write_planned
+from hyperrule.benchmark.engines.local import run_locally
 from hyperrule.benchmark.engines.pieces import Order, Piece
 from hyperrule.benchmark.engines.rounds import Rounds
 from hyperrule.benchmark.engines.work import failed, is_missing
@@ -14,9 +18,31 @@ from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid
 from hyperrule.benchmark.ledger import Line
 from hyperrule.benchmark.outlook import Outlook, outlook
-from hyperrule.errors import UserError
+from hyperrule.errors import RecipeError, UserError
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import duration, number
+
+ENGINES = ("local", "ray")
+Engine = Callable[[Path, Sequence[Order], int, Callable[[Piece, int], None]], None]
+
+
+@contextmanager
+def started(name: str, address: str | None) -> Iterator[Engine]:
+    """The engine of that name, for the block; Ray's at an address, or else on this machine.
+
+    Raises UserError if it cannot be had.
+    """
+    if name not in ENGINES:
+        raise RecipeError(f"engine must be {' or '.join(ENGINES)}. Received: {name!r}")
+    if name == "local":
+        if address is not None:
+            raise RecipeError(f"--address is that of a Ray cluster: say --engine ray, too. Received: {address!r}")
+        yield run_locally
+        return
+    from hyperrule.benchmark.engines.ray import connected, run_on_ray
+
+    with connected(address):
+        yield run_on_ray
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hyperrule.benchmark.grid import Cell
     from hyperrule.benchmark.ledger import Line
     from hyperrule.benchmark.outlook import Outlook, Status
-    from hyperrule.benchmark.results.write import Form
+    from hyperrule.benchmark.results.output import Form
     from hyperrule.benchmark.run_grid import Bench
 
 WORTH_TELLING = 1.0  # seconds
@@ -160,7 +160,7 @@ def _write(
     against: tuple[str, str] | None,
     title: str = "",
 ) -> None:
-    from hyperrule.benchmark.results.write import write_tables
+    from hyperrule.benchmark.results.output import write_tables
 
     write_tables(lines, form, target, cells, against, title)
 

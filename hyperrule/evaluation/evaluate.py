@@ -19,7 +19,7 @@ from hyperrule.data.pipeline import evaluation_batches, undecodable
 from hyperrule.errors import DataError, RunError
 from hyperrule.planning.cost import fit
 from hyperrule.planning.machine.cluster import Cluster
-from hyperrule.planning.machine.machine.machine import this_machine
+from hyperrule.planning.machine.machine import this_machine
 from hyperrule.support.progress import Report, Reporter
 from hyperrule.support.wording import listed
 from hyperrule.training import runtime

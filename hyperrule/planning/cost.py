@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hyperrule.backbones.bit.architecture import Addition, Architecture, Convolution, Layer, Normalization, Unit
 from hyperrule.backbones.info import BackboneInfo
-from hyperrule.planning.machine.machine.machine import Machine
+from hyperrule.planning.machine.machine import Machine
 from hyperrule.support.wording import MIB
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

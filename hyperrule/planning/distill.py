@@ -22,7 +22,7 @@ from hyperrule.data.sources.kinds import located
 from hyperrule.errors import RecipeError
 from hyperrule.planning.cost import MASTER, estimate_cost, estimate_inference
 from hyperrule.planning.execution import Running, versions_here
-from hyperrule.planning.machine.machine.machine import Machine
+from hyperrule.planning.machine.machine import Machine
 from hyperrule.planning.training_plan import ASKED, HYPERRULE, MEASURED, Decided, Precision, TrainingPlan
 from hyperrule.recipe import DistillRecipe
 from hyperrule.support.wording import duration

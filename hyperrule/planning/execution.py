@@ -10,7 +10,7 @@ from typing import get_args
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.errors import RecipeError
 from hyperrule.planning.cost import fit, memory_bytes
-from hyperrule.planning.machine.machine.machine import Machine
+from hyperrule.planning.machine.machine import Machine
 from hyperrule.planning.machine.speed import Speed, installed_version
 from hyperrule.planning.training_plan import ASKED, HYPERRULE, Decided, Precision
 from hyperrule.recipe import TrainingRecipe

@@ -20,7 +20,7 @@ from hyperrule.data.subset import few_shot
 from hyperrule.errors import RecipeError
 from hyperrule.planning.cost import Estimate, estimate_cost
 from hyperrule.planning.execution import Running, versions_here
-from hyperrule.planning.machine.machine.machine import Machine
+from hyperrule.planning.machine.machine import Machine
 from hyperrule.planning.training_plan import ASKED, HYPERRULE, MEASURED, Decided, Precision, TrainingPlan
 from hyperrule.recipe import Balance, Recipe, Train
 from hyperrule.rule import Schedule

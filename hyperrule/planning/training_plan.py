@@ -13,7 +13,7 @@ from hyperrule.backbones.class_names import ClassName
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.errors import RecipeError
 from hyperrule.planning.cost import Estimate
-from hyperrule.planning.machine.machine.machine import Machine
+from hyperrule.planning.machine.machine import Machine
 from hyperrule.recipe import TrainingRecipe
 from hyperrule.support.wording import duration
 

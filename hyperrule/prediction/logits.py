@@ -14,7 +14,7 @@ from hyperrule.data.pipeline import load_images
 from hyperrule.data.preprocess import for_evaluation
 from hyperrule.errors import BackboneError, RunError
 from hyperrule.planning.cost import fit
-from hyperrule.planning.machine.machine.machine import this_machine
+from hyperrule.planning.machine.machine import this_machine
 from hyperrule.prediction.exported import ExportedClassifier, Model
 from hyperrule.prediction.released import ReleasedClassifier
 from hyperrule.support.progress import Reporter

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from hyperrule.errors import RunError, UserError
 from hyperrule.planning.machine.cluster import Cluster
-from hyperrule.planning.machine.machine.machine import Machine
+from hyperrule.planning.machine.machine import Machine
 from hyperrule.support.wording import MIB, listed
 
 PATIENCE = 600.0  # seconds that the first worker waits for the last

@@ -11,7 +11,7 @@ from tempfile import mkdtemp
 from rich.console import Console
 
 from hyperrule.benchmark.cells import Planned
-from hyperrule.benchmark.engines.claims import claim
+from hyperrule.benchmark.ledger import claim
 from hyperrule.planning.finetune import Plan
 from hyperrule.support.cache import alone
 from hyperrule.support.progress import Reporter

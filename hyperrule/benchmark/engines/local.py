@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from signal import Signals
 
 from hyperrule.benchmark.engines.pieces import Order, Piece, signals_to, stopped_by
-from hyperrule.planning.machine.machine.machine import this_machine
+from hyperrule.planning.machine.machine import this_machine
 from hyperrule.training.launch.hosts import Worker
 from hyperrule.training.launch.process import Running
 

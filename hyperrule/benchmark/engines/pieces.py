@@ -13,9 +13,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.benchmark.engines.claims import LOOKED_AT
 from hyperrule.benchmark.grid import Cell
-from hyperrule.benchmark.ledger import Method, Shots
+from hyperrule.benchmark.ledger import LOOKED_AT, Method, Shots
 from hyperrule.errors import Interrupted
 
 

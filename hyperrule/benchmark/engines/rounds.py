@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from signal import SIGINT, SIGKILL, SIGTERM, Signals
 
 from hyperrule.benchmark.cells import Planned
-from hyperrule.benchmark.engines.claims import at_work, claim
 from hyperrule.benchmark.engines.pieces import Piece
 from hyperrule.benchmark.engines.work import is_missing
 from hyperrule.benchmark.folder import BenchFolder
-from hyperrule.benchmark.ledger import Line
+from hyperrule.benchmark.ledger import Line, at_work, claim
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import duration, number
 

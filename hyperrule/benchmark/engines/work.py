@@ -15,12 +15,11 @@ from functools import cache
 from pathlib import Path
 
 from hyperrule.benchmark.cells import Planned, as_done_here
-from hyperrule.benchmark.engines.claims import LOOKED_AT, claim
 from hyperrule.benchmark.engines.handover import read_planned
 from hyperrule.benchmark.engines.pieces import Order, Piece
 from hyperrule.benchmark.engines.probing import Probing
 from hyperrule.benchmark.folder import BenchFolder
-from hyperrule.benchmark.ledger import Line
+from hyperrule.benchmark.ledger import LOOKED_AT, Line, claim
 from hyperrule.errors import HyperruleError, Interrupted
 from hyperrule.support.progress import Reporter
 from hyperrule.support.silence import silent_native_stderr

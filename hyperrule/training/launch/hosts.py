@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from hyperrule.errors import RecipeError
-from hyperrule.planning.machine.machine.machine import this_machine
+from hyperrule.planning.machine.machine import this_machine
 from hyperrule.support.wording import number
 
 # BatchMode: never ask for a password. A host that is down, or a line that is cut, is noticed within a minute.
