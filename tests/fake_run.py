@@ -11,9 +11,9 @@ from scipy.special import softmax
 
 import hyperrule
 from hyperrule.data import open_source
-from hyperrule.evaluation.confidence import scale_temperature
+from hyperrule.evaluation.calibration import scale_temperature
+from hyperrule.evaluation.inference import write_predictions
 from hyperrule.evaluation.metrics import compute_metrics
-from hyperrule.evaluation.predictions import write_predictions
 from hyperrule.reporting.pictures import keep_pictures
 from hyperrule.run_folder import RunFolder
 

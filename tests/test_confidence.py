@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from hyperrule.evaluation.confidence import coverages, fit_temperature, reliability, scale_temperature
+from hyperrule.evaluation.calibration import coverages, fit_temperature, reliability, scale_temperature
 
 
 def drawn(examples: int, classes: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -30,13 +30,13 @@ from hyperrule.cli import main
 from hyperrule.data import open_source
 from hyperrule.data.preprocess import for_evaluation
 from hyperrule.errors import BackboneError, DataError, RecipeError, UserError
-from hyperrule.evaluation.confidence import reliability
+from hyperrule.evaluation.calibration import reliability
+from hyperrule.evaluation.label_matching import ClassIndex, match_folders
 from hyperrule.evaluation.metrics import compute_metrics
 from hyperrule.exporting.saved_model import export_saved_model
 from hyperrule.prediction.accuracy import Tally, ranks_and_losses
 from hyperrule.prediction.card import Card
 from hyperrule.prediction.images import labelled_images
-from hyperrule.prediction.labels import ClassIndex, match_folders
 from hyperrule.prediction.predictions import Prediction
 from hyperrule.prediction.released import Asked, ReleasedClassifier, describe_classifier
 from hyperrule.support.progress import Reporter

@@ -27,7 +27,7 @@ from hyperrule.cli.finetune import command as finetune_command
 from hyperrule.cli.options import collect
 from hyperrule.errors import Interrupted, RunError
 from hyperrule.evaluation.agreement import Agreement, Agreements
-from hyperrule.evaluation.confidence import coverages
+from hyperrule.evaluation.calibration import coverages
 from hyperrule.evaluation.intervals import balanced, wilson
 from hyperrule.evaluation.metrics import compute_metrics
 from hyperrule.recipe import Recipe, make_recipe

@@ -18,7 +18,7 @@ from writers import LabelledImage, tar_shards
 import hyperrule
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import Interrupted, RunError, RunFolderError
-from hyperrule.evaluation.evaluate import Evaluator
+from hyperrule.evaluation.inference import Evaluator
 from hyperrule.jobs.budget import calibrate
 from hyperrule.jobs.job import Job
 from hyperrule.planning.training_plan import Calibration

@@ -12,6 +12,7 @@ from hyperrule.backbones.input_range import InputRange
 from hyperrule.data import Split
 from hyperrule.data.open import source_of
 from hyperrule.errors import RecipeError, UserError
+from hyperrule.evaluation.label_matching import match_folders
 from hyperrule.exporting.export_run import images_of
 from hyperrule.exporting.formats import FormatName, checked_format, place
 from hyperrule.exporting.parity import Parity, add_parity
@@ -19,7 +20,6 @@ from hyperrule.exporting.port import Ported, port_backbone
 from hyperrule.prediction.exported import Model, describe_model
 from hyperrule.prediction.image_paths import find_images
 from hyperrule.prediction.images import labelled_images
-from hyperrule.prediction.labels import match_folders
 from hyperrule.prediction.released import Asked, describe_classifier, make_asked
 from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.run_folder import RunFolder

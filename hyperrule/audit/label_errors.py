@@ -25,7 +25,7 @@ from hyperrule.data.exclusions import write_exclusions
 from hyperrule.data.images import Indices
 from hyperrule.data.source import Source, equal_groups
 from hyperrule.errors import DataError, RecipeError
-from hyperrule.evaluation.confidence import fit_temperature
+from hyperrule.evaluation.calibration import fit_temperature
 from hyperrule.evaluation.probe import BLAS_THREADS, L2_CANDIDATES, fit_probes
 from hyperrule.pages.rendering import render
 from hyperrule.pages.thumbnails import pictures

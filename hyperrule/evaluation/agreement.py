@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy.special import log_softmax
 
 from hyperrule.backbones.class_names import ClassName
-from hyperrule.prediction.labels import ClassIndex
+from hyperrule.evaluation.label_matching import ClassIndex
 
 Floats = npt.NDArray[np.float32]
 UNKNOWN = -1

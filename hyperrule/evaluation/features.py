@@ -34,7 +34,7 @@ def features_of(
         with alone(file.with_suffix(".lock"), reporter):
             if not file.exists():  # another process may have been first
                 with silent_native_stderr():
-                    from hyperrule.evaluation.evaluate import extract
+                    from hyperrule.evaluation.inference import extract
                 features = extract(info, examples, size, reporter)
                 with whole_file(file) as partial, partial.open("wb") as stream:
                     np.save(stream, features)

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy.special import log_softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, top_k_accuracy_score
 
-from hyperrule.evaluation.confidence import TemperatureScaling
+from hyperrule.evaluation.calibration import TemperatureScaling
 from hyperrule.planning.finetune import Plan
 
 

@@ -17,9 +17,9 @@ from hyperrule.data import Examples, Source
 from hyperrule.data.pipeline import training_batches
 from hyperrule.data.preprocess import Augmentation
 from hyperrule.errors import RunFolderError
-from hyperrule.evaluation.confidence import FITTED_ON_AT_MOST, scale_temperature
+from hyperrule.evaluation.calibration import FITTED_ON_AT_MOST, scale_temperature
+from hyperrule.evaluation.inference import write_predictions
 from hyperrule.evaluation.metrics import Metrics, compute_metrics
-from hyperrule.evaluation.predictions import write_predictions
 from hyperrule.evaluation.probe import fit_head
 from hyperrule.exporting.parity import Parity, read_parities
 from hyperrule.jobs.budget import affordable_features

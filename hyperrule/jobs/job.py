@@ -16,7 +16,7 @@ import tensorflow as tf
 from hyperrule.data import Examples
 from hyperrule.data.pipeline import MicroBatch, undecodable
 from hyperrule.errors import DataError, RunError
-from hyperrule.evaluation.evaluate import Evaluator
+from hyperrule.evaluation.inference import Evaluator
 from hyperrule.exporting.formats import AFTER_GPU, FLOAT32
 from hyperrule.exporting.parity import Parity, add_parity
 from hyperrule.exporting.replay import check_parity

@@ -10,7 +10,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from hyperrule.errors import DataError
-from hyperrule.evaluation.confidence import Reliability, judged
+from hyperrule.evaluation.calibration import Reliability, judged
 from hyperrule.prediction.exported import Model
 from hyperrule.prediction.images import LabelledImages, why_undecodable
 from hyperrule.prediction.logits import streamed

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.colors import to_rgb
 
-from hyperrule.evaluation.confidence import Coverage, Reliability, coverages
+from hyperrule.evaluation.calibration import Coverage, Reliability, coverages
 from hyperrule.evaluation.intervals import Interval, wilson
 from hyperrule.evaluation.metrics import Metrics
 from hyperrule.pages.drawing import BLUE, INK, ORANGE, PERCENT, SOFT, Drawing

@@ -25,7 +25,7 @@ from hyperrule.backbones.bit.checkpoints import StoredArrays
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data import Examples, open_source
 from hyperrule.data.images import Files
-from hyperrule.evaluation.evaluate import Evaluator
+from hyperrule.evaluation.inference import Evaluator
 from hyperrule.evaluation.probe import fit_probe
 from hyperrule.planning.machine.cluster import Cluster
 from hyperrule.support.progress import Reporter

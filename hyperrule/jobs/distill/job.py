@@ -17,8 +17,7 @@ from hyperrule.data.pool import Pool
 from hyperrule.data.preprocess import InceptionAugmentation
 from hyperrule.errors import RunFolderError
 from hyperrule.evaluation.agreement import Agreements, Answers, agreement, labels_among
-from hyperrule.evaluation.evaluate import Floats, Pass
-from hyperrule.evaluation.predictions import write_predictions
+from hyperrule.evaluation.inference import Floats, Pass, write_predictions
 from hyperrule.exporting.parity import Parity, read_parities
 from hyperrule.jobs.distill.student import Student
 from hyperrule.jobs.distill.teacher import Teacher

@@ -1,6 +1,8 @@
 """Exact evaluation: a folded copy of the classifier over every example of a split, once, on all devices.
 
 Images through a frozen backbone; TensorFlow.
+
+Predictions by example, as a Parquet table.
 """
 
 from collections.abc import Callable
@@ -9,6 +11,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import tensorflow as tf
 
 from hyperrule.backbones.bit.checkpoints import StoredArrays
@@ -20,6 +24,7 @@ from hyperrule.errors import DataError, RunError
 from hyperrule.planning.cost import fit
 from hyperrule.planning.machine.cluster import Cluster
 from hyperrule.planning.machine.machine import this_machine
+from hyperrule.support.files import whole_file
 from hyperrule.support.progress import Report, Reporter
 from hyperrule.support.wording import listed
 from hyperrule.training import runtime
@@ -120,3 +125,23 @@ def _loaded(info: BackboneInfo) -> Classifier:
         with StoredArrays(Path(info.path)) as arrays:
             classifier.load(arrays, with_head=False)
     return classifier
+
+
+def write_predictions(
+    file: Path, examples: Examples, probabilities: npt.NDArray[np.float32], class_names: tuple[str, ...]
+) -> None:
+    """One row an example: id, label, predicted, score, probabilities (in the order of the classes)."""
+    names = np.array(class_names, dtype=object)
+    best = probabilities.argmax(axis=1)
+    table = pa.table(
+        {
+            "id": pa.array(examples.ids, pa.string()),
+            "label": pa.array(names[examples.labels], pa.string()),
+            "predicted": pa.array(names[best], pa.string()),
+            "score": pa.array(probabilities.max(axis=1), pa.float32()),
+            "probabilities": pa.array(list(probabilities), pa.list_(pa.float32())),
+        },
+        metadata={"class_names": "\n".join(class_names)},
+    )
+    with whole_file(file) as partial:
+        pq.write_table(table, partial)
