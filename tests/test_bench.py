@@ -36,7 +36,7 @@ from hyperrule.errors import Interrupted, RunError, RunFolderError
 from hyperrule.evaluation.features import features_file, features_of
 from hyperrule.evaluation.probe import fit_probe
 from hyperrule.planning.finetune import training_examples
-from hyperrule.support.cache import alone
+from hyperrule.support.files import alone
 from hyperrule.support.progress import Reporter
 
 QUIET = Reporter(quiet=True)

@@ -17,7 +17,7 @@ from loopback import Answer, Heard, Loopback
 from hyperrule.backbones.fetch import http
 from hyperrule.backbones.fetch.bucket import Weights, cached, fetch, verified
 from hyperrule.errors import BackboneError
-from hyperrule.support.cache import alone, cache_folder
+from hyperrule.support.files import alone, cache_folder
 from hyperrule.support.progress import Reporter
 
 FILE = "distill/R50x1_160.npz"

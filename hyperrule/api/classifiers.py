@@ -24,8 +24,7 @@ from hyperrule.prediction.released import Asked, describe_classifier, make_asked
 from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import os_errors_as, parent_made, taking_its_place
-from hyperrule.support.progress import Reporter
-from hyperrule.support.silence import silent_native_stderr
+from hyperrule.support.progress import Reporter, silent_native_stderr
 
 if TYPE_CHECKING:
     from hyperrule.prediction.accuracy import Accuracy

@@ -23,8 +23,7 @@ from hyperrule.planning.training_plan import Calibration, TrainingPlan
 from hyperrule.recipe import DistillRecipe, Recipe, TrainingRecipe, make_recipe
 from hyperrule.run_folder import RunFolder, check_free
 from hyperrule.support.files import os_errors_as
-from hyperrule.support.progress import Reporter
-from hyperrule.support.silence import silent_native_stderr
+from hyperrule.support.progress import Reporter, silent_native_stderr
 
 if TYPE_CHECKING:
     from hyperrule.jobs.distill.job import Distilled

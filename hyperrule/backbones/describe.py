@@ -17,8 +17,7 @@ from hyperrule.backbones.lite0 import package
 from hyperrule.backbones.saved_model.facts import module_facts
 from hyperrule.backbones.zoo import Released, find, suggestions
 from hyperrule.errors import BackboneError
-from hyperrule.support.progress import Reporter
-from hyperrule.support.silence import silent_native_stderr
+from hyperrule.support.progress import Reporter, silent_native_stderr
 from hyperrule.support.wording import resume_command
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")

@@ -28,8 +28,7 @@ from hyperrule.errors import RunFolderError
 from hyperrule.planning.execution import versions_here
 from hyperrule.planning.training_plan import HOW
 from hyperrule.run_folder import RunFolder
-from hyperrule.support.cache import alone
-from hyperrule.support.files import os_errors_as, whole_file
+from hyperrule.support.files import alone, os_errors_as, whole_file
 
 BEGUN = {".lock", "grid.yaml.partial"}  # what another process has that is about to write the grid, or was killed then
 

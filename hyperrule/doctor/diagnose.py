@@ -25,8 +25,7 @@ from hyperrule.planning.machine.gpus import GpusUnknown, Installed, installed_gp
 from hyperrule.planning.machine.machine import Machine, allowed_cores, this_machine
 from hyperrule.planning.machine.speed import Speed, installed_version, store_speed
 from hyperrule.planning.training_plan import Decided
-from hyperrule.support.progress import Reporter
-from hyperrule.support.silence import silent_native_stderr
+from hyperrule.support.progress import Reporter, silent_native_stderr
 from hyperrule.support.version import __version__
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-hub", "tensorflow-datasets")

@@ -10,10 +10,8 @@ import numpy.typing as npt
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data.images import Examples
 from hyperrule.planning.machine.speed import software
-from hyperrule.support.cache import alone, cache_folder
-from hyperrule.support.files import whole_file
-from hyperrule.support.progress import Reporter
-from hyperrule.support.silence import silent_native_stderr
+from hyperrule.support.files import alone, cache_folder, whole_file
+from hyperrule.support.progress import Reporter, silent_native_stderr
 
 PREPROCESSING = 1  # raised when pixels or the folded network come to differ; versions of hyperrule may not tell
 

@@ -14,7 +14,7 @@ from hyperrule.data import Examples
 from hyperrule.data.pipeline import evaluation_batches
 from hyperrule.exporting.formats import Quantize
 from hyperrule.prediction.card import CARD_FILE, Card
-from hyperrule.support.silence import silent_native_stderr
+from hyperrule.support.progress import silent_native_stderr
 from hyperrule.training.classifier import Classifier
 
 # What GroupNorm, the residual sums and the final probabilities are made of, as LiteRT calls it.

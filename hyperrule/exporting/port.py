@@ -17,8 +17,7 @@ from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.input_range import BIT_RANGE, InputRange, parse_input_range
 from hyperrule.errors import BackboneError, RunError, UserError
 from hyperrule.support.files import os_errors_as, taking_its_place
-from hyperrule.support.progress import Reporter
-from hyperrule.support.silence import silent_native_stderr
+from hyperrule.support.progress import Reporter, silent_native_stderr
 from hyperrule.support.wording import listed
 
 NPZ = ".npz"

@@ -17,8 +17,7 @@ from hyperrule.planning.cost import fit
 from hyperrule.planning.machine.machine import this_machine
 from hyperrule.prediction.exported import ExportedClassifier, Model
 from hyperrule.prediction.released import ReleasedClassifier
-from hyperrule.support.progress import Reporter
-from hyperrule.support.silence import silent_native_stderr
+from hyperrule.support.progress import Reporter, silent_native_stderr
 from hyperrule.support.wording import printable
 from hyperrule.training.classifier import Classifier, fold, make_classifier
 

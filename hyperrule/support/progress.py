@@ -1,5 +1,10 @@
-"""Progress of long stages on stderr: a live display on a terminal, plain lines elsewhere."""
+"""Progress of long stages on stderr: a live display on a terminal, plain lines elsewhere.
 
+TensorFlow's C++ side greets on stderr while it is imported, before any log level counts.
+"""
+
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,3 +68,17 @@ class Reporter:
             self.say(f"{name} {done}/{total}  {detail}  {now - start:.0f} s, {left:.0f} s left")
 
         return report
+
+
+@contextmanager
+def silent_native_stderr() -> Iterator[None]:
+    """Within the block nothing reaches file descriptor 2."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

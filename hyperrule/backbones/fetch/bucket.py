@@ -14,8 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 from hyperrule.backbones.fetch.http import complete, failures_told
 from hyperrule.backbones.zoo import BUCKET
 from hyperrule.errors import BackboneError
-from hyperrule.support.cache import alone, cache_folder
-from hyperrule.support.files import os_errors_as, whole_file
+from hyperrule.support.files import alone, cache_folder, os_errors_as, whole_file
 from hyperrule.support.progress import Reporter
 
 

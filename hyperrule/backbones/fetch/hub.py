@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from hyperrule.backbones.fetch.http import TIMEOUT, failures_told, opened
 from hyperrule.errors import BackboneError
-from hyperrule.support.cache import alone, cache_folder
+from hyperrule.support.files import alone, cache_folder
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import size
 

@@ -20,8 +20,7 @@ from hyperrule.backbones.bit.checkpoints import HEAD, write_arrays
 from hyperrule.backbones.lite0.package import NAME, head_file, module_folder, weights_file
 from hyperrule.backbones.lite0.torch_pickle import Arrays, read_state_dict
 from hyperrule.errors import BackboneError, RunError
-from hyperrule.support.cache import alone
-from hyperrule.support.files import os_errors_as, whole_file
+from hyperrule.support.files import alone, os_errors_as, whole_file
 
 
 class Stage(NamedTuple):

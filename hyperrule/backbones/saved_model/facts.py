@@ -5,10 +5,8 @@ from pathlib import Path
 
 from hyperrule.backbones.info import ModuleFacts
 from hyperrule.errors import BackboneError
-from hyperrule.support.cache import alone, cache_folder
-from hyperrule.support.files import whole_file
-from hyperrule.support.progress import Reporter
-from hyperrule.support.silence import silent_native_stderr
+from hyperrule.support.files import alone, cache_folder, whole_file
+from hyperrule.support.progress import Reporter, silent_native_stderr
 
 FORMAT = 1  # of the facts; others are found out anew
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from hyperrule.benchmark.cells import Planned
 from hyperrule.benchmark.ledger import claim
 from hyperrule.planning.finetune import Plan
-from hyperrule.support.cache import alone
+from hyperrule.support.files import alone
 from hyperrule.support.progress import Reporter
 
 LOCK = "lock"  # held as long as the command lives

@@ -31,7 +31,7 @@ from hyperrule.benchmark.engines.local import command, threads
 from hyperrule.benchmark.engines.pieces import Order, Piece, signals_to, stopped_by
 from hyperrule.errors import UserError
 from hyperrule.planning.machine.machine import this_machine
-from hyperrule.support.silence import silent_native_stderr
+from hyperrule.support.progress import silent_native_stderr
 from hyperrule.support.wording import printable
 from hyperrule.training.launch import tether
 from hyperrule.training.launch.hosts import SENT

@@ -21,8 +21,7 @@ from hyperrule.benchmark.engines.probing import Probing
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.ledger import LOOKED_AT, Line, claim
 from hyperrule.errors import HyperruleError, Interrupted
-from hyperrule.support.progress import Reporter
-from hyperrule.support.silence import silent_native_stderr
+from hyperrule.support.progress import Reporter, silent_native_stderr
 
 Measure = Callable[[Planned], Line]
 

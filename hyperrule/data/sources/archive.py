@@ -13,8 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import IO
 
 from hyperrule.errors import DataError
-from hyperrule.support.cache import alone, cache_folder
-from hyperrule.support.files import os_errors_as
+from hyperrule.support.files import alone, cache_folder, os_errors_as
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import MIB, size
 

@@ -16,8 +16,7 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.support.cache import alone, cache_folder
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import alone, cache_folder, whole_file
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import size
 

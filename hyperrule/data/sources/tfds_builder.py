@@ -18,8 +18,7 @@ from typing import Any
 from hyperrule.data.listing import DataRequest
 from hyperrule.data.sources.named_splits import reason
 from hyperrule.errors import DataError
-from hyperrule.support.progress import Reporter
-from hyperrule.support.silence import silent_native_stderr
+from hyperrule.support.progress import Reporter, silent_native_stderr
 from hyperrule.support.wording import did_you_mean, listed
 
 PREFIX = "tfds:"

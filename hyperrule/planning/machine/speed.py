@@ -11,8 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hyperrule.support.cache import cache_folder
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import cache_folder, whole_file
 from hyperrule.support.version import __version__
 
 FORMAT = 1
