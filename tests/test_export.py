@@ -32,7 +32,7 @@ from hyperrule.exporting.keras_model import export_keras
 from hyperrule.exporting.litert import export_litert
 from hyperrule.exporting.onnx import export_onnx
 from hyperrule.exporting.saved_model import export_saved_model
-from hyperrule.prediction.card import Card
+from hyperrule.prediction.exported import Card
 from hyperrule.training.classifier import Classifier, fold, make_classifier
 
 SIDE, NAMES = 32, ("naïve\u202e", "<b>cat</b>", 'a "quoted, name"', "狗")

@@ -22,7 +22,7 @@ from hyperrule.cli import main
 from hyperrule.cli.prediction_outputs import people
 from hyperrule.errors import DataError, RecipeError, RunError
 from hyperrule.prediction import writers
-from hyperrule.prediction.image_paths import find_images
+from hyperrule.prediction.images import find_images
 from hyperrule.prediction.predictions import Prediction, Predictions, Scored
 
 SIZE = 32

@@ -18,8 +18,7 @@ from hyperrule.exporting.formats import FormatName, checked_format, place
 from hyperrule.exporting.parity import Parity, add_parity
 from hyperrule.exporting.port import Ported, port_backbone
 from hyperrule.prediction.exported import Model, describe_model
-from hyperrule.prediction.image_paths import find_images
-from hyperrule.prediction.images import labelled_images
+from hyperrule.prediction.images import find_images, labelled_images
 from hyperrule.prediction.released import Asked, describe_classifier, make_asked
 from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.run_folder import RunFolder

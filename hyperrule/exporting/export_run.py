@@ -19,7 +19,7 @@ from hyperrule.exporting.parity import Parity
 from hyperrule.exporting.replay import check_parity
 from hyperrule.exporting.saved_model import export_saved_model
 from hyperrule.planning.finetune import Plan
-from hyperrule.prediction.card import Card
+from hyperrule.prediction.exported import Card
 from hyperrule.prediction.logits import load_classifier
 from hyperrule.prediction.released import ReleasedClassifier
 from hyperrule.recipe import DistillRecipe, Recipe, make_recipe

@@ -13,7 +13,7 @@ from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.data import Examples
 from hyperrule.data.pipeline import evaluation_batches
 from hyperrule.exporting.formats import Quantize
-from hyperrule.prediction.card import CARD_FILE, Card
+from hyperrule.prediction.exported import CARD_FILE, Card
 from hyperrule.support.progress import silent_native_stderr
 from hyperrule.training.classifier import Classifier
 

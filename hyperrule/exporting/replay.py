@@ -14,7 +14,7 @@ from hyperrule.data.pipeline import evaluation_batches
 from hyperrule.errors import RunError
 from hyperrule.exporting.formats import FORMATS, FormatName, Quantize, Tolerance
 from hyperrule.exporting.parity import Parity
-from hyperrule.prediction.card import Card
+from hyperrule.prediction.exported import Card
 
 EXAMPLES = 256
 BATCH = 32

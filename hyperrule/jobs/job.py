@@ -24,7 +24,7 @@ from hyperrule.exporting.saved_model import export_saved_model
 from hyperrule.jobs.budget import calibrate
 from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
-from hyperrule.prediction.card import Card
+from hyperrule.prediction.exported import Card
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Report, Reporter
