@@ -18,8 +18,7 @@ from hyperrule.data.pipeline import MicroBatch, undecodable
 from hyperrule.errors import DataError, RunError
 from hyperrule.evaluation.inference import Evaluator
 from hyperrule.exporting.formats import AFTER_GPU, FLOAT32
-from hyperrule.exporting.parity import Parity, add_parity
-from hyperrule.exporting.replay import check_parity
+from hyperrule.exporting.parity import Parity, add_parity, check_parity
 from hyperrule.exporting.saved_model import export_saved_model
 from hyperrule.jobs.budget import calibrate
 from hyperrule.planning.machine.cluster import this_cluster
