@@ -13,7 +13,7 @@ from hyperrule.data import Examples, open_source
 from hyperrule.data.images import TableColumn
 from hyperrule.data.pipeline import evaluation_batches, training_batches, undecodable
 from hyperrule.data.preprocess import Augmentation, decode, for_evaluation
-from hyperrule.data.subset import Shard, few_shot, hold_out
+from hyperrule.data.selection import Shard, few_shot, hold_out
 from hyperrule.errors import DataError
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hyperrule.data import Source, open_source
-from hyperrule.data.exclusions import write_exclusions
+from hyperrule.data.selection import write_exclusions
 from hyperrule.errors import DataError
 from hyperrule.support.progress import Reporter
 

@@ -22,7 +22,7 @@ from hyperrule.data import Examples, Source
 from hyperrule.data.open import source_of
 from hyperrule.data.pipeline import evaluation_batches, training_batches
 from hyperrule.data.preprocess import Augmentation
-from hyperrule.data.subset import few_shot
+from hyperrule.data.selection import few_shot
 from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.support.progress import Reporter
 

@@ -21,8 +21,8 @@ from threadpoolctl import threadpool_limits
 
 from hyperrule.audit.frozen import Frozen
 from hyperrule.data import Examples, Source, Split
-from hyperrule.data.exclusions import write_exclusions
 from hyperrule.data.images import Indices
+from hyperrule.data.selection import write_exclusions
 from hyperrule.data.source import Source, equal_groups
 from hyperrule.errors import DataError, RecipeError
 from hyperrule.evaluation.calibration import fit_temperature

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from hyperrule.data.exclusions import Exclusions, read_exclusions
 from hyperrule.data.images import Examples
 from hyperrule.data.listing import Augmentation, DataRequest, DatasetInfo, Listing, Split, SplitInfo
+from hyperrule.data.selection import Exclusions, read_exclusions
 from hyperrule.data.source import Source
 from hyperrule.data.sources.kinds import list_images
 from hyperrule.support.progress import Reporter

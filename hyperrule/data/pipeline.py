@@ -17,7 +17,7 @@ import tensorflow as tf
 from hyperrule.data.decode import decode
 from hyperrule.data.images import Contents, Examples, Files, Indices
 from hyperrule.data.preprocess import Augmentation, InceptionAugmentation, for_evaluation
-from hyperrule.data.subset import Shard
+from hyperrule.data.selection import Shard
 from hyperrule.recipe import Balance
 
 WHOLE = Shard()

@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.data.exclusions import Exclusions
 from hyperrule.data.images import Examples, Indices
 from hyperrule.data.inspection import Facts, Problems, inspect
 from hyperrule.data.label_safety import hints
 from hyperrule.data.listing import DatasetInfo, Listing, Split, SplitInfo
-from hyperrule.data.subset import hold_out
+from hyperrule.data.selection import Exclusions, hold_out
 from hyperrule.errors import DataError
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import listed, number

@@ -15,8 +15,8 @@ from hyperrule.backbones.class_names import ClassName
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data import DatasetInfo, Examples, Source, Split
 from hyperrule.data.listing import DatasetInfo, Split
+from hyperrule.data.selection import few_shot
 from hyperrule.data.sources.kinds import located
-from hyperrule.data.subset import few_shot
 from hyperrule.errors import RecipeError
 from hyperrule.planning.cost import Estimate, estimate_cost
 from hyperrule.planning.execution import Running, versions_here

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hyperrule.backbones.bit.checkpoints import Arrays
-from hyperrule.data.subset import Shard
+from hyperrule.data.selection import Shard
 from hyperrule.errors import HyperruleError, RunError, UserError
 from hyperrule.planning.machine.cluster import Cluster
 from hyperrule.planning.training_plan import TrainingPlan

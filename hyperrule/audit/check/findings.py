@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from hyperrule.data.exclusions import write_exclusions
 from hyperrule.data.listing import Split
+from hyperrule.data.selection import write_exclusions
 from hyperrule.rule import Regime
 
 if TYPE_CHECKING:

@@ -1,0 +1,184 @@
+"""Seeded choices among examples: hold-out splits and balanced few-shot subsets.
+
+Which part of every batch a worker takes, and in how many pieces.
+
+Images to leave out: the file that `hyperrule check --write-exclusions` writes and `--exclude` reads.
+
+Which images of a data set are labelled: balanced, nested subsets, the same for every backbone and method.
+"""
+
+import csv
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperrule.benchmark.ledger import Shots
+from hyperrule.data.images import Examples, Indices
+from hyperrule.data.listing import DatasetInfo
+from hyperrule.errors import DataError, RecipeError
+from hyperrule.support.files import os_errors_as, whole_file
+from hyperrule.support.wording import listed
+
+TEST_FRACTION = 0.2
+
+
+def hold_out(labels: npt.NDArray[np.int32], groups: Indices, seed: int) -> tuple[Indices, Indices]:
+    """Stratified train and test indices (ascending): 20 % of each class, at least one, is test.
+
+    Images of one group (int64 [n]: equal ones) stay together, so that none is both trained on and tested. Every
+    class must have at least two examples; one whose images are all equal is split all the same.
+    """
+    train, test = [], []
+    for members in _shuffled_members(labels, seed):
+        distinct, first, group = np.unique(groups[members], return_index=True, return_inverse=True)
+        if len(distinct) == 1:
+            first = group = np.arange(len(members))
+        in_order = np.sort(first)
+        held_out = np.isin(first[group], in_order[: max(1, round(TEST_FRACTION * len(in_order)))])
+        test.append(members[held_out])
+        train.append(members[~held_out])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
+
+
+def few_shot(
+    labels: npt.NDArray[np.int32], class_names: tuple[str, ...], examples_per_class: int, seed: int
+) -> Indices:
+    """Indices (ascending) of a balanced subset; with one seed, smaller subsets lie in larger ones.
+
+    Raises DataError naming the classes that have fewer than `examples_per_class` examples.
+    """
+    members_by_class = list(_shuffled_members(labels, seed, len(class_names)))
+    lacking = [
+        f"{name!r} ({len(members)})"
+        for name, members in zip(class_names, members_by_class, strict=True)
+        if len(members) < examples_per_class
+    ]
+    if lacking:
+        raise DataError(
+            f"--examples-per-class {examples_per_class} is more than these classes have for training: "
+            f"{listed(lacking)}. Choose at most {min(map(len, members_by_class))}."
+        )
+    return np.sort(np.concatenate([members[:examples_per_class] for members in members_by_class]))
+
+
+def _shuffled_members(labels: npt.NDArray[np.int32], seed: int, classes: int | None = None) -> list[Indices]:
+    classes = int(labels.max()) + 1 if classes is None else classes
+    return [
+        np.random.default_rng((seed, label)).permutation(np.flatnonzero(labels == label)) for label in range(classes)
+    ]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Worker `index` of `count`, with `devices` that each take a micro-batch at a time.
+
+    Workers take consecutive parts, equal but for one example; all go through the same number of micro-batches, the
+    last ones padded.
+    """
+
+    index: int = 0
+    count: int = 1
+    devices: int = 1
+
+    def part(self, examples: int) -> range:
+        """The positions, of `examples`, that are this worker's."""
+        return range(self.index * examples // self.count, (self.index + 1) * examples // self.count)
+
+    def rounds(self, examples: int, micro_batch: int) -> int:
+        """How often the devices take a micro-batch until all examples are through; the same for every worker."""
+        return math.ceil(math.ceil(examples / self.count) / (micro_batch * self.devices))
+
+    def rows(self, examples: int, micro_batch: int) -> int:
+        """Examples that a worker goes through, padding included."""
+        return self.rounds(examples, micro_batch) * micro_batch * self.devices
+
+
+HEADER = ("id", "reason")
+
+
+@dataclass(frozen=True)
+class Exclusions:
+    """Ids of images that must not be used, and the file that says so."""
+
+    ids: frozenset[str] = frozenset()
+    origin: Path | None = None
+
+    def remaining(self, members: Indices, ids: Sequence[str]) -> Indices:
+        """The numbers among `members` of images that stay. Raises DataError for ids that no image has."""
+        if not self.ids:
+            return members
+        unknown = self.ids.difference(ids)
+        if unknown:
+            raise DataError(
+                f"{self.origin} excludes {len(unknown)} images that the data set does not have: "
+                f"{listed(map(repr, sorted(unknown)))}. Ids are such as {ids[0]!r}. Is it the file of another data set?"
+            )
+        return members[np.fromiter((ids[index] not in self.ids for index in members), np.bool_, len(members))]
+
+
+def read_exclusions(file: Path) -> Exclusions:
+    """CSV with a column `id`. Raises DataError if the file cannot be read or has no such column."""
+    with os_errors_as(DataError, f"cannot read --exclude {file}"):
+        try:
+            with file.open(newline="", encoding="utf-8-sig") as stream:
+                rows = csv.DictReader(stream)
+                if "id" not in (rows.fieldnames or ()):
+                    raise DataError(
+                        f"{file} has no column 'id'. Received: {listed(rows.fieldnames or ()) or 'nothing'}. "
+                        "--exclude takes the CSV that 'hyperrule check --write-exclusions FILE' writes."
+                    )
+                return Exclusions(frozenset(row["id"] for row in rows if row["id"]), file)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{file} is not CSV: {error}.") from None
+
+
+def write_exclusions(file: Path, reasons: Iterable[tuple[str, str]]) -> None:
+    """Ids and reasons, a row each."""
+    with whole_file(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(HEADER)
+        writer.writerows(reasons)
+
+
+def subset(training: Examples, class_names: tuple[str, ...], shots: Shots, seed: int) -> Indices:
+    """Numbers (ascending) of the images: `shots` of every class, or all. Those of fewer shots are among those of more.
+
+    `training` is `Source.examples("train")`; a fine-tuning with this seed and so many examples per class has the very
+    same images. Raises DataError where a class has fewer.
+    """
+    if shots == "full":
+        return np.arange(len(training))
+    return few_shot(training.labels, class_names, shots, seed)
+
+
+def check_shots(name: str, info: DatasetInfo, shots: Shots) -> None:
+    """Raises RecipeError, naming the classes, if some have fewer training images than `shots`."""
+    per_class = info.splits["train"].per_class
+    if shots == "full" or shots <= min(per_class):
+        return
+    lacking = (f"{one!r} ({count})" for one, count in zip(info.class_names, per_class, strict=True) if count < shots)
+    raise RecipeError(
+        f"shots: {shots} is more than these classes of {name} have for training: {listed(lacking)}. "
+        f"Choose at most {min(per_class)}, or full."
+    )
+
+
+def list_file(folder: Path, dataset: str, shots: Shots, seed: int) -> Path:
+    """DATASET-SHOTS-SEED.txt.
+
+    >>> list_file(Path("subsets"), "cifar10", 5, 0).as_posix()
+    'subsets/cifar10-5-0.txt'
+    """
+    return folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', dataset)}-{shots}-{seed}.txt"
+
+
+def write_list(file: Path, chosen: Examples) -> None:
+    """The ids, one a line, in the order in which the images are used. Raises RunError."""
+    with whole_file(file) as partial:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text("".join(f"{identity}\n" for identity in chosen.ids), encoding="utf-8")
