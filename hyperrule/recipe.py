@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from hyperrule.backbones.input_range import parse_input_range
+from hyperrule.backbones.info import parse_input_range
 from hyperrule.errors import RecipeError
 from hyperrule.rule import Rule
 from hyperrule.support.wording import did_you_mean

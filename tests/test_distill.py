@@ -27,8 +27,7 @@ from hyperrule.data.pipeline import MicroBatch
 from hyperrule.evaluation.agreement import Agreement, labels_among
 from hyperrule.exporting.parity import read_parities
 from hyperrule.jobs.distill.describe import describe_student, describe_teacher
-from hyperrule.jobs.distill.student import Student, kl_divergence
-from hyperrule.jobs.distill.teacher import Teacher
+from hyperrule.jobs.distill.student import Student, Teacher, kl_divergence
 from hyperrule.planning.distill import DistillPlan
 from hyperrule.recipe import DistillRecipe, make_recipe
 from hyperrule.run_folder import RunFolder

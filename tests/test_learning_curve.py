@@ -13,9 +13,8 @@ from PIL import Image
 from scipy.optimize import curve_fit
 
 import hyperrule
-from hyperrule.audit.learning_curve.curve import LearningCurve
+from hyperrule.audit.learning_curve.curve import SEEDS, LearningCurve, Measured, halved, measure, subset
 from hyperrule.audit.learning_curve.extrapolate import fit, look_ahead, power_law
-from hyperrule.audit.learning_curve.measure import SEEDS, Measured, halved, measure, subset
 from hyperrule.audit.learning_curve.page import answer
 from hyperrule.cli import main
 from hyperrule.data import Examples

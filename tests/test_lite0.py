@@ -15,8 +15,7 @@ from conftest import REAL_DATA
 
 from hyperrule.backbones.bit.checkpoints import HEAD, read_arrays
 from hyperrule.backbones.lite0.lite0 import Lite0, lite0_saved_model
-from hyperrule.backbones.lite0.package import PACKAGE, head_file, weights_file
-from hyperrule.backbones.lite0.torch_pickle import MAGIC, PROTOCOL, read_state_dict
+from hyperrule.backbones.lite0.package import MAGIC, PACKAGE, PROTOCOL, head_file, read_state_dict, weights_file
 from hyperrule.errors import BackboneError, RunError
 
 REFERENCE = REAL_DATA.parent / "backbones"

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperrule.backbones.input_range import InputRange
+from hyperrule.backbones.info import InputRange
 from hyperrule.data import Split
 from hyperrule.data.open import source_of
 from hyperrule.errors import RecipeError, UserError

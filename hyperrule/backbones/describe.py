@@ -11,8 +11,17 @@ from pathlib import Path
 from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.bit.checkpoints import read_architecture
 from hyperrule.backbones.fetch import bucket, hub
-from hyperrule.backbones.info import AsItIs, BackboneInfo, Kind, ModuleFacts
-from hyperrule.backbones.input_range import BIT_RANGE, INPUT_RANGES, InputRange, flag_value, shown_range
+from hyperrule.backbones.info import (
+    BIT_RANGE,
+    INPUT_RANGES,
+    AsItIs,
+    BackboneInfo,
+    InputRange,
+    Kind,
+    ModuleFacts,
+    flag_value,
+    shown_range,
+)
 from hyperrule.backbones.lite0 import package
 from hyperrule.backbones.saved_model.facts import module_facts
 from hyperrule.backbones.zoo import Released, find, suggestions

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hyperrule.api import plan as make
-from hyperrule.backbones.input_range import shown_range
+from hyperrule.backbones.info import shown_range
 from hyperrule.cli.options import collect, options_of
 from hyperrule.planning.finetune import Plan
 from hyperrule.planning.training_plan import TrainingPlan

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hyperrule.api import port
-from hyperrule.backbones.input_range import shown_range
+from hyperrule.backbones.info import shown_range
 from hyperrule.support.wording import size
 
 if TYPE_CHECKING:

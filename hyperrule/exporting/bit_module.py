@@ -12,7 +12,7 @@ import tensorflow as tf
 from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.bit.checkpoints import HEAD
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
-from hyperrule.backbones.input_range import BIT_RANGE, InputRange
+from hyperrule.backbones.info import BIT_RANGE, InputRange
 from hyperrule.backbones.saved_model.graph_module import SavedModule
 from hyperrule.backbones.saved_model.inspection import (
     SIDES,

@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from hyperrule.backbones.input_range import InputRange
+from hyperrule.backbones.info import InputRange
 from hyperrule.prediction.exported import CARD_FILE, Card
 from hyperrule.training.classifier import Classifier
 

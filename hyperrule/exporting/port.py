@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.bit.checkpoints import StoredArrays, head_classes, write_arrays
 from hyperrule.backbones.describe import UnknownInputRange, describe_backbone
-from hyperrule.backbones.info import BackboneInfo
-from hyperrule.backbones.input_range import BIT_RANGE, InputRange, parse_input_range
+from hyperrule.backbones.info import BIT_RANGE, BackboneInfo, InputRange, parse_input_range
 from hyperrule.errors import BackboneError, RunError, UserError
 from hyperrule.support.files import os_errors_as, taking_its_place
 from hyperrule.support.progress import Reporter, silent_native_stderr

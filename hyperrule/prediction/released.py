@@ -9,8 +9,7 @@ from typing import Any, Literal, get_args
 from hyperrule.backbones.bit.checkpoints import head_classes
 from hyperrule.backbones.class_names import ClassName, class_names, read_class_names
 from hyperrule.backbones.describe import describe_backbone, is_backbone
-from hyperrule.backbones.info import BackboneInfo
-from hyperrule.backbones.input_range import InputRange, parse_input_range
+from hyperrule.backbones.info import BackboneInfo, InputRange, parse_input_range
 from hyperrule.backbones.lite0 import package
 from hyperrule.backbones.zoo import CLASSES, ZOO, ClassNames, Head, Released, find
 from hyperrule.data.listing import Split

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from hyperrule.backbones.input_range import flag_value
+from hyperrule.backbones.info import flag_value
 from hyperrule.recipe import TrainingRecipe
 from hyperrule.run_folder import RunFolder
 

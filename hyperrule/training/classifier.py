@@ -11,8 +11,7 @@ from hyperrule.backbones.backbone import Backbone
 from hyperrule.backbones.bit.checkpoints import HEAD, Arrays
 from hyperrule.backbones.bit.layers import standardize
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
-from hyperrule.backbones.info import BackboneInfo
-from hyperrule.backbones.input_range import BIT_RANGE, InputRange
+from hyperrule.backbones.info import BIT_RANGE, BackboneInfo, InputRange
 from hyperrule.backbones.saved_model.graph_module import GraphModule
 from hyperrule.data.pipeline import MicroBatch
 

@@ -17,8 +17,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hyperrule.backbones.bit.checkpoints import HEAD, write_arrays
-from hyperrule.backbones.lite0.package import NAME, head_file, module_folder, weights_file
-from hyperrule.backbones.lite0.torch_pickle import Arrays, read_state_dict
+from hyperrule.backbones.lite0.package import NAME, Arrays, head_file, module_folder, read_state_dict, weights_file
 from hyperrule.errors import BackboneError, RunError
 from hyperrule.support.files import alone, os_errors_as, whole_file
 

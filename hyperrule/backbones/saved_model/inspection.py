@@ -12,8 +12,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from hyperrule.backbones.bit.checkpoints import HEAD, write_arrays
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
-from hyperrule.backbones.info import AsItIs, ModuleFacts
-from hyperrule.backbones.input_range import INPUT_RANGES, InputRange
+from hyperrule.backbones.info import INPUT_RANGES, AsItIs, InputRange, ModuleFacts
 from hyperrule.backbones.saved_model.graph_module import SavedModule
 from hyperrule.backbones.saved_model.transplant import Match, matches
 from hyperrule.support.files import whole_file

@@ -19,8 +19,7 @@ from hyperrule.errors import RunFolderError
 from hyperrule.evaluation.agreement import Agreements, Answers, agreement, labels_among
 from hyperrule.evaluation.inference import Floats, Pass, write_predictions
 from hyperrule.exporting.parity import Parity, read_parities
-from hyperrule.jobs.distill.student import Student
-from hyperrule.jobs.distill.teacher import Teacher
+from hyperrule.jobs.distill.student import Student, Teacher
 from hyperrule.jobs.job import Job
 from hyperrule.planning.distill import DistillPlan
 from hyperrule.planning.training_plan import Calibration
