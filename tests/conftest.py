@@ -53,7 +53,7 @@ def image_folder(tmp_path: Path) -> Path:
 def _exporting_nothing() -> Iterator[None]:
     """In this process runs export nothing and report nothing: half of the time of a small one, for tests of what comes
     before."""
-    from hyperrule.data import Examples
+    from hyperrule.data.images import Examples
     from hyperrule.exporting.parity import Parity, add_parity
     from hyperrule.jobs.job import Job
 

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.special import softmax
 
 import hyperrule
-from hyperrule.data import open_source
+from hyperrule.data.open import open_source
 from hyperrule.evaluation.calibration import scale_temperature
 from hyperrule.evaluation.inference import write_predictions
 from hyperrule.evaluation.metrics import compute_metrics

@@ -30,7 +30,7 @@ from hyperrule.benchmark.engines.work import work
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid, read_grid
 from hyperrule.benchmark.ledger import Line, append, at_work, claim, read_ledger
-from hyperrule.benchmark.run_grid import choose, plan_grid, run_grid
+from hyperrule.benchmark.run_grid import plan_grid, run_grid
 from hyperrule.cli import main
 from hyperrule.errors import Interrupted, RunError, RunFolderError
 from hyperrule.evaluation.features import features_file, features_of
@@ -399,7 +399,7 @@ def measured(
     grid: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *codes: int
 ) -> tuple[int, str, str, list[Line]]:
     """What the command line says of a grid of probes, and the ledger."""
-    monkeypatch.setattr(choose, "run_locally", Engine(*codes))
+    monkeypatch.setattr(run_grid, "run_locally", Engine(*codes))
     monkeypatch.setattr(work_module, "Probing", Guessing)
     file, out = tmp_path / "grid.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(grid, sort_keys=False))

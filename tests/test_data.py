@@ -9,8 +9,8 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from hyperrule.data import Examples, open_source
-from hyperrule.data.images import TableColumn
+from hyperrule.data.images import Examples, TableColumn
+from hyperrule.data.open import open_source
 from hyperrule.data.pipeline import evaluation_batches, training_batches, undecodable
 from hyperrule.data.preprocess import Augmentation, decode, for_evaluation
 from hyperrule.data.selection import Shard, few_shot, hold_out

@@ -16,10 +16,11 @@ from hyperrule.cli import doctor
 from hyperrule.doctor import diagnose, findings, installation
 from hyperrule.doctor.findings import driver_finding, tensorflow_findings
 from hyperrule.doctor.installation import Surroundings, TensorFlow, ask_tensorflow, look_around, missing_cuda_packages
-from hyperrule.planning.machine.container import MemoryLimit
 from hyperrule.planning.machine.gpus import Gpu, GpusUnknown, NoNvidiaSmi
 from hyperrule.planning.machine.machine import machine, this_machine
 from hyperrule.planning.machine.speed import store_speed, stored_speed
+from hyperrule.support import limits
+from hyperrule.support.limits import MemoryLimit
 
 ALL_THREE = TensorFlow(gpus=(V100, A100, A100), cuda="12.5.1")
 NOWHERE = Surroundings(pci_gpus=0, driver=None, device_files=False, container=False, distribution="")
@@ -245,7 +246,7 @@ def test_limits_of_containers_are_shown(hyperrule_doctor: Doctor, monkeypatch: p
     for module in (diagnose, machine):
         monkeypatch.setattr(module, "memory_limit", lambda: limit)
     monkeypatch.setattr(diagnose, "allowed_cores", lambda: 64)
-    monkeypatch.setattr(machine, "core_limit", lambda: 1)
+    monkeypatch.setattr(limits, "core_limit", lambda: 1)
     monkeypatch.setattr(diagnose.resource, "getrlimit", lambda which: (2**33, 2**33))
     told = " ".join(hyperrule_doctor(sees=TensorFlow()).split())
     assert "1.0 GiB available; limited to 3.0 GiB by /sys/fs/cgroup/pod" in told

@@ -1,6 +1,5 @@
 """Exports: every form says what the network says, in its own runtime; what does not is not kept."""
 
-import importlib
 import json
 import shutil
 import subprocess
@@ -23,8 +22,7 @@ from scipy.special import softmax
 import hyperrule
 from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.describe import describe_backbone
-from hyperrule.data import Examples
-from hyperrule.data.images import Files
+from hyperrule.data.images import Examples, Files
 from hyperrule.errors import UserError
 from hyperrule.exporting.classifier_module import export_module
 from hyperrule.exporting.formats import FORMATS, FormatName, Quantize, place
@@ -32,7 +30,8 @@ from hyperrule.exporting.keras_model import export_keras
 from hyperrule.exporting.litert import export_litert
 from hyperrule.exporting.onnx import export_onnx
 from hyperrule.exporting.saved_model import export_saved_model
-from hyperrule.prediction.exported import Card
+from hyperrule.prediction.card import Card
+from hyperrule.prediction.runtimes import RUNTIMES
 from hyperrule.training.classifier import Classifier, fold, make_classifier
 
 SIDE, NAMES = 32, ("naïve\u202e", "<b>cat</b>", 'a "quoted, name"', "狗")
@@ -110,18 +109,18 @@ def write(classifier: Classifier, name: FormatName, quantize: Quantize, examples
 
 
 def assert_says_the_same(path: Path, name: FormatName, classifier: Classifier, examples: Examples, most: float) -> None:
-    runtime = importlib.import_module(f"hyperrule.exporting.runtimes.{FORMATS[name].runtime}")
+    export = RUNTIMES[FORMATS[name].runtime](str(path), 2)
     images = pixels(examples)
     expected = softmax(classifier(images).numpy() / CARD.temperature, axis=1)
     assert expected.max(axis=1).std() > 0.01  # they tell the images apart
-    answer: Callable[[np.ndarray], np.ndarray] = runtime.load(str(path))
     for batch in (images, images[:1]):
-        found = answer(batch)
+        found = export.classify(batch)
         assert found.dtype == np.float32
         assert found == pytest.approx(expected[: len(batch)], abs=most)
-    assert tuple(runtime.class_names(str(path))) == NAMES
+    assert tuple(export.class_names) == NAMES
     if name == "saved_model":
-        assert runtime.load_encoded(str(path))(list(examples.encoded())) == pytest.approx(expected, abs=most)
+        assert export.classify_encoded is not None
+        assert export.classify_encoded(list(examples.encoded())) == pytest.approx(expected, abs=most)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from PIL import Image
 import hyperrule
 from hyperrule.audit.label_errors import LabelErrors, deal, left_out_probabilities, rank
 from hyperrule.cli import main
-from hyperrule.data import Examples
+from hyperrule.data.images import Examples
 from hyperrule.support.progress import Reporter
 
 QUIET = Reporter(quiet=True)

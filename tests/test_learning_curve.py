@@ -13,11 +13,11 @@ from PIL import Image
 from scipy.optimize import curve_fit
 
 import hyperrule
-from hyperrule.audit.learning_curve.curve import SEEDS, LearningCurve, Measured, halved, measure, subset
+from hyperrule.audit.learning_curve.curve import LearningCurve, answer
 from hyperrule.audit.learning_curve.extrapolate import fit, look_ahead, power_law
-from hyperrule.audit.learning_curve.page import answer
+from hyperrule.audit.learning_curve.measure import SEEDS, Measured, halved, measure, subset
 from hyperrule.cli import main
-from hyperrule.data import Examples
+from hyperrule.data.images import Examples
 from hyperrule.support.progress import Reporter
 
 QUIET = Reporter(quiet=True)

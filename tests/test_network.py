@@ -16,7 +16,7 @@ from hyperrule.backbones.bit.convolution import convolve
 from hyperrule.backbones.bit.layers import GROUP_NORM_EPSILON, group_norm_relu, standardize
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.backbones.describe import describe_backbone
-from hyperrule.data import open_source
+from hyperrule.data.open import open_source
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.data.preprocess import for_evaluation
 from hyperrule.training.classifier import Classifier, fold, make_classifier

@@ -7,7 +7,7 @@ import pytest
 import hyperrule
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.cli.options import collect
-from hyperrule.data import open_source
+from hyperrule.data.open import open_source
 from hyperrule.planning.cost import fit, memory_bytes
 from hyperrule.planning.finetune import Plan, make_plan
 from hyperrule.planning.machine.machine import Gpu, Machine

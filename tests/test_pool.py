@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from hyperrule.data import open_source
 from hyperrule.data.images import Examples, TableColumn, joined
+from hyperrule.data.open import open_source
 from hyperrule.data.pipeline import training_batches
 from hyperrule.data.pool import Pool, _threshold, open_pool
 from hyperrule.data.preprocess import InceptionAugmentation

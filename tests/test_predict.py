@@ -27,7 +27,7 @@ from hyperrule.backbones.class_names import ClassName, class_names
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.backbones.lite0.package import PACKAGE
 from hyperrule.cli import main
-from hyperrule.data import open_source
+from hyperrule.data.open import open_source
 from hyperrule.data.preprocess import for_evaluation
 from hyperrule.errors import BackboneError, DataError, RecipeError, UserError
 from hyperrule.evaluation.calibration import reliability
@@ -35,7 +35,7 @@ from hyperrule.evaluation.label_matching import ClassIndex, match_folders
 from hyperrule.evaluation.metrics import compute_metrics
 from hyperrule.exporting.saved_model import export_saved_model
 from hyperrule.prediction.accuracy import Tally, ranks_and_losses
-from hyperrule.prediction.exported import Card
+from hyperrule.prediction.card import Card
 from hyperrule.prediction.images import labelled_images
 from hyperrule.prediction.predictions import Prediction
 from hyperrule.prediction.released import Asked, ReleasedClassifier, describe_classifier

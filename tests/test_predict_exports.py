@@ -23,7 +23,7 @@ from hyperrule.data.preprocess import for_evaluation
 from hyperrule.errors import BackboneError
 from hyperrule.exporting.classifier_module import export_module
 from hyperrule.exporting.saved_model import export_saved_model
-from hyperrule.prediction.exported import CARD_FILE, Card
+from hyperrule.prediction.card import CARD_FILE, Card
 from hyperrule.training.classifier import Classifier, make_classifier
 
 SIZE = 32

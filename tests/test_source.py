@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperrule.data import Source, open_source
+from hyperrule.data.open import open_source
 from hyperrule.data.selection import write_exclusions
+from hyperrule.data.source import Source
 from hyperrule.errors import DataError
 from hyperrule.support.progress import Reporter
 

@@ -18,11 +18,12 @@ from PIL import Image
 from writers import LabelledImage
 
 import hyperrule
-from hyperrule.data import Examples, Source
+from hyperrule.data.images import Examples
 from hyperrule.data.open import source_of
 from hyperrule.data.pipeline import evaluation_batches, training_batches
 from hyperrule.data.preprocess import Augmentation
 from hyperrule.data.selection import few_shot
+from hyperrule.data.source import Source
 from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.support.progress import Reporter
 

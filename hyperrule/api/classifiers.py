@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperrule.backbones.info import InputRange
-from hyperrule.data import Split
+from hyperrule.data.listing import Split
 from hyperrule.data.open import source_of
 from hyperrule.errors import RecipeError, UserError
 from hyperrule.evaluation.label_matching import match_folders

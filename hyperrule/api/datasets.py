@@ -12,12 +12,12 @@ from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter
 
 if TYPE_CHECKING:
-    from hyperrule.audit.check.findings import Preflight
+    from hyperrule.audit.check.page import CheckReport
     from hyperrule.audit.label_errors import LabelErrors
     from hyperrule.audit.learning_curve.curve import LearningCurve
 
 
-def check(dataset: str | Path, *, quiet: bool = False, **options: Any) -> Preflight:
+def check(dataset: str | Path, *, quiet: bool = False, **options: Any) -> CheckReport:
     """What is wrong with a data set: every image decoded, compared with all others, and judged as `finetune` would.
 
     `options` are those of a recipe that say which images (`data_dir`, `image_key`, `test_split` ...) and `split_seed`

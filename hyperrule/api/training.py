@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hyperrule.backbones.describe import describe_backbone
-from hyperrule.data import Source
 from hyperrule.data.open import pool_of, source_of
 from hyperrule.data.pool import Pool
+from hyperrule.data.source import Source
 from hyperrule.errors import RecipeError, RunFolderError, UserError
 from hyperrule.jobs.distill.describe import describe_student, describe_teacher
 from hyperrule.planning.cost import tensor_bytes

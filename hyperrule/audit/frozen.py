@@ -7,8 +7,9 @@ import numpy.typing as npt
 
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.backbones.info import BackboneInfo
-from hyperrule.data import Examples, Source
+from hyperrule.data.images import Examples
 from hyperrule.data.open import source_of
+from hyperrule.data.source import Source
 from hyperrule.errors import BackboneError, RecipeError
 from hyperrule.evaluation.features import features_of
 from hyperrule.recipe import Recipe

@@ -20,8 +20,8 @@ from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
 from hyperrule.audit.frozen import Frozen
-from hyperrule.data import Examples, Source, Split
-from hyperrule.data.images import Indices
+from hyperrule.data.images import Examples, Indices
+from hyperrule.data.listing import Split
 from hyperrule.data.selection import write_exclusions
 from hyperrule.data.source import Source, equal_groups
 from hyperrule.errors import DataError, RecipeError
@@ -285,7 +285,7 @@ def render_page(found: LabelErrors, source: Source) -> str:
     shown = found.suspects[:PICTURES]
     by_label = Counter(suspect.label for suspect in found.suspects)
     return render(
-        "insight/label_errors.html",
+        "audit/label_errors.html",
         found=found,
         summary=in_words(found),
         shown=shown,

@@ -11,7 +11,7 @@ from hyperrule.backbones.info import BackboneInfo
 from hyperrule.benchmark.grid import Cell, Grid, ProbeMethod
 from hyperrule.benchmark.ledger import FORMAT, Line
 from hyperrule.benchmark.opening import Absent, is_here, open_all
-from hyperrule.data import Source
+from hyperrule.data.source import Source
 from hyperrule.errors import UserError
 from hyperrule.evaluation.features import PREPROCESSING
 from hyperrule.planning.execution import versions_here

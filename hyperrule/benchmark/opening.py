@@ -12,9 +12,9 @@ from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.zoo import find
 from hyperrule.benchmark.grid import HELD_OUT, Cell, DataSet, Grid
 from hyperrule.benchmark.ledger import Shots
-from hyperrule.data import Source
+from hyperrule.benchmark.subsets import check_shots
 from hyperrule.data.open import source_of
-from hyperrule.data.selection import check_shots
+from hyperrule.data.source import Source
 from hyperrule.data.sources.kinds import kind_of
 from hyperrule.data.sources.vtab import TASKS
 from hyperrule.errors import BackboneError, DataError, RecipeError

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from hyperrule.api import check
-from hyperrule.audit.check.findings import Preflight
+from hyperrule.audit.check.findings import Findings
 from hyperrule.audit.check.verdicts import facts, verdicts
 from hyperrule.cli.options import data_options, writable
 from hyperrule.support.wording import number
@@ -52,7 +52,7 @@ def command(dataset: str, html: str | None, write_exclusions: str | None, as_jso
     click.get_current_context().exit(1 if found.must_be_mended else 0)
 
 
-def _render(found: Preflight, exclusions: Path | None) -> None:
+def _render(found: Findings, exclusions: Path | None) -> None:
     """Errors, warnings, facts; then what there is to leave out."""
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     width = (console.width if console.is_terminal else WIDTH) - INDENT

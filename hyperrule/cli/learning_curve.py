@@ -40,7 +40,7 @@ def command(html: str | None, as_json: bool, **options: Any) -> None:
 
 
 def _render(curve: "LearningCurve") -> None:
-    from hyperrule.audit.learning_curve.page import a_class, answer, interval
+    from hyperrule.audit.learning_curve.curve import a_class, answer, interval
 
     click.echo(f"{'labels a class':>14}  accuracy on {curve.examples:,} {curve.split} images")
     for point in curve.points:

@@ -1,10 +1,6 @@
-"""A run begun or gone on with by a command, and what it prints when it is finished.
+"""A run begun or gone on with by a command, and its result in a line, for people, and as JSON, for programs."""
 
-The result of a distillation in a line, for people, and as JSON, for programs.
-
-The result of a run in a line, for people, and as JSON, for programs.
-"""
-
+import json
 import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -13,19 +9,17 @@ import click
 
 from hyperrule.api import resume
 from hyperrule.errors import RecipeError
-from hyperrule.planning.finetune import Plan
-from hyperrule.planning.machine.cluster import this_cluster
-
-if TYPE_CHECKING:
-    from hyperrule.jobs.distill.job import Distilled
-    from hyperrule.jobs.finetune import Result
-import json
-
 from hyperrule.evaluation.agreement import Agreement
 from hyperrule.evaluation.metrics import Metrics
 from hyperrule.exporting.parity import Parity
 from hyperrule.planning.distill import DistillPlan
+from hyperrule.planning.finetune import Plan
+from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from hyperrule.jobs.distill.job import Distilled
+    from hyperrule.jobs.finetune import Result
 
 
 def distillation_json(plan: DistillPlan, overall: Agreement, parity: Parity | None, run: RunFolder) -> str:
@@ -92,7 +86,7 @@ def _render_distilled(result: "Distilled", as_json: bool) -> None:
 
     run, overall = result.run, result.agreements.overall
     if as_json:
-        click.echo(result_json(result.plan, overall, result.parity, run))
+        click.echo(distillation_json(result.plan, overall, result.parity, run))
         return
     click.echo(headline(overall))
     click.echo(f"weights     {run.weights_file}")

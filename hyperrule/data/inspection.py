@@ -7,7 +7,6 @@ Work on images on all cores, in order.
 
 import hashlib
 import io
-import os
 import struct
 import sys
 import threading
@@ -27,6 +26,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from hyperrule.data.images import Contents
 from hyperrule.data.perceptual_hash import LOOKS, SIDE, looks, small_image
 from hyperrule.errors import RunError
+from hyperrule.support.limits import usable_cores
 from hyperrule.support.progress import Reporter
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
@@ -209,7 +209,7 @@ def on_all_cores(
 
 
 def _executor(work: Callable[[Contents, int], Any], contents: Contents) -> Executor:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     if sys.platform == "linux" and "tensorflow" not in sys.modules:
         # Forks inherit what is given, uncopied.
         return ProcessPoolExecutor(cores, get_context("fork"), initializer=_remember, initargs=(work, contents))

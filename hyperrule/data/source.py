@@ -44,8 +44,8 @@ def equal_groups(sha256: npt.NDArray[np.uint8]) -> Indices:
 def find_duplicates(groups: Indices, labels: npt.NDArray[np.int32], splits: dict[Split, Indices]) -> Duplicates:
     """Of images in groups (int64 [n]) that are alike; those in no split do not count."""
     split_of = np.full(len(groups), -1)
-    for number, members in enumerate(splits.values()):
-        split_of[members] = number
+    for index, members in enumerate(splits.values()):
+        split_of[members] = index
     used = np.flatnonzero(split_of >= 0)
     _, first = np.unique(np.stack([groups[used], labels[used], split_of[used]]), axis=1, return_index=True)
     pairs = np.unique(np.stack([groups[used], labels[used]]), axis=1)

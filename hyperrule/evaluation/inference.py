@@ -17,7 +17,6 @@ import tensorflow as tf
 
 from hyperrule.backbones.bit.checkpoints import StoredArrays
 from hyperrule.backbones.info import BackboneInfo
-from hyperrule.data import Examples
 from hyperrule.data.images import Examples
 from hyperrule.data.pipeline import evaluation_batches, undecodable
 from hyperrule.errors import DataError, RunError

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from hyperrule.backbones.info import InputRange
-from hyperrule.prediction.exported import CARD_FILE, Card
+from hyperrule.prediction.card import CARD_FILE, Card
 from hyperrule.training.classifier import Classifier
 
 

@@ -10,15 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from hyperrule.data import Examples
+from hyperrule.data.images import Examples
 from hyperrule.data.open import pool_of, source_of
 from hyperrule.errors import DataError, RunError, RunFolderError
 from hyperrule.exporting.classifier_module import export_module
 from hyperrule.exporting.formats import AFTER_GPU, FLOAT32, TOLERANCES, FormatName, Quantize, Tolerance, export_name
-from hyperrule.exporting.parity import Parity, check_parity
+from hyperrule.exporting.parity import Parity
+from hyperrule.exporting.replay import check_parity
 from hyperrule.exporting.saved_model import export_saved_model
 from hyperrule.planning.finetune import Plan
-from hyperrule.prediction.exported import Card
+from hyperrule.prediction.card import Card
 from hyperrule.prediction.logits import load_classifier
 from hyperrule.prediction.released import ReleasedClassifier
 from hyperrule.recipe import DistillRecipe, Recipe, make_recipe

@@ -13,7 +13,7 @@ Quantize = Literal["none", "float16", "dynamic", "int8"]
 
 
 class Format(BaseModel):
-    """`place` is where it lies in a run's export/, `runtime` the module of `exporting.runtimes` that runs it,
+    """`place` is where it lies in a run's export/, `runtime` the function of `prediction.runtimes` that loads it,
     `packages` what has to be importable, from the extra of that name."""
 
     model_config = ConfigDict(frozen=True)

@@ -11,7 +11,7 @@ from hyperrule.backbones.bit.architecture import GROUPS
 from hyperrule.backbones.bit.layers import GROUP_NORM_EPSILON, GroupNormReLU, StandardizedConv2D
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.errors import UserError
-from hyperrule.prediction.exported import CARD_FILE, Card
+from hyperrule.prediction.card import CARD_FILE, Card
 from hyperrule.training.classifier import Classifier
 
 

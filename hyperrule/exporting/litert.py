@@ -10,10 +10,10 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
-from hyperrule.data import Examples
+from hyperrule.data.images import Examples
 from hyperrule.data.pipeline import evaluation_batches
 from hyperrule.exporting.formats import Quantize
-from hyperrule.prediction.exported import CARD_FILE, Card
+from hyperrule.prediction.card import CARD_FILE, Card
 from hyperrule.support.progress import silent_native_stderr
 from hyperrule.training.classifier import Classifier
 

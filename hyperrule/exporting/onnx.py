@@ -4,7 +4,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from hyperrule.prediction.exported import Card
+from hyperrule.prediction.card import Card
 from hyperrule.training.classifier import Classifier
 
 OPSET = 17  # the newest that tf2onnx 1.16 knows; ONNX Runtime reads it since 1.13

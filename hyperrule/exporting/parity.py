@@ -1,23 +1,12 @@
-"""How exports compare with the evaluation: parity.json of a run, an entry for each of its exports.
-
-Does an export, in a fresh process with its runtime alone, say what the evaluation said?
-"""
+"""How exports compare with the evaluation: parity.json of a run, an entry for each of its exports."""
 
 import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from hyperrule.data import Examples
-from hyperrule.data.pipeline import evaluation_batches
-from hyperrule.errors import RunError, RunFolderError
-from hyperrule.exporting.formats import FORMATS, FormatName, Quantize, Tolerance, export_name
-from hyperrule.prediction.exported import Card
+from hyperrule.errors import RunFolderError
+from hyperrule.exporting.formats import FormatName, Quantize, export_name
 from hyperrule.support.files import whole_file
 
 
@@ -69,97 +58,3 @@ def add_parity(file: Path, parity: Parity) -> Parity:
     with whole_file(file) as partial:
         partial.write_bytes(_PARITIES.dump_json({**read_parities(file), parity.name: parity}, indent=2) + b"\n")
     return parity
-
-
-EXAMPLES = 256
-BATCH = 32
-RUNTIMES = Path(__file__).with_name("runtimes")
-Floats = npt.NDArray[np.float32]
-
-
-def check_parity(
-    model: Path,
-    name: FormatName,
-    quantize: Quantize,
-    card: Card,
-    examples: Examples,
-    probabilities: Floats,
-    tolerance: Tolerance,
-) -> Parity:
-    """Replay up to 256 test images, evenly spread, through the export. Raises RunError if it disagrees."""
-    chosen = np.unique(np.linspace(0, len(examples) - 1, min(EXAMPLES, len(examples))).astype(int))
-    expected, examples = probabilities[chosen], examples.take(chosen)
-    answers = _replayed(model, FORMATS[name].runtime, name == "saved_model", examples, card.size)
-    found = answers["probabilities"]
-    parity = Parity(
-        format=name,
-        quantize=quantize,
-        path=str(model),
-        bytes=size_of(model),
-        examples=len(chosen),
-        top1_agreement=float(np.mean(found.argmax(axis=1) == expected.argmax(axis=1))),
-        largest_difference=float(np.abs(found - expected).max()),
-        accuracy_before=float(np.mean(expected.argmax(axis=1) == examples.labels)),
-        accuracy_after=float(np.mean(found.argmax(axis=1) == examples.labels)),
-        latency_ms_1=round(float(answers["latency_ms"]), 3),
-        images_per_second_32=round(float(answers["images_per_second"]), 1),
-    )
-    if tuple(answers["class_names"].tolist()) != card.class_names:
-        raise RunError(f"the exported {name} calls its classes otherwise than the run. Please report this.")
-    # NaN compares as false.
-    if not parity.largest_difference <= tolerance.difference or parity.top1_agreement < tolerance.agreement:
-        raise RunError(
-            f"the exported {name} disagrees with the evaluation on {parity.examples} test images: "
-            f"{parity.top1_agreement:.1%} get the same label (at least {tolerance.agreement:.1%} must), probabilities "
-            f"differ by up to {parity.largest_difference:.2g} (at most {tolerance.difference:g}), accuracy "
-            f"{parity.accuracy_before:.1%} became {parity.accuracy_after:.1%}. "
-            + ("Please report this." if quantize == "none" else "Quantize less, or accept it with --min-agreement.")
-        )
-    return parity
-
-
-def size_of(model: Path) -> int:
-    """Bytes of a file, or of all files of a folder."""
-    return sum(path.stat().st_size for path in (model, *model.rglob("*")) if path.is_file())
-
-
-def _replayed(model: Path, runtime: str, encoded: bool, examples: Examples, size: int) -> dict[str, np.ndarray]:
-    with tempfile.TemporaryDirectory() as scratch:
-        images, output = Path(scratch, "images" if encoded else "images.npy"), Path(scratch, "answers.npz")
-        if encoded:
-            images.mkdir()
-            for index, content in enumerate(examples.encoded()):
-                (images / f"{index:04d}").write_bytes(content)
-        else:
-            _write_pixels(images, examples, size)
-        # -P and a folder of its own: the script imports what is installed, and of hyperrule it names nothing.
-        command = [sys.executable, "-P", str(RUNTIMES / "replay.py"), str(RUNTIMES / f"{runtime}.py")]
-        finished = subprocess.run(
-            [*command, str(model.resolve()), str(images), str(output)],
-            capture_output=True,
-            text=True,
-            env={
-                **os.environ,
-                "TF_CPP_MIN_LOG_LEVEL": "3",
-                "CUDA_VISIBLE_DEVICES": "-1",
-                "KERAS_BACKEND": "tensorflow",
-            },
-            cwd=scratch,
-            check=False,
-        )
-        if finished.returncode != 0:
-            reason = (finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"])[-1]
-            raise RunError(f"the exported model does not run in a fresh process: {reason[:500]}")
-        with np.load(output) as answers:
-            return dict(answers)
-
-
-def _write_pixels(file: Path, examples: Examples, size: int) -> None:
-    """What the network sees of the images, float32 [N, size, size, 3] in [0, 1]."""
-    pixels = np.lib.format.open_memmap(file, "w+", np.float32, (len(examples), size, size, 3))
-    start = 0
-    for batch in evaluation_batches(examples, 1, size, BATCH):
-        part = batch.images.numpy()[: len(examples) - start]
-        pixels[start : start + len(part)] = part
-        start += len(part)
-    pixels.flush()

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from hyperrule.data.preprocess import for_evaluation, resize
 from hyperrule.exporting.classifier_module import ClassifierModule, write_card
-from hyperrule.prediction.exported import Card
+from hyperrule.prediction.card import Card
 from hyperrule.training.classifier import Classifier
 
 

@@ -1,25 +1,42 @@
 """What a budget pays for, measured on this device before step 0."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 import numpy as np
 
-from hyperrule.planning.training_plan import Calibration
-
-if TYPE_CHECKING:
-    from hyperrule.jobs.finetune import HeadOnBackbone
-    from hyperrule.jobs.job import Job
+from hyperrule.data.images import Examples
+from hyperrule.data.pipeline import MicroBatch
+from hyperrule.planning.training_plan import Calibration, TrainingPlan
+from hyperrule.training.step import TrainingStep
+from hyperrule.training.workers import Workers
 
 CALIBRATION_SECONDS = 5.0
 PROBE_SHARE = 0.25  # of a budget
 SAFETY = 1.1  # a shared machine's next minutes are not its last ones
 
 
-def calibrate(job: "Job[Any, Any]") -> Calibration:
+class Measurable(Protocol):
+    """A job whose steps and evaluation can be timed: `cut` gives the micro-batches, `outputs` evaluates examples."""
+
+    step: TrainingStep
+    workers: Workers
+    started: float
+
+    @property
+    def plan(self) -> TrainingPlan: ...
+    @property
+    def testing(self) -> Examples: ...
+    @property
+    def evaluated_at_the_end(self) -> int: ...
+    def cut(self, first: int, micro_batch: int) -> tuple[int, Iterator[MicroBatch]]: ...
+    def outputs(self, examples: Examples) -> object: ...
+
+
+def calibrate(job: Measurable) -> Calibration:
     """Time a step and the evaluation, and leave everything as it was. Workers agree on the mean of their times."""
     before = job.step.snapshot()
     per_step, micro_batches = job.cut(0, job.plan.micro_batch.value)
@@ -31,12 +48,12 @@ def calibrate(job: "Job[Any, Any]") -> Calibration:
             job.step.run(islice(micro_batches, group), 0.0)  # reading its loss waits for the device
 
     train(1 if whole else 2)  # compiles
-    update = 0.0 if whole else _seconds(job, partial(train, 0))
+    update = 0.0 if whole else _seconds(job.workers, partial(train, 0))
     done, seconds, micro_seconds = 0, 0.0, 0.0
     while done < 3 or (seconds < CALIBRATION_SECONDS and done < 64):
         # The first share of a pipeline's output was made while the step compiled: only the last counts.
         share = max(1, done)
-        latest = _seconds(job, partial(train, share)) - update
+        latest = _seconds(job.workers, partial(train, share)) - update
         done += share
         seconds += latest
         micro_seconds = latest / share
@@ -49,28 +66,28 @@ def calibrate(job: "Job[Any, Any]") -> Calibration:
     )
 
 
-def affordable_features(job: "HeadOnBackbone[Any]") -> int:
-    """Training images whose features a quarter of the budget pays for; at least two micro-batches."""
-    budget, micro_batch = job.plan.recipe.budget, job.plan.micro_batch.value
-    assert budget is not None
-    sample = job.training.take(np.arange(min(len(job.training), micro_batch)))
-    job.evaluator.features(sample)  # compiles
-    rate: float = len(sample) / _seconds(job, partial(job.evaluator.features, sample))
+def affordable_features(
+    budget: float, micro_batch: int, training: Examples, features: Callable[[Examples], object], workers: Workers
+) -> int:
+    """Training images whose features a quarter of the budget, in seconds, pays for; at least two micro-batches."""
+    sample = training.take(np.arange(min(len(training), micro_batch)))
+    features(sample)  # compiles
+    rate: float = len(sample) / _seconds(workers, partial(features, sample))
     return max(2 * micro_batch, int(PROBE_SHARE * budget * rate))
 
 
-def _evaluation_seconds(job: "Job[Any, Any]") -> float:
+def _evaluation_seconds(job: Measurable) -> float:
     """Time of the final evaluation, from one micro-batch (which compiles) and three."""
     micro_batch = job.plan.micro_batch.value
     seconds = 0.0
     for micro_batches in (1, 3):
         sample = job.testing.take(np.arange(min(len(job.testing), micro_batches * micro_batch)))
-        seconds = _seconds(job, partial(job.outputs, sample)) / len(sample)
+        seconds = _seconds(job.workers, partial(job.outputs, sample)) / len(sample)
     return seconds * job.evaluated_at_the_end
 
 
-def _seconds(job: "Job[Any, Any]", work: Callable[[], object]) -> float:
+def _seconds(workers: Workers, work: Callable[[], object]) -> float:
     """Duration of the work, the mean of all workers."""
     start = time.perf_counter()
     work()
-    return float(job.workers.sum(time.perf_counter() - start)) / job.workers.count
+    return float(workers.sum(time.perf_counter() - start)) / workers.count

@@ -13,9 +13,10 @@ import tensorflow as tf
 from scipy.special import softmax
 
 from hyperrule.backbones.bit.checkpoints import StoredArrays, write_arrays
-from hyperrule.data import Examples, Source
+from hyperrule.data.images import Examples
 from hyperrule.data.pipeline import training_batches
 from hyperrule.data.preprocess import Augmentation
+from hyperrule.data.source import Source
 from hyperrule.errors import RunFolderError
 from hyperrule.evaluation.calibration import FITTED_ON_AT_MOST, scale_temperature
 from hyperrule.evaluation.inference import write_predictions
@@ -166,7 +167,10 @@ class HeadOnBackbone(Job[Plan, R]):
     def _initialise_head(self) -> None:
         """Fit the closed-form probe on the features of at most 10,000 training images."""
         examples = self.training
-        most = PROBE_EXAMPLES if self.plan.recipe.budget is None else min(PROBE_EXAMPLES, affordable_features(self))
+        most, budget = PROBE_EXAMPLES, self.plan.recipe.budget
+        if budget is not None:
+            micro_batch = self.plan.micro_batch.value
+            most = min(most, affordable_features(budget, micro_batch, examples, self.evaluator.features, self.workers))
         if len(examples) > most:
             chosen = np.random.default_rng(self.plan.seed.value).permutation(len(examples))[:most]
             examples = examples.take(np.sort(chosen))

@@ -13,9 +13,10 @@ from typing import Any, Literal, Self
 from hyperrule import rule
 from hyperrule.backbones.class_names import ClassName
 from hyperrule.backbones.info import BackboneInfo
-from hyperrule.data import DatasetInfo, Examples, Source, Split
+from hyperrule.data.images import Examples
 from hyperrule.data.listing import DatasetInfo, Split
 from hyperrule.data.selection import few_shot
+from hyperrule.data.source import Source
 from hyperrule.data.sources.kinds import located
 from hyperrule.errors import RecipeError
 from hyperrule.planning.cost import Estimate, estimate_cost

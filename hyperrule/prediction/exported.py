@@ -1,7 +1,4 @@
-"""Exports of finished runs as classifiers of their own, wherever they have been copied; no TensorFlow.
-
-What an exported classifier takes and says, in a few lines that travel inside every export.
-"""
+"""Exports of finished runs as classifiers of their own, wherever they have been copied; no TensorFlow."""
 
 import os
 import zipfile
@@ -10,31 +7,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from hyperrule.backbones.class_names import ClassName
 from hyperrule.data.listing import Split
 from hyperrule.errors import BackboneError
+from hyperrule.prediction.card import CARD_FILE, Card
 from hyperrule.prediction.released import Activation, Asked, ReleasedClassifier, describe_classifier, named_classes
 from hyperrule.support.progress import Reporter
-from hyperrule.support.version import __version__
 from hyperrule.support.wording import printable
-
-CARD_FILE = "hyperrule.json"
-
-
-class Card(BaseModel):
-    """Images are RGB in [0, 1], upright, resized to `size` x `size` pixels, bilinear without antialiasing;
-    probabilities, in the order of `class_names`, are softmax(logits / `temperature`)."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    class_names: tuple[str, ...]
-    size: int
-    temperature: float
-    made_by: str = f"hyperrule {__version__}"
-
 
 PIXELS = (0.0, 1.0)  # what every export takes
 
@@ -43,7 +22,7 @@ PIXELS = (0.0, 1.0)  # what every export takes
 class ExportedClassifier:
     """A classifier that a runtime runs as it is: it gives calibrated probabilities of images of `size` pixels.
 
-    `runtime` is the module of `hyperrule.exporting.runtimes` that loads `path`. All else is as for ReleasedClassifier.
+    `runtime` is the function of `prediction.runtimes` that loads `path`. All else is as for ReleasedClassifier.
     """
 
     name: str

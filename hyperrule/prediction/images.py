@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hyperrule.data import Listing, Split
 from hyperrule.data.images import Contents
 from hyperrule.data.inspection import UNREADABLE, opened, reason
+from hyperrule.data.listing import Listing, Split
 from hyperrule.data.sources.image_folder import EXTENSIONS, image_files
 from hyperrule.errors import DataError
 from hyperrule.support.wording import listed, printable

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,8 @@ from hyperrule.planning.cost import fit
 from hyperrule.planning.machine.machine import this_machine
 from hyperrule.prediction.exported import ExportedClassifier, Model
 from hyperrule.prediction.released import ReleasedClassifier
+from hyperrule.prediction.runtimes import RUNTIMES
+from hyperrule.support.limits import usable_cores
 from hyperrule.support.progress import Reporter, silent_native_stderr
 from hyperrule.support.wording import printable
 from hyperrule.training.classifier import Classifier, fold, make_classifier
@@ -51,8 +52,8 @@ def _logits_of_export(classifier: ExportedClassifier) -> Logits:
     """Logarithms of the probabilities: they are logits of the same softmax."""
     try:
         with silent_native_stderr():
-            runtime = import_module(f"hyperrule.exporting.runtimes.{classifier.runtime}")
-            probabilities = runtime.load(str(classifier.path))
+            export = RUNTIMES[classifier.runtime](str(classifier.path), usable_cores())
+            probabilities = export.classify
             probabilities(np.zeros((1, classifier.size, classifier.size, 3), np.float32))
     except Exception as error:  # of whatever kind a runtime raises
         reason = " ".join(str(error).split())[:200]

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 
 from hyperrule.audit.check.check import EDGES
 from hyperrule.audit.check.findings import SizeBin
-from hyperrule.data import Examples, Source
+from hyperrule.data.images import Examples
 from hyperrule.data.inspection import Facts
+from hyperrule.data.source import Source
 from hyperrule.errors import RunFolderError
 from hyperrule.pages.thumbnails import data_uri, thumbnail
 from hyperrule.run_folder import RunFolder

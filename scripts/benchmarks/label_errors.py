@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from hyperrule.audit.frozen import freeze
 from hyperrule.audit.label_errors import left_out_probabilities, rank
-from hyperrule.data import Examples
+from hyperrule.data.images import Examples
 from hyperrule.recipe import Recipe
 from hyperrule.support.progress import Reporter
 

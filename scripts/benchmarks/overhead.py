@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 import hyperrule
-from hyperrule.data import open_source
+from hyperrule.data.open import open_source
 from hyperrule.jobs.finetune import Finetuning
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.progress import Reporter

@@ -23,8 +23,8 @@ import tensorflow as tf
 
 from hyperrule.backbones.bit.checkpoints import StoredArrays
 from hyperrule.backbones.describe import describe_backbone
-from hyperrule.data import Examples, open_source
-from hyperrule.data.images import Files
+from hyperrule.data.images import Examples, Files
+from hyperrule.data.open import open_source
 from hyperrule.evaluation.inference import Evaluator
 from hyperrule.evaluation.probe import fit_probe
 from hyperrule.planning.machine.cluster import Cluster

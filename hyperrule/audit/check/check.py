@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperrule.audit.check.duplicates import Placed, find_alike
-from hyperrule.audit.check.findings import Choice, Imbalance, Lie, Preflight, Size, SizeBin, Sizes
+from hyperrule.audit.check.findings import Choice, Imbalance, Lie, Size, SizeBin, Sizes
 from hyperrule.audit.check.near_duplicates import NearPairs
+from hyperrule.audit.check.page import CheckReport
 from hyperrule.data.images import Indices
 from hyperrule.data.inspection import Facts
 from hyperrule.data.listing import Split
@@ -40,7 +41,7 @@ class _Splits:
     refusal: str | None
 
 
-def check_source(source: Source, reporter: Reporter) -> Preflight:
+def check_source(source: Source, reporter: Reporter) -> CheckReport:
     """Everything that `hyperrule check` reports. Raises DataError if the images cannot be told apart at all, such as
     for exclusions of another data set."""
     listing, facts = source.listing, source.facts
@@ -51,7 +52,7 @@ def check_source(source: Source, reporter: Reporter) -> Preflight:
     found = find_alike(good, _placed(source, readable, {} if drawn else splits.members), reporter)
     counts = {split: _per_class(source, members) for split, members in splits.members.items()}
     problems = {listing.ids[index]: problem for index, problem in source.problems.items()}
-    preflight = Preflight(
+    report = CheckReport(
         name=source.name,
         kind=listing.kind,
         location=None if listing.location is None else str(listing.location),
@@ -85,8 +86,8 @@ def check_source(source: Source, reporter: Reporter) -> Preflight:
         | {identity: f"cannot be read: {problem}" for identity, problem in problems.items()}
         | found.exclusions,
     )
-    preflight._source = source
-    return preflight
+    report._source = source
+    return report
 
 
 def _splits(source: Source, readable: Indices) -> _Splits:

@@ -1,16 +1,9 @@
 """What preflight found: the model that --json prints. Lists are complete; whoever shows them shortens them."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict
 
 from hyperrule.data.listing import Split
-from hyperrule.data.selection import write_exclusions
 from hyperrule.rule import Regime
-
-if TYPE_CHECKING:
-    from hyperrule.data.source import Source
 
 
 class Facts(BaseModel):
@@ -95,7 +88,7 @@ class Duplicates(Facts):
     across_splits: Alike
 
 
-class Preflight(Facts):
+class Findings(Facts):
     """`refusal` is why finetune would not take the data even without the images that cannot be read. `drawn` says
     that the test split is one that hyperrule draws. `orientations` are EXIF's, 1 to 8, and `turned` images have another
     than 1. `exclusions` are ids to leave out, each with the reason."""
@@ -127,26 +120,8 @@ class Preflight(Facts):
     not_compared: tuple[str, ...]
     exclusions: dict[str, str]
 
-    _source: "Source | None" = PrivateAttr(None)
-
     @property
     def must_be_mended(self) -> bool:
         """Whether there is anything that finetune refuses or that makes its figures wrong for certain."""
         wrong = (self.problems, self.refusal, self.exact.across_classes.images, self.exact.across_splits.images)
         return any(map(bool, wrong))
-
-    def write_exclusions(self, file: Path) -> None:
-        """CSV for `finetune --exclude`. Raises RunError if it cannot be written."""
-        write_exclusions(file, self.exclusions.items())
-
-    def write_page(self, file: Path) -> None:
-        """One HTML page that needs nothing else, with images. Raises RunError if it cannot be written; ValueError for
-        findings that were read back from JSON, which have no images."""
-        if self._source is None:
-            raise ValueError("these findings came without their images: call hyperrule.check")
-        from hyperrule.audit.check.page import render_page
-        from hyperrule.support.files import whole_file
-
-        page = render_page(self, self._source)
-        with whole_file(file) as partial:
-            partial.write_text(page, encoding="utf-8")

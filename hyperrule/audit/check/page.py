@@ -3,15 +3,19 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from pydantic import PrivateAttr
 
-from hyperrule.audit.check.findings import Preflight
+from hyperrule.audit.check.findings import Findings
 from hyperrule.audit.check.verdicts import Verdict, facts, mode_in_words, verdicts
+from hyperrule.data.selection import write_exclusions
 from hyperrule.data.source import Source
 from hyperrule.pages.rendering import render
 from hyperrule.pages.thumbnails import pictures
+from hyperrule.support.files import whole_file
 
 T = TypeVar("T")
 
@@ -29,13 +33,32 @@ class Shown:
     more: int
 
 
-def render_page(found: Preflight, source: Source) -> str:
+class CheckReport(Findings):
+    """The findings with the images that they are about, which do not outlive the process."""
+
+    _source: Source | None = PrivateAttr(None)
+
+    def write_exclusions(self, file: Path) -> None:
+        """CSV for `finetune --exclude`. Raises RunError if it cannot be written."""
+        write_exclusions(file, self.exclusions.items())
+
+    def write_page(self, file: Path) -> None:
+        """One HTML page that needs nothing else, with images. Raises RunError if it cannot be written; ValueError for
+        findings that were read back from JSON, which have no images."""
+        if self._source is None:
+            raise ValueError("these findings came without their images: call hyperrule.check")
+        page = render_page(self, self._source)
+        with whole_file(file) as partial:
+            partial.write_text(page, encoding="utf-8")
+
+
+def render_page(found: Findings, source: Source) -> str:
     """HTML. Every name in it is text, whatever it holds."""
     judged = [_shown(verdict) for verdict in verdicts(found)]
     samples = _samples(source)
     ids = {identity for one in judged for group in one.groups for identity in group}
     return render(
-        "preflight/page.html",
+        "audit/check/page.html",
         found=found,
         judged=judged,
         levels=Counter(one.verdict.level for one in judged),

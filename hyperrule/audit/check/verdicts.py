@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from hyperrule.audit.check.findings import Alike, Preflight, Size
+from hyperrule.audit.check.findings import Alike, Findings, Size
 from hyperrule.support.wording import listed, number, printable
 
 Level = Literal["error", "warning"]
@@ -24,7 +24,7 @@ class Verdict:
     groups: tuple[tuple[str, ...], ...] = ()
 
 
-def verdicts(found: Preflight) -> Iterator[Verdict]:
+def verdicts(found: Findings) -> Iterator[Verdict]:
     """Errors first, then warnings, each from the gravest on."""
     yield from _errors(found)
     yield from _near(found)
@@ -33,7 +33,7 @@ def verdicts(found: Preflight) -> Iterator[Verdict]:
     yield from _odd(found)
 
 
-def _errors(found: Preflight) -> Iterator[Verdict]:
+def _errors(found: Findings) -> Iterator[Verdict]:
     if found.refusal:
         yield Verdict("error", "finetune would refuse the data", printable(found.refusal))
     if found.problems:
@@ -60,7 +60,7 @@ def _errors(found: Preflight) -> Iterator[Verdict]:
         )
 
 
-def _near(found: Preflight) -> Iterator[Verdict]:
+def _near(found: Findings) -> Iterator[Verdict]:
     if found.near.across_splits.images:
         yield _alike(
             "warning",
@@ -77,7 +77,7 @@ def _near(found: Preflight) -> Iterator[Verdict]:
         )
 
 
-def _repeated(found: Preflight) -> Iterator[Verdict]:
+def _repeated(found: Findings) -> Iterator[Verdict]:
     if found.exact.within_class.images:
         yield _alike(
             "warning",
@@ -96,7 +96,7 @@ def _repeated(found: Preflight) -> Iterator[Verdict]:
         )
 
 
-def _classes(found: Preflight) -> Iterator[Verdict]:
+def _classes(found: Findings) -> Iterator[Verdict]:
     for split, names in found.missing.items():
         yield Verdict(
             "warning",
@@ -113,7 +113,7 @@ def _classes(found: Preflight) -> Iterator[Verdict]:
         )
 
 
-def _odd(found: Preflight) -> Iterator[Verdict]:
+def _odd(found: Findings) -> Iterator[Verdict]:
     if found.lies:
         yield Verdict(
             "warning",
@@ -171,7 +171,7 @@ MODES = {
 }  # Pillow's, in words
 
 
-def facts(found: Preflight) -> Iterator[tuple[str, str]]:
+def facts(found: Findings) -> Iterator[tuple[str, str]]:
     """A heading and a line for each thing that is neither right nor wrong."""
     yield "data", f"{printable(found.name)}: {found.kind}, {number(found.images, 'image')}, {_class_count(found)}"
     yield "splits", _splits(found)
@@ -211,10 +211,10 @@ def _modes(modes: Mapping[str, int]) -> str:
     return ", ".join(f"{images:,} {mode_in_words(mode)}" for mode, images in modes.items())
 
 
-def _class_count(found: Preflight) -> str:
+def _class_count(found: Findings) -> str:
     return number(len(found.class_names), "class")
 
 
-def _splits(found: Preflight) -> str:
+def _splits(found: Findings) -> str:
     sizes = ", ".join(f"{split} {sum(per_class):,}" for split, per_class in found.splits.items())
     return f"{sizes} (drawn by hyperrule)" if found.drawn and len(found.splits) > 1 else sizes

@@ -1,101 +1,34 @@
 """Would more labels help? What `hyperrule learning-curve` finds.
 
-Accuracy of the closed-form probe on nested parts of the training images, each half of the one before.
+A learning curve as one web page that needs nothing but itself.
+
+A learning curve in one plain sentence.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 from pydantic import BaseModel, ConfigDict
-from threadpoolctl import threadpool_limits
 
 from hyperrule.audit.frozen import Frozen
-from hyperrule.audit.learning_curve.extrapolate import BackTest, Expected, Outlook, PowerLaw, Verdict, look_ahead
-from hyperrule.data import Split
-from hyperrule.data.images import Indices
-from hyperrule.evaluation.probe import BLAS_THREADS, fit_probe
+from hyperrule.audit.learning_curve.extrapolate import (
+    FITTED,
+    BackTest,
+    Expected,
+    Outlook,
+    PowerLaw,
+    Verdict,
+    look_ahead,
+    power_law,
+)
+from hyperrule.audit.learning_curve.measure import SEEDS, Measured, measure
+from hyperrule.data.listing import Split
+from hyperrule.pages.drawing import BLUE, ORANGE, PERCENT, Drawing
+from hyperrule.pages.rendering import percent, render
 from hyperrule.support.files import whole_file
-from hyperrule.support.progress import Reporter
-
-SEEDS = 5  # subsets of each size
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What probes of subsets got right; `labels` int64 [P] ascending, the last all that there are.
-
-    `correct` bool [P, seeds, test images]: of all labels there is one subset, so its rows are the same.
-    """
-
-    labels: Indices
-    correct: npt.NDArray[np.bool_]
-
-    @property
-    def top1(self) -> npt.NDArray[np.float64]:
-        """float64 [P, seeds], fractions."""
-        found: npt.NDArray[np.float64] = self.correct.mean(axis=2)
-        return found
-
-
-def measure(
-    training: tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]],
-    testing: tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]],
-    classes: int,
-    reporter: Reporter,
-) -> Measured:
-    """From features [N, D] and labels [N] of both; every class has training images."""
-    features, labels = training
-    test_features, test_labels = testing
-
-    def correct(chosen: Indices) -> npt.NDArray[np.bool_]:
-        with threadpool_limits(BLAS_THREADS, "blas"):
-            scores = fit_probe(features[chosen], labels[chosen], classes).scores(test_features)
-        right: npt.NDArray[np.bool_] = scores.argmax(axis=1) == test_labels
-        return right
-
-    sizes = halved(np.bincount(labels, minlength=classes))
-    everything = np.broadcast_to(correct(np.arange(len(labels))), (SEEDS, len(test_labels)))
-    parts = []
-    with reporter.stage("Probes", len(sizes), done=1) as report:
-        for counts in sizes[:-1]:
-            parts.append([correct(subset(labels, counts, seed)) for seed in range(SEEDS)])
-            report(1 + len(parts), "sizes")
-    return Measured(np.array([counts.sum() for counts in sizes]), np.array([*parts, everything]))
-
-
-def halved(counts: Indices) -> list[Indices]:
-    """Images of each class in every part, ascending, from images of each class, int64 [classes]: as they are, halved,
-    and so on, down to one a class.
-
-    >>> [part.tolist() for part in halved(np.array([9, 4]))]
-    [[1, 1], [2, 1], [4, 2], [9, 4]]
-    """
-    return list(_halvings(counts))[::-1]
-
-
-def _halvings(counts: Indices) -> Iterator[Indices]:
-    part, times = counts, 0
-    while True:
-        yield part
-        if part.max() == 1:
-            return
-        times += 1
-        part = np.maximum(counts >> times, 1)
-
-
-def subset(labels: npt.NDArray[np.int32], counts: Indices, seed: int) -> Indices:
-    """Numbers of so many images of each class (int64 [classes]), ascending; a seed's smaller lie in its larger ones."""
-    return np.sort(
-        np.concatenate(
-            [
-                np.random.default_rng((seed, label)).permutation(np.flatnonzero(labels == label))[:count]
-                for label, count in enumerate(counts)
-            ]
-        )
-    )
 
 
 class Point(BaseModel):
@@ -133,7 +66,6 @@ class LearningCurve(BaseModel):
 
     def write_page(self, file: Path) -> None:
         """One HTML page that needs nothing else. Raises RunError if it cannot be written."""
-        from hyperrule.audit.learning_curve.page import render_page
 
         page = render_page(self)
         with whole_file(file) as partial:
@@ -181,3 +113,123 @@ def _points(measured: Measured, classes: int) -> tuple[Point, ...]:
         )
         for labels, top1 in zip(measured.labels.tolist(), measured.top1, strict=True)
     )
+
+
+def render_page(curve: LearningCurve) -> str:
+    """HTML. Every name in it is text, whatever it holds."""
+    return render(
+        "audit/learning_curve/curve.html",
+        curve=curve,
+        answer=answer(curve),
+        figure=_figure(curve),
+        a_class=a_class,
+        interval=interval,
+        fitted=FITTED,
+    )
+
+
+def _figure(curve: LearningCurve) -> Markup:
+    last = curve.points[-1]
+    said = f"Accuracy by labels a class: {percent(last.top1)} with {a_class(last.per_class)}, all there are"
+    drawing = Drawing("curve", said, width=500, height=270)
+    with drawing as axes:
+        per_class, top1, low, high = np.array(
+            [(point.per_class, point.top1, point.low, point.high) for point in curve.points]
+        ).T
+        axes.errorbar(
+            per_class,
+            top1,
+            (top1 - low, high - top1),
+            color=BLUE,
+            marker="o",
+            markersize=5,
+            linewidth=0,
+            elinewidth=1.5,
+            label="measured, lowest to highest subset",
+        )
+        if curve.law is not None:
+            _draw_expected(axes, curve)
+        axes.set(xscale="log", xlabel="labels a class")
+        ticks = [*per_class, *(one.labels / curve.classes for one in curve.expected)]
+        axes.set_xticks(ticks, [a_class(tick) for tick in ticks])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter(PERCENT)
+        axes.legend(loc="lower right")
+    return drawing.svg
+
+
+def _draw_expected(axes: Axes, curve: LearningCurve) -> None:
+    assert curve.law is not None
+    now, law = curve.points[-1].per_class, (curve.law.a, curve.law.b, curve.law.c)
+    first = curve.points[-FITTED].per_class
+    for start, end, style in ((first, now, "-"), (now, now * curve.expected[-1].times, (0, (4, 3)))):
+        n = np.geomspace(start, end, 50)
+        axes.plot(n, power_law(n / now, *law), color=ORANGE, linestyle=style, linewidth=1.8)
+    per_class, top1, low, high = np.array(
+        [(one.labels / curve.classes, one.top1, one.low, one.high) for one in curve.expected]
+    ).T
+    axes.errorbar(
+        per_class,
+        top1,
+        (top1 - low, high - top1),
+        color=ORANGE,
+        marker="o",
+        markersize=5,
+        markerfacecolor="none",
+        linewidth=0,
+        elinewidth=1.5,
+        label="expected, 95\N{NO-BREAK SPACE}% interval",
+    )
+
+
+LEADS: dict[Verdict, str] = {
+    "more labels help": "More labels should help",
+    "hardly": "More labels will hardly help",
+    "unclear": "Whether more labels help is unclear",
+}
+
+
+def answer(curve: LearningCurve) -> str:
+    last = curve.points[-1]
+    now = f"{a_class(last.per_class)} a class ({percent(last.top1)} right)"
+    match curve.verdict:
+        case "too few labels":
+            return (
+                f"Too few labels to tell: a curve needs {FITTED} sizes, each twice the one before, and so "
+                f"{2 ** (FITTED - 1)} images in the largest class. There are {now}."
+            )
+        case "saturated":
+            wrong = round((1 - last.top1) * curve.examples)
+            return (
+                f"Nothing is left to gain that this test could show: with {now}, {wrong} of its {curve.examples:,} "
+                "images are wrong."
+            )
+        case "flat":
+            before = curve.points[-FITTED]
+            return (
+                f"The curve is flat: from {a_class(before.per_class)} to {now} accuracy has not risen beyond "
+                "chance, so more such labels are not what is missing. Try another --backbone or --size, and "
+                "'hyperrule label-errors'."
+            )
+        case "poor fit":
+            return f"The accuracies up to {now} follow no curve that could be drawn further."
+        case verdict:
+            twice, fourfold = (f"{percent(one.top1)} ({interval(one)})" for one in curve.expected)
+            return (
+                f"{LEADS[verdict]}: with {now}, twice as many would give {twice}, four times as many {fourfold}. "
+                f"That these gain more than a point is {100 * curve.expected[-1].likely:.0f} % likely."
+            )
+
+
+def a_class(labels: float) -> str:
+    """
+    >>> a_class(40.0), a_class(2.5), a_class(412.7)
+    ('40', '2.5', '413')
+    """
+    return f"{labels:,.0f}" if labels >= 10 or labels == round(labels) else f"{labels:.1f}"
+
+
+def interval(expected: Expected) -> str:
+    """As percent, from the low to the high end."""
+    return f"{100 * expected.low:.1f} to {100 * expected.high:.1f}"

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.audit.learning_curve.curve import SEEDS, Measured
+from hyperrule.audit.learning_curve.measure import SEEDS, Measured
 
 Values = npt.NDArray[np.float64]
 

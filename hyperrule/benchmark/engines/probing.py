@@ -10,9 +10,8 @@ from threadpoolctl import threadpool_limits
 from hyperrule.benchmark.cells import Planned
 from hyperrule.benchmark.grid import Cell
 from hyperrule.benchmark.ledger import Line
-from hyperrule.data import Examples
-from hyperrule.data.images import Indices
-from hyperrule.data.selection import subset
+from hyperrule.benchmark.subsets import subset
+from hyperrule.data.images import Examples, Indices
 from hyperrule.evaluation.features import features_of
 from hyperrule.evaluation.probe import BLAS_THREADS, Probe, fit_probes
 from hyperrule.support.progress import Reporter

@@ -124,7 +124,7 @@ def render_page(
         parts[panel.dataset].figures.append(figure(panel, f"panel{place}"))
     means, seeds = comparison_tables(comparisons) or (None, None)
     return render(
-        "benchmark/page.html",
+        "benchmark/results/page.html",
         generator=GENERATOR,
         title=title,
         counted=_counted(summaries),

@@ -110,7 +110,7 @@ class Beside:
 
 @cache
 def literature() -> Literature:
-    text = files("hyperrule.benchmark").joinpath("published.yaml").read_text(encoding="utf-8")
+    text = files("hyperrule.benchmark.results").joinpath("published.yaml").read_text(encoding="utf-8")
     return Literature.model_validate(yaml.safe_load(text))
 
 

@@ -1,10 +1,8 @@
 """What `--dataset` may be: one row a kind of storage, and the choice among them."""
 
-import importlib
 import os
 import re
 import tarfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -17,15 +15,11 @@ from hyperrule.support.progress import Reporter
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of storage: what is typed for it, and the module and function that list its images.
-
-    Modules are imported when they are needed: some need libraries that take seconds to load.
-    """
+    """A kind of storage: its name, what is typed for it, and what it is."""
 
     name: str
     typed: str
     explained: str
-    lists: str  # module.function below hyperrule.data.sources
     fetches: bool = False  # may download, and looks into --data-dir
     has_keys: bool = True  # that --image-key and --label-key may name
     extra: str = ""  # of pip install 'hyperrule[extra]'
@@ -38,46 +32,39 @@ KINDS = {
             "image folder",
             "photos",
             "CLASS/*.jpg or {train,val,test}/CLASS/*.jpg, nested to any depth; classes.txt fixes the order of classes",
-            "image_folder.list_image_folder",
             has_keys=False,
         ),
         Kind(
             "archive",
             "photos.zip",
             "an image folder as .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz; unpacked once into the cache",
-            "image_folder.list_image_folder",
             has_keys=False,
         ),
         Kind(
             "manifest",
             "images.csv",
             "table of path, label and perhaps split: CSV, TSV, JSONL or Parquet; paths relative to the table",
-            "tables.manifest.list_manifest",
         ),
         Kind(
             "arrays",
             "images.npz",
             "uint8 images [N, height, width(, 3)] and labels: x_train, y_train, x_test, y_test or images, labels; or "
             ".npy, with labels beside",
-            "arrays.arrays.list_arrays",
         ),
         Kind(
             "tar shards",
             "'shards/{train,test}-{0000..0009}.tar'",
             "WebDataset layout: 0001.jpg with 0001.cls, .txt or .json; braces, a glob or a folder of shards",
-            "shards.tar_shards.list_tar_shards",
         ),
         Kind(
             "TFRecord shards",
             "'records/train-*.tfrecord'",
             "tf.train.Example with image/encoded and image/class/label, or what --image-key and --label-key say",
-            "shards.tfrecords.list_tfrecords",
         ),
         Kind(
             "TFDS",
             "tfds:oxford_flowers102",
             "TensorFlow Datasets: tfds:NAME/CONFIG:VERSION, prepared in --data-dir or downloaded",
-            "named.tfds.list_tfds",
             fetches=True,
         ),
         Kind(
@@ -88,7 +75,6 @@ KINDS = {
             "dtd, flowers102, pets, sun397, svhn, eurosat, patch-camelyon, resisc45, retinopathy, clevr-count, "
             "clevr-distance, dmlab, dsprites-location, dsprites-orientation, kitti-distance, snorb-azimuth, "
             "snorb-elevation",
-            "named.vtab.list_vtab",
             fetches=True,
             has_keys=False,
         ),
@@ -96,7 +82,6 @@ KINDS = {
             "Hugging Face",
             "hf:food101",
             "Hugging Face datasets by name, or the folder that save_to_disk wrote",
-            "named.huggingface.list_huggingface",
             fetches=True,
             extra="hf",
         ),
@@ -104,7 +89,6 @@ KINDS = {
             "digits",
             "digits",
             "1,797 handwritten digits, 8 x 8, in the package: for a first try",
-            "digits.list_digits",
             has_keys=False,
         ),
     )
@@ -129,13 +113,54 @@ def list_images(request: DataRequest, reporter: Reporter, fetch: bool = True) ->
     _refuse_ignored(request, kind)
     if kind.name == "archive":
         request = replace(request, dataset=str(unpacked(path, reporter)))
-    module, function = kind.lists.rsplit(".", 1)
-    lists: Callable[..., Listing] = getattr(importlib.import_module(f"hyperrule.data.sources.{module}"), function)
-    listing = lists(request, reporter, fetch) if kind.fetches else lists(request, reporter)
+    listing = _listing(kind, request, reporter, fetch)
     if request.splits and not listing.splits:
         option = f"--{next(iter(request.splits))}-split"
         raise DataError(f"{option} means nothing for {request.dataset} ({kind.name}): it has no splits. Leave it out.")
     return listing
+
+
+def _listing(kind: Kind, request: DataRequest, reporter: Reporter, fetch: bool) -> Listing:
+    """Imports only what this kind needs: some libraries take seconds to load."""
+    match kind.name:
+        case "image folder" | "archive":
+            from hyperrule.data.sources.image_folder import list_image_folder
+
+            return list_image_folder(request, reporter)
+        case "manifest":
+            from hyperrule.data.sources.manifest import list_manifest
+
+            return list_manifest(request, reporter)
+        case "arrays":
+            from hyperrule.data.sources.arrays import list_arrays
+
+            return list_arrays(request, reporter)
+        case "digits":
+            from hyperrule.data.sources.arrays import list_digits
+
+            return list_digits(request, reporter)
+        case "tar shards":
+            from hyperrule.data.sources.webdataset import list_tar_shards
+
+            return list_tar_shards(request, reporter)
+        case "TFRecord shards":
+            from hyperrule.data.sources.tfrecords import list_tfrecords
+
+            return list_tfrecords(request, reporter)
+        case "TFDS":
+            from hyperrule.data.sources.tfds import list_tfds
+
+            return list_tfds(request, reporter, fetch)
+        case "VTAB-1k":
+            from hyperrule.data.sources.vtab import list_vtab
+
+            return list_vtab(request, reporter, fetch)
+        case "Hugging Face":
+            from hyperrule.data.sources.huggingface import list_huggingface
+
+            return list_huggingface(request, reporter, fetch)
+        case name:
+            raise ValueError(f"no source lists {name}")
 
 
 def is_name(dataset: str) -> bool:

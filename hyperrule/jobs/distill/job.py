@@ -11,7 +11,7 @@ from scipy.special import softmax
 
 from hyperrule.backbones.bit.checkpoints import StoredArrays, write_arrays
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
-from hyperrule.data import Examples
+from hyperrule.data.images import Examples
 from hyperrule.data.pipeline import training_batches
 from hyperrule.data.pool import Pool
 from hyperrule.data.preprocess import InceptionAugmentation

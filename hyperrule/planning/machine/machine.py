@@ -15,9 +15,9 @@ import numpy as np
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.planning.machine.container import core_limit, memory_limit
 from hyperrule.planning.machine.gpus import Gpu, chosen_gpus
 from hyperrule.planning.machine.speed import Speed, stored_speed
+from hyperrule.support.limits import memory_limit, usable_cores
 
 
 class Machine(BaseModel):
@@ -65,9 +65,9 @@ def this_machine(devices: str = "all") -> Machine:
     Raises RecipeError if it is none of these, or names a GPU that there is not.
     """
     memory, limit = psutil.virtual_memory(), memory_limit()
-    cores, found = allowed_cores(), instruction_sets()
+    found = instruction_sets()
     machine = Machine(
-        cores=min(cores, core_limit() or cores),
+        cores=usable_cores(),
         memory=memory.total,
         available_memory=memory.available if limit is None else min(memory.available, limit.available),
         gpus=chosen_gpus(devices, os.environ),
@@ -77,11 +77,6 @@ def this_machine(devices: str = "all") -> Machine:
         gigaflops=_matrix_product_gigaflops(),
     )
     return machine.model_copy(update={"speed": stored_speed(machine.device)})
-
-
-def allowed_cores() -> int:
-    """Cores that this process may run on; TensorFlow starts as many threads."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _matrix_product_gigaflops(size: int = 1024) -> float:

@@ -1,6 +1,8 @@
-"""What the control groups of Linux (containers, SLURM, systemd) leave of memory and cores to this process."""
+"""What this process may use of the machine: cores and memory, within the control groups of Linux (containers, SLURM,
+systemd)."""
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -87,3 +89,13 @@ def _statistics(file: Path) -> dict[str, int]:
         return {name: int(value) for name, value in map(str.split, file.read_text().splitlines())}
     except (OSError, ValueError):
         return {}
+
+
+def allowed_cores() -> int:
+    """Cores that this process may run on; TensorFlow starts as many threads."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usable_cores() -> int:
+    """Cores whose time this process may take: those it may run on, or fewer where a quota leaves less."""
+    return min(allowed_cores(), core_limit() or allowed_cores())

@@ -1,1 +1,0 @@
-"""What is wrong with a data set, before anybody pays for training on it."""
