@@ -26,7 +26,7 @@ from hyperrule.training.launch.hosts import LOOPBACK_PORTS, free_ports, local_wo
 # The command line as it is, with shorter waits, and `finetune CODE` runs CODE.
 LAUNCH = """
 import sys
-import hyperrule.cli.launch as command
+import hyperrule.cli.training as command
 from hyperrule.cli import main
 from hyperrule.launch import supervise
 

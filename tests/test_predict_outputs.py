@@ -198,7 +198,7 @@ def test_what_cannot_be_finished_leaves_no_file(tmp_path: Path, monkeypatch: pyt
         raise RunError("the device is gone.")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hyperrule.cli.predict.predict_each", lambda *_, **__: Predictions(1, rows()))
+    monkeypatch.setattr("hyperrule.cli.classifiers.predict_each", lambda *_, **__: Predictions(1, rows()))
     Path("o.csv").write_text("of before")
     files = ["--csv", "o.csv", "--jsonl", "o.jsonl", "--parquet", "o.parquet"]
     result = CliRunner().invoke(main, ["predict", "any", "any", *files])

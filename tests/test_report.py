@@ -23,8 +23,8 @@ from PIL import Image
 
 import hyperrule
 from hyperrule.cli import main
-from hyperrule.cli.finetune import command as finetune_command
 from hyperrule.cli.options import collect
+from hyperrule.cli.training import finetune_command
 from hyperrule.errors import Interrupted, RunError
 from hyperrule.evaluation.agreement import Agreement, Agreements
 from hyperrule.evaluation.calibration import coverages

@@ -14,7 +14,7 @@ from hyperrule.backbones import zoo as zoo
 from hyperrule.backbones.bit.checkpoints import read_architecture
 from hyperrule.backbones.class_names import ClassName, class_names, read_class_names
 from hyperrule.backbones.zoo import BUCKET, CLASSES, HUB, ZOO, Released, find, matching, suggestions
-from hyperrule.cli.backbones import command
+from hyperrule.cli.catalogue import backbones_command as command
 from hyperrule.errors import BackboneError
 
 KAGGLE = "https://www.kaggle.com/models/"
@@ -226,7 +226,7 @@ def test_a_filter_without_match_gets_one_clear_line() -> None:
 
 def test_listing_does_not_import_tensorflow() -> None:
     code = (
-        "import sys; from hyperrule.cli.backbones import command; command(['lite'], standalone_mode=False); "
+        "import sys; from hyperrule.cli.catalogue import backbones_command as command; command(['lite'], standalone_mode=False); "
         "assert not {'tensorflow', 'keras'} & sys.modules.keys()"
     )
     listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

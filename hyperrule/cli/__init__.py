@@ -1,7 +1,7 @@
 """The command line: parse, call the Python API, render. stdout is the result, stderr the progress."""
 
-import importlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -10,29 +10,74 @@ from hyperrule import __version__
 from hyperrule.errors import HyperruleError
 from hyperrule.support.wording import did_you_mean, printable
 
-COMMANDS = (
-    "backbones",
-    "bench",
-    "check",
-    "datasets",
-    "distill",
-    "doctor",
-    "evaluate",
-    "export",
-    "finetune",
-    "label-errors",
-    "launch",
-    "learning-curve",
-    "plan",
-    "port",
-    "predict",
-    "recipes",
-    "report",
-)
+Loaded = tuple[click.Command, ...]
+
+
+def _training() -> Loaded:
+    from hyperrule.cli import training
+
+    return training.COMMANDS
+
+
+def _plan() -> Loaded:
+    from hyperrule.cli import plan
+
+    return plan.COMMANDS
+
+
+def _audit() -> Loaded:
+    from hyperrule.cli import audit
+
+    return audit.COMMANDS
+
+
+def _classifiers() -> Loaded:
+    from hyperrule.cli import classifiers
+
+    return classifiers.COMMANDS
+
+
+def _bench() -> Loaded:
+    from hyperrule.cli import bench
+
+    return bench.COMMANDS
+
+
+def _catalogue() -> Loaded:
+    from hyperrule.cli import catalogue
+
+    return catalogue.COMMANDS
+
+
+def _doctor() -> Loaded:
+    from hyperrule.cli import doctor
+
+    return doctor.COMMANDS
+
+
+COMMANDS: dict[str, Callable[[], Loaded]] = {
+    "backbones": _catalogue,
+    "bench": _bench,
+    "check": _audit,
+    "datasets": _catalogue,
+    "distill": _training,
+    "doctor": _doctor,
+    "evaluate": _classifiers,
+    "export": _classifiers,
+    "finetune": _training,
+    "label-errors": _audit,
+    "launch": _training,
+    "learning-curve": _audit,
+    "plan": _plan,
+    "port": _classifiers,
+    "predict": _classifiers,
+    "recipes": _catalogue,
+    "report": _classifiers,
+}
 
 
 class Commands(click.Group):
-    """Sub-commands by module name, - for _, imported when they are called; every error is one line on stderr."""
+    """Sub-commands, whose modules are imported when they are called; every error is one line on stderr."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -40,8 +85,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             ctx.fail(f"no such command {cmd_name!r}. Allowed: {', '.join(COMMANDS)}.{did_you_mean(cmd_name, COMMANDS)}")
-        command: click.Command = importlib.import_module(f"hyperrule.cli.{cmd_name.replace('-', '_')}").command
-        return command
+        return next(command for command in COMMANDS[cmd_name]() if command.name == cmd_name)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -39,7 +39,7 @@ FORMS: dict[str, "Form"] = {".md": "markdown", ".csv": "csv", ".tex": "latex", "
 @click.option("--compare", nargs=2, metavar="A B", help="Two backbones or two methods, subset by subset.")
 @click.option("--write", "files", multiple=True, metavar="FILE", help="Tables or plot: .md, .csv, .tex, .html, .svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print lines of the ledger, or what is shown, as JSON.")
-def command(
+def bench_command(
     grid: str,
     out: str | None,
     places: tuple[str, ...],
@@ -183,3 +183,6 @@ def _forms(names: tuple[str, ...]) -> list[tuple[Path, "Form"]]:
             raise RecipeError(f"--write takes a FILE that ends in {', '.join(FORMS)}. Received: {name!r}")
         found.append((file, form))
     return found
+
+
+COMMANDS = (bench_command,)

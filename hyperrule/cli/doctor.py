@@ -20,7 +20,7 @@ WIDTH = 100  # columns where there is no terminal
 @click.option("--devices", metavar="all|cpu|0,1", default="all", help="What auto would choose for these only. [all]")
 @click.option("--measure", is_flag=True, help="Time training steps in each precision; auto then goes by that.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def command(devices: str, measure: bool, as_json: bool) -> None:
+def doctor_command(devices: str, measure: bool, as_json: bool) -> None:
     """Show devices, memory and software, what 'auto' chooses here and why, and what is missing for GPU use, each with
     the command that mends it.
 
@@ -101,3 +101,6 @@ def _speeds(speed: Speed) -> Iterator[tuple[str, str]]:
         else:
             of_base = rate.images_per_second / base
             yield "", f"{setting:14} {rate.images_per_second:8.1f} images/s {of_base:6.2f} x float32"
+
+
+COMMANDS = (doctor_command,)

@@ -18,7 +18,7 @@ from hyperrule.support.wording import duration, listed, printable
 @click.command("plan", short_help="What finetune would do, why, and how long.")
 @options_of(Recipe)
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
-def command(recipe: str | None, assignments: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+def plan_command(recipe: str | None, assignments: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Show everything that finetune would do, each value with its reason and source.
 
     \b
@@ -116,3 +116,6 @@ def _shown(value: Any) -> str:
             return ", ".join(map(str, value))
         case _:
             return str(value)
+
+
+COMMANDS = (plan_command,)

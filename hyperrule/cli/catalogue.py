@@ -1,4 +1,4 @@
-"""`hyperrule backbones`: what --backbone takes by name."""
+"""`hyperrule backbones`, `datasets` and `recipes`: what is known by name."""
 
 import json
 from itertools import groupby, zip_longest
@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.text import Text
 
 from hyperrule.backbones.zoo import ZOO, Family, Released, Source, matching, suggestions
+from hyperrule.data.sources.kinds import KINDS, Kind
 from hyperrule.errors import BackboneError
+from hyperrule.recipe import load_recipe, shipped_recipes
 
 Row = tuple[str, str, str, str, str, str]
 HEADINGS: Row = ("name", "parameters", "features", "px", "head", "download")
@@ -20,7 +22,7 @@ NARROWEST_NAME = 20  # characters; terminals of fewer than 68 columns wrap
 @click.command("backbones", short_help="What --backbone takes by name.")
 @click.argument("part", metavar="[FILTER]", default="")
 @click.option("--json", "as_json", is_flag=True, help="Print all facts as JSON.")
-def command(part: str, as_json: bool) -> None:
+def backbones_command(part: str, as_json: bool) -> None:
     """List the backbones that are known by name; with FILTER, those with it in their name.
 
     \b
@@ -160,3 +162,68 @@ def _legend(shown: list[Released]) -> list[tuple[str, str]]:
         ("use", f"hyperrule finetune --dataset my_images --backbone {example}"),
         ("also", "--backbone takes any hub handle or URL, a SavedModel folder or .tar.gz, a BiT .npz, a run folder"),
     ]
+
+
+@click.command("datasets", short_help="What --dataset takes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the kinds as JSON.")
+def datasets_command(as_json: bool) -> None:
+    """List the kinds of labelled image data that are understood, each with what to type for it.
+
+    \b
+    Example:
+      hyperrule check images.csv                 what is wrong with the data
+      hyperrule finetune --dataset images.csv    train, evaluate, export
+    """
+    if as_json:
+        click.echo(json.dumps([_facts(kind) for kind in KINDS.values()], indent=2))
+        return
+    console = Console(highlight=False, markup=False)
+    width = console.width if console.is_terminal else 110
+    for kind in KINDS.values():
+        console.print(f"{kind.name:17}--dataset {kind.typed}", soft_wrap=True)
+        for line in wrap(_explained(kind), max(40, width - 17), break_on_hyphens=False):
+            console.print(f"{'':17}{line}", soft_wrap=True)
+    console.print()
+    for line in (
+        "splits   --train-split, --validation-split and --test-split say what a split is called, or its expression for",
+        "         TFDS and Hugging Face ('train[:98%]'); where all is for training, a fifth of each class is held out",
+        "keys     --image-key and --label-key name the column, feature or field, where it is not the usual one",
+        "images   JPEG, PNG, GIF, BMP and WebP, of any size",
+        "same     equal images in equal classes and splits give equal runs, whatever they are stored in",
+    ):
+        console.print(line, soft_wrap=True)
+
+
+def _explained(kind: Kind) -> str:
+    extra = f"; needs pip install 'hyperrule[{kind.extra}]'" if kind.extra else ""
+    return f"{kind.explained}{extra}"
+
+
+def _facts(kind: Kind) -> dict[str, str | None]:
+    """What a program may want to know of a kind."""
+    return {"name": kind.name, "example": kind.typed, "description": kind.explained, "extra": kind.extra or None}
+
+
+@click.command("recipes", short_help="The recipes that come with the package.")
+@click.option("--json", "as_json", is_flag=True, help="Print names, files and options as JSON.")
+def recipes_command(as_json: bool) -> None:
+    """List the shipped recipes, each with the command that runs it and the result it gave.
+
+    \b
+    Example:
+      hyperrule finetune --recipe digits
+    """
+    if as_json:
+        recipes = [
+            {"name": name, "file": str(path), "options": load_recipe(name)} for name, path in shipped_recipes().items()
+        ]
+        click.echo(json.dumps(recipes, indent=2))
+        return
+    for name, path in shipped_recipes().items():
+        header = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+        click.echo(name)
+        for line in header:
+            click.echo(f"  {line}")
+
+
+COMMANDS = (backbones_command, datasets_command, recipes_command)
