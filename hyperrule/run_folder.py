@@ -11,6 +11,8 @@ pictures.parquet     of a fine-tuning: small pictures of samples and mistakes, f
 export/              the classifier to deploy, saved_model/1 first; parity.json: each compared with eval
 report.html          the result for people, on one page
 model_card.md        the same for whoever gets the model; written last, so its presence means "finished"
+
+Checkpoints of a run: one .npz a time, written whole or not at all, the last two kept.
 """
 
 import fcntl
@@ -19,15 +21,16 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from hyperrule.backbones.bit.checkpoints import Arrays, read_arrays, write_arrays
 from hyperrule.backbones.describe import CARD, is_finished
-from hyperrule.errors import RunError, RunFolderError
+from hyperrule.errors import BackboneError, RunError, RunFolderError
 from hyperrule.planning.distill import DistillPlan
 from hyperrule.planning.finetune import Plan
 from hyperrule.planning.training_plan import FORMAT, TrainingPlan
@@ -188,3 +191,37 @@ def free_run_folder(dataset: str) -> Path:
     name = re.sub(r"[^\w.-]+", "-", last.removeprefix("tfds:").removeprefix("hf:")).strip("-.") or "run"
     candidates = (Path("runs", name if number == 1 else f"{name}-{number}") for number in range(1, 10**6))
     return next(path for path in candidates if not path.exists())
+
+
+KEPT = 2
+
+
+def save_checkpoint(folder: Path, step: int, arrays: Arrays, resume: str) -> Path:
+    """Write the state after `step` steps. Raises RunError, older checkpoints untouched, if it cannot; the error tells
+    people to go on with `resume`."""
+    with os_errors_as(RunError, f"cannot write {folder}"):
+        folder.mkdir(exist_ok=True)
+    target = folder / f"step-{step:08d}.npz"
+    try:
+        with whole_file(target) as partial:
+            write_arrays(partial, arrays)
+    except RunError as error:
+        kept = f"Earlier checkpoints are kept; continue with: {resume}"
+        raise RunError(f"{error} {kept}") from None
+    for old in _checkpoints(folder)[:-KEPT]:
+        old.unlink()
+    return target
+
+
+def latest_checkpoint(folder: Path, say: Callable[[str], None] = lambda line: None) -> tuple[int, Arrays] | None:
+    """Step and state of the newest checkpoint that can be read, or None; `say` hears of those passed over."""
+    for path in reversed(_checkpoints(folder)):
+        try:
+            return int(path.stem.removeprefix("step-")), read_arrays(path)
+        except BackboneError as error:
+            say(f"Passing over a damaged checkpoint: {error}")
+    return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*.npz") if re.fullmatch(r"step-\d{8}", path.stem))

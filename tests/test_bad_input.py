@@ -21,8 +21,7 @@ from hyperrule.backbones.bit.checkpoints import HEAD, read_arrays
 from hyperrule.cli import main
 from hyperrule.errors import BackboneError, HyperruleError, RunError
 from hyperrule.planning.training_plan import FORMAT
-from hyperrule.run_folder import RunFolder
-from hyperrule.training.checkpoint import latest_checkpoint, save_checkpoint
+from hyperrule.run_folder import RunFolder, latest_checkpoint, save_checkpoint
 
 Refused = Callable[..., str]
 Layout = dict[str, int | bytes]  # folder -> number of images in it, file -> its bytes
@@ -717,7 +716,7 @@ def test_disk_that_fills_up_during_a_checkpoint(monkeypatch: pytest.MonkeyPatch)
     save_checkpoint(folder, 10, state(10), "again")
     save_checkpoint(folder, 20, state(20), "again")
     before = tree(folder)
-    monkeypatch.setattr("hyperrule.training.checkpoint.write_arrays", disk_full_part_way)
+    monkeypatch.setattr("hyperrule.run_folder.write_arrays", disk_full_part_way)
     with pytest.raises(RunError, match=r"step-00000030\.npz.*disk is full.*kept") as caught:
         save_checkpoint(folder, 30, state(30), "again")
     assert caught.value.exit_code == 1

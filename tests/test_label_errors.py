@@ -97,7 +97,7 @@ def run(*arguments: object) -> Result:
 @pytest.fixture
 def mislabelled(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A warm image lies among the cold."""
-    monkeypatch.setattr("hyperrule.audit.frozen.features_of", colours)
+    monkeypatch.setattr("hyperrule.evaluation.features.features_of", colours)
     (image_folder / "warm/03.jpg").rename(image_folder / "cold/<b>wrong.jpg")
     return image_folder
 
@@ -137,7 +137,7 @@ def test_which_images_are_judged(mislabelled: Path, tmp_path: Path) -> None:
 
 
 def test_an_image_alone_in_its_class_is_not_judged(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hyperrule.audit.frozen.features_of", colours)
+    monkeypatch.setattr("hyperrule.evaluation.features.features_of", colours)
     (image_folder / "odd").mkdir()
     Image.new("RGB", (20, 24)).save(image_folder / "odd/0.png")
     shutil.copy(image_folder / "odd/0.png", image_folder / "odd/1.png")

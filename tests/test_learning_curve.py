@@ -125,7 +125,7 @@ def run(*arguments: object) -> Result:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
     page = tmp_path_factory.mktemp("curve") / "curve.html"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hyperrule.audit.frozen.features_of", pixels)
+        patch.setattr("hyperrule.evaluation.features.features_of", pixels)
         return run("--dataset", "digits", "--size", 32, "--json", "--html", page), page
 
 
@@ -176,7 +176,7 @@ def test_one_class(image_folder: Path) -> None:
 
 
 def test_few_images_are_measured_but_not_drawn_on(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hyperrule.audit.frozen.features_of", pixels)
+    monkeypatch.setattr("hyperrule.evaluation.features.features_of", pixels)
     for file in sorted(image_folder.rglob("0[5-9].jpg")):
         file.unlink()
     curve = hyperrule.learning_curve(image_folder, quiet=True)

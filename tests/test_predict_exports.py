@@ -21,8 +21,7 @@ from hyperrule.backbones.describe import describe_backbone
 from hyperrule.cli import main
 from hyperrule.data.preprocess import for_evaluation
 from hyperrule.errors import BackboneError
-from hyperrule.exporting.classifier_module import export_module
-from hyperrule.exporting.saved_model import export_saved_model
+from hyperrule.exporting.saved_model import export_module, export_saved_model
 from hyperrule.prediction.card import CARD_FILE, Card
 from hyperrule.training.classifier import Classifier, make_classifier
 
@@ -73,14 +72,14 @@ def export(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> 
                 return folder / "module"
             case "litert":
                 pytest.importorskip("ai_edge_litert")
-                from hyperrule.exporting.litert import export_litert
+                from hyperrule.exporting.converted import export_litert
 
                 export_litert(classifier, CARD, "none", None, folder / "a.tflite")  # type: ignore[arg-type]
                 return folder / "a.tflite"
             case "onnx":
                 pytest.importorskip("onnxruntime")
                 pytest.importorskip("tf2onnx")
-                from hyperrule.exporting.onnx import export_onnx
+                from hyperrule.exporting.converted import export_onnx
 
                 export_onnx(classifier, CARD, folder / "a.onnx")
                 return folder / "a.onnx"

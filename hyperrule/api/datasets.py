@@ -45,8 +45,8 @@ def learning_curve(
     finished.
     """
     with os_errors_as(UserError, "a path cannot be used"):
-        from hyperrule.audit.frozen import freeze
         from hyperrule.audit.learning_curve.curve import find_learning_curve
+        from hyperrule.evaluation.features import freeze
 
         return find_learning_curve(freeze(make_recipe({"dataset": dataset, **options}, Recipe), size, Reporter(quiet)))
 
@@ -70,8 +70,8 @@ def label_errors(
     with os_errors_as(UserError, "a path cannot be used"):
         if top is not None and (isinstance(top, bool) or top < 1):
             raise RecipeError(f"top must be at least 1. Received: {top!r}")
-        from hyperrule.audit.frozen import freeze
         from hyperrule.audit.label_errors import chosen_splits, find_label_errors
+        from hyperrule.evaluation.features import freeze
 
         frozen = freeze(make_recipe({"dataset": dataset, **options}, Recipe), size, Reporter(quiet))
         return find_label_errors(frozen, chosen_splits(frozen.source, split), top)

@@ -19,13 +19,13 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
-from hyperrule.audit.frozen import Frozen
 from hyperrule.data.images import Examples, Indices
 from hyperrule.data.listing import Split
 from hyperrule.data.selection import write_exclusions
 from hyperrule.data.source import Source, equal_groups
 from hyperrule.errors import DataError, RecipeError
 from hyperrule.evaluation.calibration import fit_temperature
+from hyperrule.evaluation.features import Frozen
 from hyperrule.evaluation.probe import BLAS_THREADS, L2_CANDIDATES, fit_probes
 from hyperrule.pages.rendering import render
 from hyperrule.pages.thumbnails import pictures

@@ -1,23 +1,35 @@
-"""The cells of a grid beside the data, networks and machine that are there: what each would do, and its key."""
+"""The cells of a grid beside the data, networks and machine that are there: what each would do, and its key.
+
+Which images of a data set are labelled: balanced, nested subsets, the same for every backbone and method.
+"""
 
 import hashlib
 import json
+import re
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
+
+import numpy as np
 
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.benchmark.grid import Cell, Grid, ProbeMethod
-from hyperrule.benchmark.ledger import FORMAT, Line
+from hyperrule.benchmark.ledger import FORMAT, Line, Shots
 from hyperrule.benchmark.opening import Absent, is_here, open_all
+from hyperrule.data.images import Examples, Indices
+from hyperrule.data.listing import DatasetInfo
+from hyperrule.data.selection import few_shot
 from hyperrule.data.source import Source
-from hyperrule.errors import UserError
+from hyperrule.errors import RecipeError, UserError
 from hyperrule.evaluation.features import PREPROCESSING
 from hyperrule.planning.execution import versions_here
 from hyperrule.planning.finetune import Plan, make_plan
 from hyperrule.planning.machine.machine import Machine, this_machine
+from hyperrule.support.files import whole_file
 from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import listed
 
 MICRO_BATCH = 32  # of networks with batch norm, which sees it: not what memory is free for, which changes
 
@@ -175,3 +187,42 @@ def _planned(grid: Grid, cell: Cell, source: Source, backbone: BackboneInfo, mac
     candidates = method.l2 if isinstance(method, ProbeMethod) else ()
     plan = make_plan(recipe, source, backbone, machine)
     return Planned(cell, plan, source, candidates if cell.l2 is None else (cell.l2,))
+
+
+def subset(training: Examples, class_names: tuple[str, ...], shots: Shots, seed: int) -> Indices:
+    """Numbers (ascending) of the images: `shots` of every class, or all. Those of fewer shots are among those of more.
+
+    `training` is `Source.examples("train")`; a fine-tuning with this seed and so many examples per class has the very
+    same images. Raises DataError where a class has fewer.
+    """
+    if shots == "full":
+        return np.arange(len(training))
+    return few_shot(training.labels, class_names, shots, seed)
+
+
+def check_shots(name: str, info: DatasetInfo, shots: Shots) -> None:
+    """Raises RecipeError, naming the classes, if some have fewer training images than `shots`."""
+    per_class = info.splits["train"].per_class
+    if shots == "full" or shots <= min(per_class):
+        return
+    lacking = (f"{one!r} ({count})" for one, count in zip(info.class_names, per_class, strict=True) if count < shots)
+    raise RecipeError(
+        f"shots: {shots} is more than these classes of {name} have for training: {listed(lacking)}. "
+        f"Choose at most {min(per_class)}, or full."
+    )
+
+
+def list_file(folder: Path, dataset: str, shots: Shots, seed: int) -> Path:
+    """DATASET-SHOTS-SEED.txt.
+
+    >>> list_file(Path("subsets"), "cifar10", 5, 0).as_posix()
+    'subsets/cifar10-5-0.txt'
+    """
+    return folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', dataset)}-{shots}-{seed}.txt"
+
+
+def write_list(file: Path, chosen: Examples) -> None:
+    """The ids, one a line, in the order in which the images are used. Raises RunError."""
+    with whole_file(file) as partial:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text("".join(f"{identity}\n" for identity in chosen.ids), encoding="utf-8")

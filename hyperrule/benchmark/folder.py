@@ -20,10 +20,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from shlex import quote
 
-from hyperrule.benchmark.cells import Planned
+from hyperrule.benchmark.cells import Planned, list_file, subset, write_list
 from hyperrule.benchmark.grid import Cell, Grid, ProbeMethod
 from hyperrule.benchmark.ledger import Line, append, read_ledger
-from hyperrule.benchmark.subsets import list_file, subset, write_list
 from hyperrule.errors import RunFolderError
 from hyperrule.planning.execution import versions_here
 from hyperrule.planning.training_plan import HOW

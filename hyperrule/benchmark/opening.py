@@ -10,9 +10,9 @@ from hyperrule.backbones.describe import describe_backbone, is_backbone
 from hyperrule.backbones.fetch import hub
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.zoo import find
+from hyperrule.benchmark.cells import check_shots
 from hyperrule.benchmark.grid import HELD_OUT, Cell, DataSet, Grid
 from hyperrule.benchmark.ledger import Shots
-from hyperrule.benchmark.subsets import check_shots
 from hyperrule.data.open import source_of
 from hyperrule.data.source import Source
 from hyperrule.data.sources.kinds import kind_of

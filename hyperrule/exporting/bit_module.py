@@ -24,7 +24,7 @@ from hyperrule.backbones.saved_model.inspection import (
     photographs,
 )
 from hyperrule.errors import RunError
-from hyperrule.exporting.classifier_module import HubForm
+from hyperrule.exporting.saved_model import HubForm
 from hyperrule.support.progress import Reporter
 
 Floats = npt.NDArray[np.float32]

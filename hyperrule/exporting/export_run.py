@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 from hyperrule.data.images import Examples
 from hyperrule.data.open import pool_of, source_of
 from hyperrule.errors import DataError, RunError, RunFolderError
-from hyperrule.exporting.classifier_module import export_module
 from hyperrule.exporting.formats import AFTER_GPU, FLOAT32, TOLERANCES, FormatName, Quantize, Tolerance, export_name
 from hyperrule.exporting.parity import Parity
 from hyperrule.exporting.replay import check_parity
-from hyperrule.exporting.saved_model import export_saved_model
+from hyperrule.exporting.saved_model import export_module, export_saved_model
 from hyperrule.planning.finetune import Plan
 from hyperrule.prediction.card import Card
 from hyperrule.prediction.logits import load_classifier
@@ -93,12 +92,12 @@ def _write(
         case "module":
             export_module(network, card, target)
         case "litert":
-            from hyperrule.exporting.litert import export_litert
+            from hyperrule.exporting.converted import export_litert
 
             with _converting("LiteRT"):
                 export_litert(network, card, quantize, training, target)
         case "onnx":
-            from hyperrule.exporting.onnx import export_onnx
+            from hyperrule.exporting.converted import export_onnx
 
             with _converting("ONNX"):
                 export_onnx(network, card, target)

@@ -25,12 +25,11 @@ from hyperrule.jobs.budget import calibrate
 from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
 from hyperrule.prediction.card import Card
-from hyperrule.run_folder import RunFolder
+from hyperrule.run_folder import RunFolder, latest_checkpoint, save_checkpoint
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Report, Reporter
 from hyperrule.support.wording import listed
 from hyperrule.training import runtime
-from hyperrule.training.checkpoint import latest_checkpoint, save_checkpoint
 from hyperrule.training.classifier import Classifier, fold
 from hyperrule.training.loop import Feed, Loop
 from hyperrule.training.step import TrainingStep

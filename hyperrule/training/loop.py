@@ -15,9 +15,8 @@ import tensorflow as tf
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import Interrupted, RunError
 from hyperrule.planning.training_plan import Decided, TrainingPlan
-from hyperrule.run_folder import RunFolder
+from hyperrule.run_folder import RunFolder, save_checkpoint
 from hyperrule.support.progress import Reporter
-from hyperrule.training.checkpoint import save_checkpoint
 from hyperrule.training.events import Events
 from hyperrule.training.step import StepResult, TrainingStep
 from hyperrule.training.stop import StopRequest, interrupted, noting_signals

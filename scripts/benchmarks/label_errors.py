@@ -16,9 +16,9 @@ from statistics import mean
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.audit.frozen import freeze
 from hyperrule.audit.label_errors import left_out_probabilities, rank
 from hyperrule.data.images import Examples
+from hyperrule.evaluation.features import freeze
 from hyperrule.recipe import Recipe
 from hyperrule.support.progress import Reporter
 

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from hyperrule.audit.frozen import Frozen, freeze
 from hyperrule.audit.learning_curve.curve import a_class
 from hyperrule.audit.learning_curve.extrapolate import FITTED, Expected, look_ahead
 from hyperrule.audit.learning_curve.measure import halved, measure, subset
 from hyperrule.data.images import Examples
+from hyperrule.evaluation.features import Frozen, freeze
 from hyperrule.evaluation.probe import BLAS_THREADS, fit_probe
 from hyperrule.recipe import Recipe
 from hyperrule.support.progress import Reporter

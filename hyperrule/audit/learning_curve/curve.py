@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.audit.frozen import Frozen
 from hyperrule.audit.learning_curve.extrapolate import (
     FITTED,
     BackTest,
@@ -26,6 +25,7 @@ from hyperrule.audit.learning_curve.extrapolate import (
 )
 from hyperrule.audit.learning_curve.measure import SEEDS, Measured, measure
 from hyperrule.data.listing import Split
+from hyperrule.evaluation.features import Frozen
 from hyperrule.pages.drawing import BLUE, ORANGE, PERCENT, Drawing
 from hyperrule.pages.rendering import percent, render
 from hyperrule.support.files import whole_file

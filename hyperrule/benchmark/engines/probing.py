@@ -7,10 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from hyperrule.benchmark.cells import Planned
+from hyperrule.benchmark.cells import Planned, subset
 from hyperrule.benchmark.grid import Cell
 from hyperrule.benchmark.ledger import Line
-from hyperrule.benchmark.subsets import subset
 from hyperrule.data.images import Examples, Indices
 from hyperrule.evaluation.features import features_of
 from hyperrule.evaluation.probe import BLAS_THREADS, Probe, fit_probes

@@ -1,4 +1,4 @@
-"""LiteRT (.tflite): float32, float16 or 8-bit weights, or 8-bit integers throughout."""
+"""Forms that other tools convert from the network: LiteRT, quantized or not, and ONNX."""
 
 import warnings
 import zipfile
@@ -70,3 +70,23 @@ def _images(examples: Examples, size: int) -> Iterator[list[tf.Tensor]]:
     chosen = np.unique(np.linspace(0, len(examples) - 1, min(CALIBRATION_IMAGES, len(examples))).astype(int))
     for batch in evaluation_batches(examples.take(chosen), 1, size, 1):
         yield [batch.images]
+
+
+OPSET = 17  # the newest that tf2onnx 1.16 knows; ONNX Runtime reads it since 1.13
+
+
+def export_onnx(classifier: Classifier, card: Card, file: Path) -> None:
+    """Images float32 [batch, S, S, 3] in [0, 1] -> probabilities float32 [batch, classes]; the card is among the
+    metadata, as "hyperrule"."""
+    import onnx
+    import tf2onnx
+
+    function = tf.function(
+        lambda images: {"probabilities": tf.nn.softmax(classifier(images) / card.temperature)}, autograph=False
+    )
+    images = tf.TensorSpec([None, card.size, card.size, 3], tf.float32, name="images")
+    model, _ = tf2onnx.convert.from_function(function, input_signature=[images], opset=OPSET)
+    for tensor in (*model.graph.input, *model.graph.output):
+        tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.helper.set_model_props(model, {"hyperrule": card.model_dump_json()})
+    onnx.save_model(model, str(file))
