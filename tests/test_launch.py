@@ -28,7 +28,7 @@ LAUNCH = """
 import sys
 import hyperrule.cli.training as command
 from hyperrule.cli import main
-from hyperrule.launch import supervise
+from hyperrule.training.launch import supervise
 
 supervise.LOST_WORKER = supervise.LOST_CAUSE = {patience}
 supervise.STOPPING = {stopping}

@@ -226,7 +226,8 @@ def test_a_filter_without_match_gets_one_clear_line() -> None:
 
 def test_listing_does_not_import_tensorflow() -> None:
     code = (
-        "import sys; from hyperrule.cli.catalogue import backbones_command as command; command(['lite'], standalone_mode=False); "
+        "import sys; from hyperrule.cli.catalogue import backbones_command as command; "
+        "command(['lite'], standalone_mode=False); "
         "assert not {'tensorflow', 'keras'} & sys.modules.keys()"
     )
     listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

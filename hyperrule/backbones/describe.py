@@ -23,7 +23,7 @@ from hyperrule.backbones.info import (
     shown_range,
 )
 from hyperrule.backbones.lite0 import package
-from hyperrule.backbones.saved_model.inspection import module_facts
+from hyperrule.backbones.saved_model.facts import module_facts
 from hyperrule.backbones.zoo import Released, find, suggestions
 from hyperrule.errors import BackboneError
 from hyperrule.support.progress import Reporter, silent_native_stderr

@@ -19,17 +19,15 @@ from hyperrule.benchmark.grid import Cell, Grid, ProbeMethod
 from hyperrule.benchmark.ledger import FORMAT, Line, Shots
 from hyperrule.benchmark.opening import Absent, is_here, open_all
 from hyperrule.data.images import Examples, Indices
-from hyperrule.data.listing import DatasetInfo
 from hyperrule.data.selection import few_shot
 from hyperrule.data.source import Source
-from hyperrule.errors import RecipeError, UserError
+from hyperrule.errors import UserError
 from hyperrule.evaluation.features import PREPROCESSING
 from hyperrule.planning.execution import versions_here
 from hyperrule.planning.finetune import Plan, make_plan
 from hyperrule.planning.machine.machine import Machine, this_machine
 from hyperrule.support.files import whole_file
 from hyperrule.support.progress import Reporter
-from hyperrule.support.wording import listed
 
 MICRO_BATCH = 32  # of networks with batch norm, which sees it: not what memory is free for, which changes
 
@@ -198,18 +196,6 @@ def subset(training: Examples, class_names: tuple[str, ...], shots: Shots, seed:
     if shots == "full":
         return np.arange(len(training))
     return few_shot(training.labels, class_names, shots, seed)
-
-
-def check_shots(name: str, info: DatasetInfo, shots: Shots) -> None:
-    """Raises RecipeError, naming the classes, if some have fewer training images than `shots`."""
-    per_class = info.splits["train"].per_class
-    if shots == "full" or shots <= min(per_class):
-        return
-    lacking = (f"{one!r} ({count})" for one, count in zip(info.class_names, per_class, strict=True) if count < shots)
-    raise RecipeError(
-        f"shots: {shots} is more than these classes of {name} have for training: {listed(lacking)}. "
-        f"Choose at most {min(per_class)}, or full."
-    )
 
 
 def list_file(folder: Path, dataset: str, shots: Shots, seed: int) -> Path:

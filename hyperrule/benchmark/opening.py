@@ -10,9 +10,9 @@ from hyperrule.backbones.describe import describe_backbone, is_backbone
 from hyperrule.backbones.fetch import hub
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.zoo import find
-from hyperrule.benchmark.cells import check_shots
 from hyperrule.benchmark.grid import HELD_OUT, Cell, DataSet, Grid
 from hyperrule.benchmark.ledger import Shots
+from hyperrule.data.listing import DatasetInfo
 from hyperrule.data.open import source_of
 from hyperrule.data.source import Source
 from hyperrule.data.sources.kinds import kind_of
@@ -21,6 +21,7 @@ from hyperrule.errors import BackboneError, DataError, RecipeError
 from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import listed
 
 
 @dataclass(frozen=True)
@@ -145,3 +146,15 @@ def _check_splits(name: str, asked: DataSet, source: Source) -> None:
             f"datasets.{name} has no test split. Say test: held-out to test on a fifth of each class, "
             "which is then not trained on."
         )
+
+
+def check_shots(name: str, info: DatasetInfo, shots: Shots) -> None:
+    """Raises RecipeError, naming the classes, if some have fewer training images than `shots`."""
+    per_class = info.splits["train"].per_class
+    if shots == "full" or shots <= min(per_class):
+        return
+    lacking = (f"{one!r} ({count})" for one, count in zip(info.class_names, per_class, strict=True) if count < shots)
+    raise RecipeError(
+        f"shots: {shots} is more than these classes of {name} have for training: {listed(lacking)}. "
+        f"Choose at most {min(per_class)}, or full."
+    )

@@ -27,7 +27,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 2**20, time.
 """,
     "batches": """
 import psutil, sys, time, hyperrule
-from hyperrule.data import open_source
+from hyperrule.data.open import open_source
 from hyperrule.data.preprocess import Augmentation
 from hyperrule.data.pipeline import training_batches
 from hyperrule.support.progress import Reporter

@@ -1,9 +1,5 @@
-"""A SavedModel is run once: is it a BiT, what does it cost, and what pixels does it take?
+"""A SavedModel is run once: is it a BiT, what does it cost, and what pixels does it take?"""
 
-What is known of a SavedModel: found out once by running it, then read from the cache without TensorFlow.
-"""
-
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
@@ -19,9 +15,7 @@ from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.backbones.info import INPUT_RANGES, AsItIs, InputRange, ModuleFacts
 from hyperrule.backbones.saved_model.graph_module import SavedModule
 from hyperrule.backbones.saved_model.transplant import Match, matches
-from hyperrule.errors import BackboneError
-from hyperrule.support.files import alone, cache_folder, whole_file
-from hyperrule.support.progress import Reporter, silent_native_stderr
+from hyperrule.support.files import whole_file
 
 Floats = npt.NDArray[np.float32]
 
@@ -256,44 +250,3 @@ def _batch_norms(graph: tf.Graph) -> Iterator[tuple[tf.Tensor, tf.Tensor, tf.Ten
             factors = {factor.shape.rank: factor for use in products for factor in use.inputs if factor is not inverse}
             if factors.keys() == {1, 4}:
                 yield factors[4], factors[1], operation.inputs[0], 0.0
-
-
-FORMAT = 1  # of the facts; others are found out anew
-
-
-def module_facts(folder: Path, reporter: Reporter) -> ModuleFacts:
-    """Facts of the SavedModel in a folder. Raises BackboneError if it cannot be a backbone, or the cache not be
-    written."""
-    sha256 = folder_sha256(folder)
-    stored = cache_folder() / "modules" / f"{sha256[:16]}.v{FORMAT}.json"
-    with alone(stored.with_suffix(".lock"), reporter):
-        if (known := _known(stored)) is not None:
-            return known
-        reporter.say(f"Looking into {folder} (once) ...")
-        with silent_native_stderr():
-            pass  # REMOVED
-        facts = inspect(folder, sha256, stored.with_suffix(".npz"))
-        with whole_file(stored) as partial:
-            partial.write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return facts
-
-
-def _known(stored: Path) -> ModuleFacts | None:
-    """The facts in a file, if they are whole and so are the weights they speak of."""
-    try:
-        facts = ModuleFacts.model_validate_json(stored.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return facts if facts.weights is None or Path(facts.weights).is_file() else None
-
-
-def folder_sha256(folder: Path) -> str:
-    """One hash over the graph and the variables of a SavedModel. Raises BackboneError if there is none."""
-    graph = folder / "saved_model.pb"
-    if not graph.is_file():
-        raise BackboneError(f"{folder} holds no SavedModel: it has no saved_model.pb.")
-    digest = hashlib.sha256()
-    for path in [graph, *sorted((folder / "variables").glob("*"))]:
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
