@@ -13,7 +13,7 @@ from hyperrule.data.listing import Split
 from hyperrule.data.open import source_of
 from hyperrule.errors import RecipeError, UserError
 from hyperrule.evaluation.label_matching import match_folders
-from hyperrule.exporting.export_run import images_of
+from hyperrule.exporting.evaluated import images_of
 from hyperrule.exporting.formats import FormatName, checked_format, place
 from hyperrule.exporting.parity import Parity, add_parity
 from hyperrule.exporting.port import Ported, port_backbone

@@ -1,0 +1,68 @@
+"""What a finished run was trained and evaluated on: its images, their labels and probabilities; no TensorFlow."""
+
+import os
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from hyperrule.data.images import Examples
+from hyperrule.data.open import pool_of, source_of
+from hyperrule.errors import DataError, RunFolderError
+from hyperrule.planning.finetune import Plan
+from hyperrule.recipe import DistillRecipe, Recipe, make_recipe
+from hyperrule.run_folder import RunFolder
+from hyperrule.support.files import os_errors_as
+from hyperrule.support.progress import Reporter
+
+
+def images_of(
+    run: RunFolder, dataset: str | os.PathLike[str] | None, data_dir: str | os.PathLike[str] | None, reporter: Reporter
+) -> tuple[Examples, Examples]:
+    """What a run was trained on, and what it was evaluated on; `dataset` and `data_dir` say where that is now.
+
+    Raises DataError if it is not there, or not as it was.
+    """
+    plan = run.read_plan()
+    moved: dict[str, object] = {} if data_dir is None else {"data_dir": os.fspath(data_dir)}
+    if dataset is not None:
+        moved["dataset"] = os.fspath(dataset) if isinstance(plan, Plan) else [os.fspath(dataset)]
+    recipe = make_recipe({**plan.recipe.model_dump(), **moved}, type(plan.recipe))
+    try:
+        if isinstance(plan, Plan):
+            source = source_of(cast("Recipe", recipe), reporter)
+            sha256, known = source.info.sha256, plan.dataset.sha256
+            images = source.examples("train"), source.examples(plan.test_split.value)
+        else:
+            pool = pool_of(cast("DistillRecipe", recipe), reporter)
+            sha256, known = pool.info.sha256, plan.pool.sha256
+            images = pool.training, pool.held_out
+    except DataError as error:
+        raise DataError(
+            f"the images that {run.path} was evaluated on: {error} If they moved: --dataset FOLDER"
+        ) from None
+    if sha256 != known:
+        raise DataError(
+            f"{recipe.dataset} holds other images than {run.path} was trained and evaluated on. Say where those are: "
+            "--dataset FOLDER"
+        )
+    return images
+
+
+def evaluated_examples(
+    run: RunFolder, testing: Examples, class_names: tuple[str, ...]
+) -> tuple[Examples, npt.NDArray[np.float32]]:
+    """The test images as the run evaluated them: their labels, which for a distillation the teacher gave, and their
+    probabilities [N, classes]."""
+    numbers = {name: number for number, name in enumerate(class_names)}
+    try:
+        with os_errors_as(RunFolderError, f"cannot read {run.predictions_file}"):
+            table = pq.read_table(run.predictions_file, columns=["id", "label", "probabilities"])
+        if table["id"].to_pylist() != list(testing.ids):
+            raise RunFolderError(f"{run.predictions_file} is of other test images than the data set has now.")
+        labels = np.array([numbers[name] for name in table["label"].to_pylist()], np.int32)
+        probabilities = np.asarray(table["probabilities"].combine_chunks().flatten(), np.float32)
+        return Examples(testing.ids, labels, testing.contents), probabilities.reshape(-1, len(class_names))
+    except (ValueError, KeyError) as error:
+        raise RunFolderError(f"{run.predictions_file} is damaged: {' '.join(str(error).split())[:200]}") from None
