@@ -24,7 +24,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -37,6 +37,7 @@ from hyperrule.planning.training_plan import FORMAT, TrainingPlan
 from hyperrule.support.files import os_errors_as, whole_file
 from hyperrule.support.wording import resume_command
 
+P = TypeVar("P", bound=TrainingPlan)
 FINETUNE_ALONE = 4  # the format before there were other jobs; else it is the same
 
 
@@ -100,7 +101,7 @@ class RunFolder:
                 if self.finished:  # nobody resumes it
                     self.lock_file.unlink(missing_ok=True)
 
-    def read_plan(self) -> Plan | DistillPlan:
+    def read_plan(self) -> TrainingPlan:
         """The stored plan. Raises RunFolderError if there is none or it is of another format."""
         if not self.plan_file.is_file():
             raise RunFolderError(
@@ -115,10 +116,17 @@ class RunFolder:
                     f"{self.plan_file} has format {stored['format']}; this version reads {FORMAT}. "
                     "Continue the run with the version that started it."
                 )
-            kind = DistillPlan if stored["job"] == "distill" else Plan
+            kind: type[TrainingPlan] = DistillPlan if stored["job"] == "distill" else Plan
             return kind.model_validate(stored)
         except (ValueError, KeyError, TypeError, ValidationError) as error:
             raise RunFolderError(f"{self.plan_file} is damaged: {' '.join(str(error).split())[:200]}") from None
+
+    def read_plan_of(self, kind: type[P]) -> P:
+        """The stored plan, of a kind of training. Raises RunFolderError if it is of another, too."""
+        plan = self.read_plan()
+        if not isinstance(plan, kind):
+            raise RunFolderError(f"{self.path} holds a {plan.KIND}, not a {kind.KIND}.")
+        return plan
 
     def read_temperature(self) -> float:
         """By which the logits are divided for calibrated probabilities; 1 where that was never fitted. Raises

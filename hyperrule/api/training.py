@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data.open import pool_of, source_of
@@ -14,6 +15,7 @@ from hyperrule.data.pool import Pool
 from hyperrule.data.source import Source
 from hyperrule.errors import RecipeError, RunFolderError, UserError
 from hyperrule.jobs.distill.describe import describe_student, describe_teacher
+from hyperrule.jobs.result import Distilled, Finetuned, Result, distilled, finetuned
 from hyperrule.planning.cost import tensor_bytes
 from hyperrule.planning.distill import DistillPlan, make_distill_plan
 from hyperrule.planning.finetune import Plan, make_plan, training_examples
@@ -21,16 +23,19 @@ from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.machine.machine import Machine, this_machine
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
 from hyperrule.recipe import DistillRecipe, Recipe, TrainingRecipe, make_recipe
-from hyperrule.run_folder import RunFolder, check_free
+from hyperrule.run_folder import RunFolder, check_free, free_run_folder
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter, silent_native_stderr
 
 if TYPE_CHECKING:
-    from hyperrule.jobs.distill.job import Distilled
-    from hyperrule.jobs.finetune import Result
+    from hyperrule.jobs.distill.job import Distillation
+    from hyperrule.jobs.finetune import Finetuning
+    from hyperrule.jobs.job import Job
 
-P = TypeVar("P", bound=TrainingPlan)
 R = TypeVar("R", bound=TrainingRecipe)
+P = TypeVar("P", bound=TrainingPlan)
+D = TypeVar("D")
+T = TypeVar("T", bound=Result)
 PIECES = {"micro_batch", "remat", "xla", "memory_limit", "devices"}  # options that say how a batch is cut up
 # Read when TensorFlow is imported: tensorflow/core/common_runtime/mkl_cpu_allocator.h
 CPU_LIMIT = "TF_MKL_ALLOC_MAX_BYTES"
@@ -49,7 +54,7 @@ def plan(**options: Any) -> Plan:
 
 def finetune(
     *, out: str | Path | None = None, restartable: bool = False, quiet: bool = False, **options: Any
-) -> Result:
+) -> Finetuned:
     """Fine-tune, evaluate, export; returns the finished run.
 
     `out` is the run folder, by default a new one under `runs/`. With `restartable`, a run that is there is gone on
@@ -60,19 +65,7 @@ def finetune(
     this process is one of several workers, all of them must call this; the first alone writes. Raises UserError, with
     nothing written, if the request cannot be met; RunError if the work cannot be finished.
     """
-    with os_errors_as(UserError, "a path cannot be used"):
-        folder, begun = _run_folder(out, restartable)
-        if folder is not None and begun:
-            if folder.finished:
-                with silent_native_stderr():
-                    from hyperrule.jobs.finetune import folder_result
-                return folder_result(folder)
-            return cast("Result", resume(folder.path, quiet=quiet, **options))
-        reporter = Reporter(quiet or not this_cluster().chief)
-        planned, source = _plan(make_recipe(options, Recipe), reporter)
-    with _importing_tensorflow(planned):
-        from hyperrule.jobs.finetune import run_plan
-    return run_plan(planned, source, folder, reporter)
+    return FINETUNING.run(out, restartable, quiet, options)
 
 
 def plan_distillation(**options: Any) -> DistillPlan:
@@ -90,46 +83,74 @@ def distill(
     required. All else is as for `finetune`. The student is in the run's weights.npz, and the run folder is a `backbone`
     for `finetune`.
     """
-    with os_errors_as(UserError, "a path cannot be used"):
-        folder, begun = _run_folder(out, restartable)
-        if folder is not None and begun:
-            if folder.finished:
-                with silent_native_stderr():
-                    from hyperrule.jobs.distill.job import folder_distilled
-                return folder_distilled(folder)
-            return cast("Distilled", resume(folder.path, quiet=quiet, **options))
-        reporter = Reporter(quiet or not this_cluster().chief)
-        planned, pool = _plan_distillation(make_recipe(options, DistillRecipe), reporter)
-    with _importing_tensorflow(planned):
-        from hyperrule.jobs.distill.job import run_distillation
-    return run_distillation(planned, pool, folder, reporter)
+    return DISTILLATION.run(out, restartable, quiet, options)
 
 
-def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result | Distilled:
+def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result:
     """Go on with an unfinished run, of `finetune` or `distill`, under its own plan, on whatever devices there are now.
 
     Data and networks must be what they were, and `options`, if any, must not change the plan:
     raises RunFolderError with the differences otherwise, or if the run is finished.
     """
     folder = RunFolder(Path(run))
-    reporter = Reporter(quiet or not this_cluster().chief)
     with os_errors_as(UserError, "a path cannot be used"):
         stored = folder.read_plan()
         if folder.finished:
             raise RunFolderError(f"{folder.path} is finished; its result is in {folder.report_file}.")
-        recipe = make_recipe({**stored.recipe.model_dump(), **options}, type(stored.recipe))
-        if isinstance(recipe, DistillRecipe):
-            distilling, pool = _plan_distillation(_as_decided(recipe, stored), reporter, before=stored.machine)
-            asked = _resumable(folder, stored, distilling, recipe, options)
-            with _importing_tensorflow(asked):
-                from hyperrule.jobs.distill.job import resume_distillation
-            return resume_distillation(asked, pool, folder, _measured(stored, recipe), reporter)
-        assert isinstance(recipe, Recipe)
-        finetuning, source = _plan(_as_decided(recipe, stored), reporter, before=stored.machine)
-        planned = _resumable(folder, stored, finetuning, recipe, options)
-    with _importing_tensorflow(planned):
-        from hyperrule.jobs.finetune import resume_run
-    return resume_run(planned, source, folder, _measured(stored, recipe), reporter)
+    result: Result = TRAININGS[stored.job].resume(folder, stored, quiet, options)
+    return result
+
+
+@dataclass(frozen=True)
+class Training(Generic[R, P, D, T]):
+    """A kind of training: what may be asked of it, how that is planned, and the job that carries the plan out.
+
+    `plan` gives the plan and the data, opened; `job` imports TensorFlow; `result` reads a finished run.
+    """
+
+    recipe: type[R]
+    plan: Callable[..., tuple[P, D]]
+    job: Callable[[P, D, RunFolder, Reporter], Job[P, T]]
+    result: Callable[[RunFolder], T]
+
+    def run(self, out: str | Path | None, restartable: bool, quiet: bool, options: dict[str, Any]) -> T:
+        with os_errors_as(UserError, "a path cannot be used"):
+            folder, begun = _run_folder(out, restartable)
+            if folder is not None and begun:
+                return (
+                    self.result(folder) if folder.finished else self.resume(folder, folder.read_plan(), quiet, options)
+                )
+            reporter = _reporter(quiet)
+            planned, data = self.plan(make_recipe(options, self.recipe), reporter)
+        with _importing_tensorflow(planned):
+            job = self.job(planned, data, folder or RunFolder(free_run_folder(planned.run_name)), reporter)
+        return job.execute(resuming=False)
+
+    def resume(self, folder: RunFolder, stored: TrainingPlan, quiet: bool, options: dict[str, Any]) -> T:
+        reporter = _reporter(quiet)
+        with os_errors_as(UserError, "a path cannot be used"):
+            recipe = make_recipe({**stored.recipe.model_dump(), **options}, self.recipe)
+            planned, data = self.plan(_as_decided(recipe, stored), reporter, before=stored.machine)
+            planned = _resumable(folder, stored, planned, recipe, options)
+        with _importing_tensorflow(planned):
+            job = self.job(planned, data, folder, reporter)
+        return job.execute(resuming=True, calibration=_measured(stored, recipe))
+
+
+def _finetuning(plan: Plan, source: Source, run: RunFolder, reporter: Reporter) -> Finetuning:
+    from hyperrule.jobs.finetune import Finetuning
+
+    return Finetuning(plan, source, run, reporter)
+
+
+def _distillation(plan: DistillPlan, pool: Pool, run: RunFolder, reporter: Reporter) -> Distillation:
+    from hyperrule.jobs.distill.job import Distillation
+
+    return Distillation(plan, pool, run, reporter)
+
+
+def _reporter(quiet: bool) -> Reporter:
+    return Reporter(quiet or not this_cluster().chief)
 
 
 def _run_folder(out: str | Path | None, restartable: bool) -> tuple[RunFolder | None, bool]:
@@ -213,3 +234,8 @@ def _machine(recipe: TrainingRecipe, before: Machine | None) -> Machine:
         return machine
     # Workers of one host share its memory.
     return machine.model_copy(update={"available_memory": machine.available_memory // this_cluster().on_this_host})
+
+
+FINETUNING = Training(Recipe, _plan, _finetuning, finetuned)
+DISTILLATION = Training(DistillRecipe, _plan_distillation, _distillation, distilled)
+TRAININGS: dict[str, Training[Any, Any, Any, Any]] = {"finetune": FINETUNING, "distill": DISTILLATION}

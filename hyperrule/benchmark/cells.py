@@ -23,9 +23,9 @@ from hyperrule.data.selection import few_shot
 from hyperrule.data.source import Source
 from hyperrule.errors import UserError
 from hyperrule.evaluation.features import PREPROCESSING
-from hyperrule.planning.execution import versions_here
 from hyperrule.planning.finetune import Plan, make_plan
 from hyperrule.planning.machine.machine import Machine, this_machine
+from hyperrule.planning.planner import installed_versions
 from hyperrule.support.files import whole_file
 from hyperrule.support.progress import Reporter
 
@@ -156,7 +156,7 @@ def as_done_here(planned: Sequence[Planned], jobs: int) -> list[Planned]:
 
     Raises UserError if this machine has other versions of what can change a result.
     """
-    machine, versions = _shared_machine(jobs), versions_here()
+    machine, versions = _shared_machine(jobs), installed_versions()
     first = planned[0].plan
     if versions != first.versions:  # also of machines that are alike
         ours, theirs = (

@@ -24,7 +24,7 @@ from hyperrule.benchmark.cells import Planned, list_file, subset, write_list
 from hyperrule.benchmark.grid import Cell, Grid, ProbeMethod
 from hyperrule.benchmark.ledger import Line, append, read_ledger
 from hyperrule.errors import RunFolderError
-from hyperrule.planning.execution import versions_here
+from hyperrule.planning.planner import installed_versions
 from hyperrule.planning.training_plan import HOW
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import alone, os_errors_as, whole_file
@@ -121,7 +121,7 @@ class Index:
 def _wordings(grid: Grid) -> dict[Cell, str]:
     """SHA-256 of what is asked for, by cell."""
     alike: dict[tuple[str, str, str], str] = {}  # what all subsets have in common: a recipe takes its time
-    wordings, versions = {}, versions_here()
+    wordings, versions = {}, installed_versions()
     for cell in grid.cells():
         group = cell.dataset, cell.backbone, cell.method
         if group not in alike:

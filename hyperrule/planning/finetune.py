@@ -6,25 +6,27 @@ Recipe + data facts + backbone facts + machine facts -> Plan, without TensorFlow
 """
 
 import math
-import os
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from pathlib import PurePath
+from typing import Any, ClassVar, Literal, Self
 
 from hyperrule import rule
 from hyperrule.backbones.class_names import ClassName
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data.images import Examples
 from hyperrule.data.listing import DatasetInfo, Split
+from hyperrule.data.open import source_of
 from hyperrule.data.selection import few_shot
 from hyperrule.data.source import Source
 from hyperrule.data.sources.kinds import located
 from hyperrule.errors import RecipeError
-from hyperrule.planning.cost import Estimate, estimate_cost
-from hyperrule.planning.execution import Running, versions_here
+from hyperrule.planning.cost import Estimate
 from hyperrule.planning.machine.machine import Machine
+from hyperrule.planning.planner import Planner, absolute, located_backbone
 from hyperrule.planning.training_plan import ASKED, HYPERRULE, MEASURED, Decided, Precision, TrainingPlan
 from hyperrule.recipe import Balance, Recipe, Train
 from hyperrule.rule import Schedule
+from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import duration
 
 HeadInit = Literal["zeros", "probe"]
@@ -51,6 +53,8 @@ class Plan(TrainingPlan):
     eval_split: Decided[Split]
     faster: tuple[str, ...]
 
+    KIND: ClassVar = "fine-tuning"
+
     @property
     def length(self) -> Decided[Schedule]:
         return self.schedule
@@ -75,6 +79,28 @@ class Plan(TrainingPlan):
     @property
     def classes(self) -> tuple[ClassName, ...]:
         return tuple(ClassName("", name) for name in self.dataset.class_names)
+
+    @property
+    def run_name(self) -> str:
+        return self.dataset.name
+
+    @property
+    def data_sha256(self) -> str:
+        return self.dataset.sha256
+
+    @property
+    def data_name(self) -> str:
+        """Of a path its last part."""
+        name = self.dataset.name
+        return name if self.dataset.location is None else PurePath(name).name or name
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        return {f"data set {self.dataset.name}": self.dataset.sha256, **super().inputs}
+
+    def images(self, recipe: Recipe, reporter: Reporter) -> tuple[str, Examples, Examples]:
+        source = source_of(recipe, reporter)
+        return source.info.sha256, source.examples("train"), source.examples(self.test_split.value)
 
     @property
     def trained_on(self) -> tuple[str, ...]:
@@ -111,60 +137,43 @@ def make_plan(recipe: Recipe, source: Source, backbone: BackboneInfo, machine: M
 
     Raises UserError if the request cannot be met.
     """
-    # Absolute paths, so that the plan can be resumed from any working directory.
     recipe = recipe.model_copy(
         update={
             "dataset": located(recipe.dataset),
-            "backbone": backbone.origin if backbone.kind == "file" else recipe.backbone,
-            "data_dir": _absolute(recipe.data_dir),
-            "exclude": _absolute(recipe.exclude),
+            "backbone": located_backbone(recipe.backbone, backbone),
+            "data_dir": absolute(recipe.data_dir),
+            "exclude": absolute(recipe.exclude),
         }
     )
-    planner = _Planner(recipe, source.info, backbone, machine, workers, len(training_examples(recipe, source)))
-    return planner.plan()
-
-
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else os.path.abspath(os.path.expanduser(path))
+    examples = len(training_examples(recipe, source))
+    return FinetunePlanner(recipe, backbone, machine, workers, source.info, examples).plan()
 
 
 @dataclass(frozen=True)
-class _Planner:
-    recipe: Recipe
+class FinetunePlanner(Planner[Recipe]):
+    """`examples` is the number of images that are trained on."""
+
     dataset: DatasetInfo
-    backbone: BackboneInfo
-    machine: Machine
-    workers: int
     examples: int
+
+    SEEDED: ClassVar = "subset, order, augmentation and mixup"
 
     def plan(self) -> Plan:
         batch = self._batch()
         schedule = self._schedule(batch.value)
         resize, crop = self._resolution()
         train = self._train()
-        running = Running(self.recipe, self.backbone, self.machine, self.workers)
-        precision = running.precision()
-        micro_batch, remat = running.pieces(crop.value, batch.value, precision.value)
         test_split = self._test_split()
-        estimate = estimate_cost(
-            self.backbone,
+        execution = self.execution(
             crop.value,
             batch.value,
-            micro_batch.value,
             schedule.value.steps,
-            self.dataset.splits[test_split.value].examples,
-            precision.value,
-            self.machine,
+            evaluated=self.dataset.splits[test_split.value].examples,
             passes=1 if train.value == "head" else 3,
-            remat=remat.value,
         )
         return Plan(
-            recipe=self.recipe,
+            **execution,
             dataset=self.dataset,
-            backbone=self.backbone,
-            machine=self.machine,
-            workers=running.worker_count(),
-            versions=versions_here(),
             examples=self._examples(),
             resize=resize,
             crop=crop,
@@ -180,17 +189,9 @@ class _Planner:
             schedule=schedule,
             train=train,
             head_init=self._head_init(),
-            seed=Decided(value=self.recipe.seed, reason="decides subset, order, augmentation and mixup", source=ASKED),
-            precision=precision,
-            xla=running.xla(precision.value),
-            micro_batch=micro_batch,
-            remat=remat,
             test_split=test_split,
-            eval_every=self._eval_every(),
             eval_split=self._eval_split(test_split.value),
-            checkpoint_every=running.checkpoint_every(),
-            estimate=estimate,
-            faster=tuple(self._faster(estimate, crop.value, precision.value)),
+            faster=tuple(self._faster(execution["estimate"], crop.value, execution["precision"].value)),
         )
 
     def _examples(self) -> Decided[int]:
@@ -321,9 +322,7 @@ class _Planner:
             )
         return Decided(value=test_split, reason="the data set has no validation split", source="data set")
 
-    def _eval_every(self) -> Decided[int | None]:
-        if self.recipe.eval_every is not None:
-            return Decided(value=self.recipe.eval_every, reason="steps, asked for", source=ASKED)
+    def evaluated_once(self) -> Decided[int | None]:
         return Decided(
             value=None, reason="the rule has no early stopping: evaluation once, at the end", source=self._rule_source()
         )

@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperrule.errors import Interrupted, RecipeError, RunFolderError
-from hyperrule.evaluation.agreement import headline as distilled_headline
-from hyperrule.evaluation.metrics import headline
-from hyperrule.reporting.comparison import render_comparison
 from hyperrule.reporting.model_card import model_card, write_card
-from hyperrule.reporting.page import GENERATOR, render_report, write_report
-from hyperrule.reporting.read import DistilledRun, FinetunedRun, read_run
+from hyperrule.reporting.page import GENERATOR, render_comparison, render_report, write_report
+from hyperrule.reporting.read import read_run
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import whole_file
 from hyperrule.support.progress import Reporter
@@ -52,7 +49,7 @@ def make_report(folders: Sequence[RunFolder], out: Path | None) -> Reported:
         _check_finished(folder)
     runs = [read_run(folder) for folder in folders]
     page = render_report(runs[0]) if len(runs) == 1 else render_comparison(runs)
-    headlines = {str(run.folder.path): _headline(run) for run in runs}
+    headlines = {str(run.folder.path): run.headline for run in runs}
     if target is not None:
         with whole_file(target) as partial:
             partial.write_text(page, encoding="utf-8")
@@ -84,12 +81,6 @@ def _check_finished(folder: RunFolder) -> None:
     if not folder.finished:
         folder.read_plan()  # says what is wrong with what is no run at all
         raise RunFolderError(f"{folder.path} is an unfinished run. Finish it first: {resume_command(folder.path)}")
-
-
-def _headline(run: FinetunedRun | DistilledRun) -> str:
-    if isinstance(run, FinetunedRun):
-        return headline(run.plan, run.metrics)
-    return distilled_headline(run.agreements.overall)
 
 
 def finish_run(run: RunFolder, reporter: Reporter, keep: Callable[[], None] = lambda: None) -> None:
