@@ -45,9 +45,9 @@ def _trained(run: FinishedRun) -> str:
     plan, decisions = run.plan, run.plan.decisions
     versions = ", ".join(f"{name} {version}" for name, version in plan.versions.items())
     return (
-        f"Trained for {number(plan.steps, 'step')} of {plan.batch.value} at {decisions['crop'].value} px, base rate "
-        f"{decisions['base_learning_rate'].value:g}, seed {plan.seed.value}, {plan.precision.value}{overflows(run.folder)}; "
-        f"{versions}."
+        f"Trained for {number(plan.steps, 'step')} of {plan.batch.value} at {decisions['crop'].value} px, "
+        f"base rate {decisions['base_learning_rate'].value:g}, seed {plan.seed.value}, {plan.precision.value}"
+        f"{overflows(run.folder)}; {versions}."
     )
 
 
