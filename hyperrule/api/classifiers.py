@@ -13,7 +13,6 @@ from hyperrule.data.listing import Split
 from hyperrule.data.open import source_of
 from hyperrule.errors import RecipeError, UserError
 from hyperrule.evaluation.label_matching import match_folders
-from hyperrule.exporting.evaluated import images_of
 from hyperrule.exporting.formats import FormatName, checked_format, place
 from hyperrule.exporting.parity import Parity, add_parity
 from hyperrule.exporting.port import Ported, port_backbone
@@ -174,6 +173,8 @@ def export(
         target = folder.export / place(name, quantization) if out is None else _export_to(out, name)
         with folder.locked() if out is None else nullcontext(), parent_made(folder.parity_file), parent_made(target):
             with taking_its_place(target) as staging:
+                from hyperrule.exporting.evaluated import images_of
+
                 training, testing = images_of(folder, dataset, data_dir, reporter)
                 with silent_native_stderr():
                     from hyperrule.exporting.export_run import export_run

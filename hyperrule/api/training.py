@@ -15,7 +15,6 @@ from hyperrule.data.pool import Pool
 from hyperrule.data.source import Source
 from hyperrule.errors import RecipeError, RunFolderError, UserError
 from hyperrule.jobs.distill.describe import describe_student, describe_teacher
-from hyperrule.jobs.result import Distilled, Finetuned, Result, distilled, finetuned
 from hyperrule.planning.cost import tensor_bytes
 from hyperrule.planning.distill import DistillPlan, make_distill_plan
 from hyperrule.planning.finetune import Plan, make_plan, training_examples
@@ -31,11 +30,12 @@ if TYPE_CHECKING:
     from hyperrule.jobs.distill.job import Distillation
     from hyperrule.jobs.finetune import Finetuning
     from hyperrule.jobs.job import Job
+    from hyperrule.jobs.result import Distilled, Finetuned, Result
 
 R = TypeVar("R", bound=TrainingRecipe)
 P = TypeVar("P", bound=TrainingPlan)
 D = TypeVar("D")
-T = TypeVar("T", bound=Result)
+T = TypeVar("T", bound="Result")
 PIECES = {"micro_batch", "remat", "xla", "memory_limit", "devices"}  # options that say how a batch is cut up
 # Read when TensorFlow is imported: tensorflow/core/common_runtime/mkl_cpu_allocator.h
 CPU_LIMIT = "TF_MKL_ALLOC_MAX_BYTES"
@@ -137,6 +137,18 @@ class Training(Generic[R, P, D, T]):
         return job.execute(resuming=True, calibration=_measured(stored, recipe))
 
 
+def _finetuned(run: RunFolder) -> Finetuned:
+    from hyperrule.jobs.result import finetuned
+
+    return finetuned(run)
+
+
+def _distilled(run: RunFolder) -> Distilled:
+    from hyperrule.jobs.result import distilled
+
+    return distilled(run)
+
+
 def _finetuning(plan: Plan, source: Source, run: RunFolder, reporter: Reporter) -> Finetuning:
     from hyperrule.jobs.finetune import Finetuning
 
@@ -236,6 +248,6 @@ def _machine(recipe: TrainingRecipe, before: Machine | None) -> Machine:
     return machine.model_copy(update={"available_memory": machine.available_memory // this_cluster().on_this_host})
 
 
-FINETUNING = Training(Recipe, _plan, _finetuning, finetuned)
-DISTILLATION = Training(DistillRecipe, _plan_distillation, _distillation, distilled)
+FINETUNING = Training(Recipe, _plan, _finetuning, _finetuned)
+DISTILLATION = Training(DistillRecipe, _plan_distillation, _distillation, _distilled)
 TRAININGS: dict[str, Training[Any, Any, Any, Any]] = {"finetune": FINETUNING, "distill": DISTILLATION}

@@ -2,19 +2,21 @@
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hyperrule.api import resume
 from hyperrule.errors import RecipeError
-from hyperrule.jobs.result import Result
 from hyperrule.planning.machine.cluster import this_cluster
+
+if TYPE_CHECKING:
+    from hyperrule.jobs.result import Result
 
 
 def begun_or_resumed(
-    begin: Callable[..., Result], out: str | None, restartable: bool, run: str | None, options: dict[str, Any]
-) -> Result:
+    begin: Callable[..., "Result"], out: str | None, restartable: bool, run: str | None, options: dict[str, Any]
+) -> "Result":
     """The result of a new run, or of the one in the folder `run` when it has been gone on with."""
     if run is None:
         return begin(out=out, restartable=restartable, **options)
@@ -25,7 +27,7 @@ def begun_or_resumed(
     return resume(run, **options)
 
 
-def render_result(result: Result, as_json: bool) -> None:
+def render_result(result: "Result", as_json: bool) -> None:
     """Print the result, on the chief alone."""
     if not this_cluster().chief:
         return
