@@ -10,7 +10,7 @@ from hyperrule.planning.machine import gpus, machine
 from hyperrule.planning.machine.gpus import Gpu, GpusUnknown, installed_gpus, visible_gpus
 from hyperrule.planning.machine.machine import Machine, this_machine
 from hyperrule.planning.machine.speed import Speed, speed_file, store_speed, stored_speed
-from hyperrule.planning.precision import precision_of, worthwhile_precisions, xla_of
+from hyperrule.planning.planner import precision_of, worthwhile_precisions, xla_of
 from hyperrule.support.limits import core_limit, memory_limit
 
 GIB = 2**30

@@ -22,7 +22,7 @@ from hyperrule.errors import HyperruleError, RecipeError
 from hyperrule.planning.machine.gpus import GpusUnknown, Installed, installed_gpus, visible_gpus
 from hyperrule.planning.machine.machine import Machine, this_machine
 from hyperrule.planning.machine.speed import Speed, installed_version, store_speed
-from hyperrule.planning.precision import MACHINE, precision_of, xla_of
+from hyperrule.planning.planner import MACHINE, precision_of, xla_of
 from hyperrule.planning.training_plan import Decided
 from hyperrule.support.limits import allowed_cores, memory_limit
 from hyperrule.support.progress import Reporter, silent_native_stderr

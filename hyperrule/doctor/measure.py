@@ -18,7 +18,7 @@ from hyperrule.errors import RunError
 from hyperrule.planning.machine.cluster import Cluster
 from hyperrule.planning.machine.machine import Machine
 from hyperrule.planning.machine.speed import Rate, Speed, software
-from hyperrule.planning.precision import worthwhile_precisions
+from hyperrule.planning.planner import worthwhile_precisions
 from hyperrule.planning.training_plan import Precision
 from hyperrule.support.progress import Reporter
 from hyperrule.training import runtime
