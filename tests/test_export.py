@@ -24,9 +24,8 @@ from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data.images import Examples, Files
 from hyperrule.errors import UserError
-from hyperrule.exporting.converted import export_litert, export_onnx
+from hyperrule.exporting.converted import export_keras, export_litert, export_onnx
 from hyperrule.exporting.formats import FORMATS, FormatName, Quantize, place
-from hyperrule.exporting.keras_model import export_keras
 from hyperrule.exporting.saved_model import export_module, export_saved_model
 from hyperrule.prediction.card import Card
 from hyperrule.prediction.runtimes import RUNTIMES

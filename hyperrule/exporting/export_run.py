@@ -76,7 +76,7 @@ def _write(
             with _converting("ONNX"):
                 export_onnx(network, card, target)
         case "keras":
-            from hyperrule.exporting.keras_model import export_keras
+            from hyperrule.exporting.converted import export_keras
 
             export_keras(network, card, target)
 
