@@ -9,6 +9,8 @@ print(result.metrics.top1, result.run.saved_model)
 
 import os
 
+__version__ = "0.1.0"
+
 # Before TensorFlow and Keras are imported, which reads them: Keras 3 on TensorFlow, and only errors on stderr.
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -36,7 +38,6 @@ from hyperrule.api import (
     resume,
 )
 from hyperrule.errors import HyperruleError, RunError, UserError
-from hyperrule.support.version import __version__
 
 __all__ = [
     "HyperruleError",

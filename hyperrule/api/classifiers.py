@@ -167,7 +167,7 @@ def export(
         folder.read_plan()  # says what is wrong with what is no run at all
         classifier = describe_classifier(os.fspath(folder.path), Asked(), reporter)
         if out is None:
-            from hyperrule.reporting.read import read_run
+            from hyperrule.reporting.make import read_run
 
             read_run(folder)  # or its report would fail, after all the work
         target = folder.export / place(name, quantization) if out is None else _export_to(out, name)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from hyperrule import __version__
 from hyperrule.doctor.findings import (
     Finding,
     core_findings,
@@ -26,7 +27,6 @@ from hyperrule.planning.planner import MACHINE, precision_of, xla_of
 from hyperrule.planning.training_plan import Decided
 from hyperrule.support.limits import allowed_cores, memory_limit
 from hyperrule.support.progress import Reporter, silent_native_stderr
-from hyperrule.support.version import __version__
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-hub", "tensorflow-datasets")
 

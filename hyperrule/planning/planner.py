@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
+from hyperrule import __version__
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.errors import RecipeError
 from hyperrule.planning.cost import estimate_cost, fit, memory_bytes
@@ -16,7 +17,6 @@ from hyperrule.planning.machine.machine import Machine
 from hyperrule.planning.machine.speed import Speed, installed_version
 from hyperrule.planning.training_plan import ASKED, HYPERRULE, Decided, Precision
 from hyperrule.recipe import TrainingRecipe
-from hyperrule.support.version import __version__
 
 BFLOAT16_COMPUTE_CAPABILITY = 8.0  # NVIDIA Ampere, the first with bfloat16 tensor cores
 FLOAT16_COMPUTE_CAPABILITY = 7.0  # NVIDIA Volta, the first with tensor cores

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.support.version import __version__
+from hyperrule import __version__
 
 CARD_FILE = "hyperrule.json"
 

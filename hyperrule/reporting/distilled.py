@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from hyperrule.evaluation.agreement import Agreements, headline
+from hyperrule.exporting.parity import read_parities
 from hyperrule.planning.distill import DistillPlan
-from hyperrule.reporting.finished_run import FinishedRun
+from hyperrule.reporting.finished_run import FinishedRun, damage, read_log
 from hyperrule.reporting.markdown import bullets, decimal, percentage, sentence, shown_decision, skipped_images, table
+from hyperrule.run_folder import RunFolder
 from hyperrule.support.wording import number, plain
 
 
@@ -17,6 +19,13 @@ class DistilledRun(FinishedRun):
     agreements: Agreements
 
     TEMPLATE: ClassVar = "reporting/distilled.html"
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> Self:
+        plan, exports = folder.read_plan_of(DistillPlan), tuple(read_parities(folder.parity_file).values())
+        with damage(folder.eval_file):
+            agreements = Agreements.model_validate_json(folder.eval_file.read_text(encoding="utf-8"))
+        return cls(folder, plan, read_log(folder), exports, agreements)
 
     @property
     def title(self) -> str:

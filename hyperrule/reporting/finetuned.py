@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Self
+
+import pyarrow.parquet as pq
 
 from hyperrule.evaluation.intervals import Interval, balanced, wilson
 from hyperrule.evaluation.metrics import ClassMetrics, Metrics, headline
+from hyperrule.exporting.parity import read_parities
 from hyperrule.pages.rendering import percent
 from hyperrule.planning.finetune import Plan
 from hyperrule.reporting.comparison import LISTED_CLASSES, Figure, Row, class_scores, compare
@@ -18,9 +22,10 @@ from hyperrule.reporting.figures import (
     reliability_figure,
     thresholds,
 )
-from hyperrule.reporting.finished_run import FinishedRun, Prediction
+from hyperrule.reporting.finished_run import FinishedRun, Prediction, damage, read_log
 from hyperrule.reporting.markdown import between, bullets, departures, percentage, sentence, skipped_images, table
 from hyperrule.reporting.pictures import MISTAKES, read_pictures
+from hyperrule.run_folder import RunFolder
 from hyperrule.support.wording import number, plain
 
 MARKED_ACCURACY = 0.99  # on the curve of coverage, or the highest below that can be had
@@ -34,6 +39,23 @@ class FinetunedRun(FinishedRun):
     predictions: tuple[Prediction, ...]
 
     TEMPLATE: ClassVar = "reporting/finetuned.html"
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> Self:
+        plan, exports = folder.read_plan_of(Plan), tuple(read_parities(folder.parity_file).values())
+        with damage(folder.eval_file):
+            metrics = Metrics.model_validate_json(folder.eval_file.read_text(encoding="utf-8"))
+        log = read_log(folder)
+        with damage(folder.eval_file):
+            if tuple(known.name for known in metrics.per_class) != plan.class_names:
+                raise ValueError("its classes are not those of plan.json")
+            if metrics.examples == 0 or len(metrics.confusion) != len(plan.class_names):
+                raise ValueError("its figures are not complete")
+        with damage(folder.predictions_file):
+            predictions = _read_predictions(folder.predictions_file)
+            if len(predictions) != metrics.examples:
+                raise ValueError(f"it has {len(predictions)} rows, eval.json {metrics.examples} examples")
+        return cls(folder, plan, log, exports, metrics, predictions)
 
     @property
     def is_classifier(self) -> bool:
@@ -124,6 +146,11 @@ class ClassRow:
     number: int
     figures: ClassMetrics
     interval: Interval
+
+
+def _read_predictions(file: Path) -> tuple[Prediction, ...]:
+    columns = pq.read_table(file, columns=["id", "label", "predicted", "score"]).to_pydict()
+    return tuple(map(Prediction, *(columns[name] for name in ("id", "label", "predicted", "score"))))
 
 
 def headline_figures(metrics: Metrics) -> list[Figure]:

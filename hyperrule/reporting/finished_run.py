@@ -2,9 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from hyperrule.errors import RunFolderError
 from hyperrule.exporting.parity import Parity
 from hyperrule.planning.training_plan import TrainingPlan
 from hyperrule.run_folder import RunFolder
@@ -34,6 +37,11 @@ class FinishedRun(ABC):
     exports: tuple[Parity, ...]
 
     TEMPLATE: ClassVar[str]  # of the page of one run
+
+    @classmethod
+    @abstractmethod
+    def read(cls, folder: RunFolder) -> Self:
+        """Raises RunFolderError if it is another kind of run, or if a file of it is missing or damaged."""
 
     @property
     def is_classifier(self) -> bool:
@@ -72,3 +80,24 @@ class FinishedRun(ABC):
     @abstractmethod
     def side_by_side(cls, names: Sequence[str], runs: Sequence[Self]) -> dict[str, Any]:
         """What the page of several runs of this kind shows besides plans and curves."""
+
+
+def read_log(folder: RunFolder) -> list[dict[str, Any]]:
+    with damage(folder.metrics_file):
+        log = folder.read_metrics()
+        if not all(isinstance(line, dict) and {"kind", "step"} <= line.keys() for line in log):
+            raise ValueError("a line of it is none of hyperrule's")
+    return log
+
+
+@contextmanager
+def damage(file: Path) -> Iterator[None]:
+    """Whatever is wrong with the file within the block becomes a RunFolderError, in one line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise RunFolderError(
+            f"{file} is missing: the run is not complete. Restore it, or train again with --out."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # pyarrow's and pydantic's among them
+        raise RunFolderError(f"{file} is damaged: {' '.join(str(error).split())[:200]}") from None

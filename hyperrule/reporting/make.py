@@ -1,7 +1,4 @@
-"""`hyperrule report`: pages from finished runs, to where they were asked for.
-
-The end of a run: its report, then its model card, whose presence says that the run is finished.
-"""
+"""Reads finished runs and makes their pages and cards: at the end of a run, and for `hyperrule report`."""
 
 import os
 import shutil
@@ -10,15 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperrule.errors import Interrupted, RecipeError, RunFolderError
-from hyperrule.reporting.model_card import model_card, write_card
-from hyperrule.reporting.page import GENERATOR, render_comparison, render_report, write_report
-from hyperrule.reporting.read import read_run
+from hyperrule.reporting.distilled import DistilledRun
+from hyperrule.reporting.finetuned import FinetunedRun
+from hyperrule.reporting.finished_run import FinishedRun
+from hyperrule.reporting.model_card import model_card
+from hyperrule.reporting.page import GENERATOR, render_comparison, render_report
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import whole_file
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import resume_command
 
 DEFAULT = Path("report.html")
+KINDS: dict[str, type[FinishedRun]] = {"finetune": FinetunedRun, "distill": DistilledRun}
 HEAD = 4_000  # bytes of a page in which it says what made it
 
 
@@ -60,6 +60,22 @@ def make_report(folders: Sequence[RunFolder], out: Path | None) -> Reported:
         folder.write(folder.report_file, page)
         folder.write(folder.card_file, card)
     return Reported(folder.report_file, folder.card_file, headlines)
+
+
+def read_run(folder: RunFolder) -> FinishedRun:
+    """A finished run of whatever kind. Raises RunFolderError, in one line, if it is no run, of another format, or if a
+    file of it is missing or damaged."""
+    return KINDS[folder.read_plan().job].read(folder)
+
+
+def write_report(folder: RunFolder) -> None:
+    """Raises RunFolderError if something is missing or damaged, RunError if the page cannot be written."""
+    folder.write(folder.report_file, render_report(read_run(folder)))
+
+
+def write_card(folder: RunFolder) -> None:
+    """Raises RunFolderError if something is missing or damaged, RunError if the card cannot be written."""
+    folder.write(folder.card_file, model_card(read_run(folder)))
 
 
 def check_replaceable(file: Path) -> None:

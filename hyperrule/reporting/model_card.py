@@ -13,14 +13,8 @@ from hyperrule.exporting.parity import Parity
 from hyperrule.reporting.commands import command_of, snippets
 from hyperrule.reporting.finished_run import FinishedRun
 from hyperrule.reporting.markdown import bullets, fenced, percentage, table
-from hyperrule.reporting.read import read_run
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.wording import number
-
-
-def write_card(folder: RunFolder) -> None:
-    """Raises RunFolderError if something is missing or damaged, RunError if the card cannot be written."""
-    folder.write(folder.card_file, model_card(read_run(folder)))
 
 
 def model_card(run: FinishedRun) -> str:

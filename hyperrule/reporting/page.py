@@ -14,8 +14,6 @@ from hyperrule.reporting.commands import asked_of, command_of, shown_value, snip
 from hyperrule.reporting.curves import curve, curves, overlaid
 from hyperrule.reporting.finished_run import FinishedRun
 from hyperrule.reporting.markdown import shown_decision
-from hyperrule.reporting.read import read_run
-from hyperrule.run_folder import RunFolder
 
 GENERATOR = "hyperrule report"
 OVERLAID = (
@@ -32,11 +30,6 @@ class Difference:
 
     name: str
     by_run: list[str]
-
-
-def write_report(folder: RunFolder) -> None:
-    """Raises RunFolderError if something is missing or damaged, RunError if the page cannot be written."""
-    folder.write(folder.report_file, render_report(read_run(folder)))
 
 
 def render_report(run: FinishedRun) -> str:

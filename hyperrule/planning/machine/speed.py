@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hyperrule import __version__
 from hyperrule.support.files import cache_folder, whole_file
-from hyperrule.support.version import __version__
 
 FORMAT = 1
 LIBRARIES = ("tensorflow", "keras")  # those that make a step fast or slow
