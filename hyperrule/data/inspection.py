@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict
 
 from hyperrule.data.images import Contents
 from hyperrule.data.perceptual_hash import LOOKS, SIDE, looks, small_image
@@ -222,3 +223,28 @@ def _remember(work: Callable[[Contents, int], Any], contents: Contents) -> None:
 
 def _run(task: int) -> Any:
     return _worker.work(_worker.contents, task)
+
+
+EDGES = (0, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)  # pixels of a side
+
+
+class SizeBin(BaseModel):
+    """Images whose side, the square root of their area, is from `low` to below `high` pixels."""
+
+    model_config = ConfigDict(frozen=True)
+
+    low: int
+    high: int | None
+    images: int
+
+
+def size_histogram(facts: Facts) -> tuple[SizeBin, ...]:
+    """From the smallest to the largest size among the images that can be read."""
+    readable = facts[facts["height"] > 0]
+    side = np.sqrt(readable["height"].astype(np.int64) * readable["width"])
+    counts = np.histogram(side, [*EDGES, np.inf])[0]
+    filled = np.flatnonzero(counts)
+    bins = zip(EDGES, (*EDGES[1:], None), counts.tolist(), strict=True)
+    return tuple(SizeBin(low=low, high=high, images=images) for low, high, images in bins)[
+        filled.min(initial=len(EDGES)) : filled.max(initial=-1) + 1
+    ]

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperrule.audit.check.duplicates import Placed, find_alike
-from hyperrule.audit.check.findings import Choice, Imbalance, Lie, Size, SizeBin, Sizes
+from hyperrule.audit.check.findings import Choice, Imbalance, Lie, Size, Sizes
 from hyperrule.audit.check.near_duplicates import NearPairs
 from hyperrule.audit.check.page import CheckReport
 from hyperrule.data.images import Indices
-from hyperrule.data.inspection import Facts
+from hyperrule.data.inspection import Facts, size_histogram
 from hyperrule.data.listing import Split
 from hyperrule.data.source import IMBALANCED, Source
 from hyperrule.errors import DataError
@@ -30,7 +30,6 @@ FORMAT_OF = {
 }  # by extension
 HUGE = 89_478_485  # pixels; of more, Pillow warns
 ELONGATED = 4  # times as long as wide
-EDGES = (0, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)  # pixels of a side
 
 
 @dataclass(frozen=True)
@@ -133,16 +132,11 @@ def _sizes(source: Source, readable: Indices) -> Sizes | None:
     by_area = _by_area(good)
     height, width = good["height"].astype(np.int64), good["width"].astype(np.int64)
     longest, shortest = np.maximum(height, width), np.minimum(height, width)
-    counts = np.histogram(np.sqrt(height * width), [*EDGES, np.inf])[0]
-    filled = np.flatnonzero(counts)
     return Sizes(
         smallest=_size(good[by_area[0]]),
         median=_size(good[by_area[len(good) // 2]]),
         largest=_size(good[by_area[-1]]),
-        histogram=tuple(
-            SizeBin(low=EDGES[i], high=EDGES[i + 1] if i + 1 < len(EDGES) else None, images=int(counts[i]))
-            for i in range(filled[0], filled[-1] + 1)
-        ),
+        histogram=size_histogram(good),
         elongated={ids[readable[i]]: _size(good[i]) for i in np.flatnonzero(longest >= ELONGATED * shortest)},
         huge={ids[readable[i]]: _size(good[i]) for i in np.flatnonzero(height * width > HUGE)},
     )

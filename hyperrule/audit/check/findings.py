@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from hyperrule.data.inspection import SizeBin
 from hyperrule.data.listing import Split
 from hyperrule.rule import Regime
 
@@ -15,14 +16,6 @@ class Size(Facts):
 
     height: int
     width: int
-
-
-class SizeBin(Facts):
-    """Images whose side, the square root of their area, is from `low` to below `high` pixels."""
-
-    low: int
-    high: int | None
-    images: int
 
 
 class Sizes(Facts):
