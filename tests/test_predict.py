@@ -35,7 +35,7 @@ from hyperrule.evaluation.label_matching import ClassIndex, match_folders
 from hyperrule.evaluation.metrics import compute_metrics
 from hyperrule.exporting.saved_model import export_saved_model
 from hyperrule.prediction.accuracy import Tally, ranks_and_losses
-from hyperrule.prediction.card import Card
+from hyperrule.prediction.formats import Card
 from hyperrule.prediction.images import labelled_images
 from hyperrule.prediction.predictions import Prediction
 from hyperrule.prediction.released import Asked, ReleasedClassifier, describe_classifier

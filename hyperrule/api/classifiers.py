@@ -13,10 +13,10 @@ from hyperrule.data.listing import Split
 from hyperrule.data.open import source_of
 from hyperrule.errors import RecipeError, UserError
 from hyperrule.evaluation.label_matching import match_folders
-from hyperrule.exporting.formats import FormatName, checked_format, place
 from hyperrule.exporting.parity import Parity, add_parity
 from hyperrule.exporting.port import Ported, port_backbone
 from hyperrule.prediction.exported import Model, describe_model
+from hyperrule.prediction.formats import FormatName, checked_format, place
 from hyperrule.prediction.images import find_images, labelled_images
 from hyperrule.prediction.released import Asked, describe_classifier, make_asked
 from hyperrule.recipe import Recipe, make_recipe

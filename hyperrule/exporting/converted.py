@@ -17,8 +17,7 @@ from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.data.images import Examples
 from hyperrule.data.pipeline import evaluation_batches
 from hyperrule.errors import UserError
-from hyperrule.exporting.formats import Quantize
-from hyperrule.prediction.card import CARD_FILE, Card
+from hyperrule.prediction.formats import CARD_FILE, Card, Quantize
 from hyperrule.support.progress import silent_native_stderr
 from hyperrule.training.classifier import Classifier
 

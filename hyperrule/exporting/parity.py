@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from hyperrule.errors import RunFolderError
-from hyperrule.exporting.formats import FormatName, Quantize, export_name
+from hyperrule.prediction.formats import FormatName, Quantize, export_name
 from hyperrule.support.files import whole_file
 
 

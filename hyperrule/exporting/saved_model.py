@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from hyperrule.backbones.info import InputRange
 from hyperrule.data.preprocess import for_evaluation, resize
-from hyperrule.prediction.card import CARD_FILE, Card
+from hyperrule.prediction.formats import CARD_FILE, Card
 from hyperrule.training.classifier import Classifier
 
 

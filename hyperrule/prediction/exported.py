@@ -10,7 +10,7 @@ from pathlib import Path
 from hyperrule.backbones.class_names import ClassName
 from hyperrule.data.listing import Split
 from hyperrule.errors import BackboneError
-from hyperrule.prediction.card import CARD_FILE, Card
+from hyperrule.prediction.formats import CARD_FILE, Card
 from hyperrule.prediction.released import Activation, Asked, ReleasedClassifier, describe_classifier, named_classes
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import printable

@@ -14,7 +14,7 @@ from hyperrule.backbones.lite0 import package
 from hyperrule.backbones.zoo import CLASSES, ZOO, ClassNames, Head, Released, find
 from hyperrule.data.listing import Split
 from hyperrule.errors import BackboneError, RecipeError
-from hyperrule.prediction.card import CARD_FILE
+from hyperrule.prediction.formats import CARD_FILE
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import listed
