@@ -49,9 +49,14 @@ def cluster() -> Iterator[Any]:
         patch.delenv("RAY_ADDRESS", raising=False)
         from ray.cluster_utils import Cluster
 
-        two = Cluster(initialize_head=True, head_node_args={**NODE, "_system_config": SOON})
+        # Ignored, as by what a shell starts in the background: cancelling must work all the same.
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
+            two = Cluster(initialize_head=True, head_node_args={**NODE, "_system_config": SOON})
             two.add_node(**NODE)
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
+        try:
             yield two
         finally:
             two.shutdown()
