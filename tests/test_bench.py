@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from command_line import SMALL, start
 
 import hyperrule
-from hyperrule.benchmark.cells import Planned, planned_cells
+from hyperrule.benchmark.cells import PreparedCell, planned_cells
 from hyperrule.benchmark.engines import local, trained
 from hyperrule.benchmark.engines import work as work_module
 from hyperrule.benchmark.engines.handover import read_planned, write_planned
@@ -78,7 +78,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory):
         yield
 
 
-def planned(grid: dict[str, Any]) -> list[Planned]:
+def planned(grid: dict[str, Any]) -> list[PreparedCell]:
     asked = Grid.model_validate(grid)
     return planned_cells(asked, asked.cells(), QUIET).planned
 
@@ -350,7 +350,7 @@ def test_a_failed_cell_has_its_reason_and_is_tried_again_when_asked(
     grid, folder = prepared({**pets, "methods": {"head": {"steps": 1}}, "shots": 1}, tmp_path / "bench")
     outcomes = [RunError("no\nmemory"), ZeroDivisionError("division by zero")]
 
-    def measure(one: Planned, *_: object) -> Line:
+    def measure(one: PreparedCell, *_: object) -> Line:
         if outcomes:
             raise outcomes.pop(0)
         return one.done(0.5, 4, 2, 1.0)
@@ -376,7 +376,7 @@ class Guessing:
     def __init__(self, *_: object) -> None:
         pass
 
-    def measure(self, one: Planned) -> Line:
+    def measure(self, one: PreparedCell) -> Line:
         return one.done(0.5, 4, 2, 1.0, 64)
 
 

@@ -36,7 +36,7 @@ R = TypeVar("R", bound=TrainingRecipe)
 P = TypeVar("P", bound=TrainingPlan)
 D = TypeVar("D")
 T = TypeVar("T", bound="Result")
-PIECES = {"micro_batch", "remat", "xla", "memory_limit", "devices"}  # options that say how a batch is cut up
+EXECUTION_OPTIONS = {"micro_batch", "remat", "xla", "memory_limit", "devices"}  # options that say how a batch is cut up
 # Read when TensorFlow is imported: tensorflow/core/common_runtime/mkl_cpu_allocator.h
 CPU_LIMIT = "TF_MKL_ALLOC_MAX_BYTES"
 
@@ -196,7 +196,7 @@ def _resumable(
     asked = planned.model_copy(update={"recipe": own})
     if recipe.precision == "auto":
         asked = asked.model_copy(update={"precision": stored.precision})
-    if asked.machine == stored.machine and not options.keys() & PIECES:
+    if asked.machine == stored.machine and not options.keys() & EXECUTION_OPTIONS:
         asked = asked.model_copy(update={"micro_batch": stored.micro_batch, "remat": stored.remat, "xla": stored.xla})
     calibration = _measured(stored, recipe)
     if differences := stored.differences(asked if calibration is None else asked.calibrated(calibration)):

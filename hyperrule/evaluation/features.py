@@ -80,7 +80,7 @@ SMALLEST, LARGEST = 32, 4096  # pixels, as of --crop
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenFeatures:
     """Images resized to `size` x `size` pixels."""
 
     source: Source
@@ -93,7 +93,7 @@ class Frozen:
         return features_of(self.backbone, examples, self.size, self.reporter)
 
 
-def freeze(recipe: Recipe, size: int | None, reporter: Reporter) -> Frozen:
+def frozen_features(recipe: Recipe, size: int | None, reporter: Reporter) -> FrozenFeatures:
     """The data set and the backbone of a recipe. Raises UserError, mistakes about the data before a long download."""
     if size is not None and (isinstance(size, bool) or not SMALLEST <= size <= LARGEST):
         raise RecipeError(f"size must be from {SMALLEST} to {LARGEST} pixels. Received: {size!r}")
@@ -101,7 +101,7 @@ def freeze(recipe: Recipe, size: int | None, reporter: Reporter) -> Frozen:
     for warning in source.info.warnings:
         reporter.say(f"Warning: {warning}.")
     backbone = describe_backbone(recipe.backbone, reporter, input_range=recipe.input_range)
-    only = None if backbone.as_it_is is None else backbone.as_it_is.side
+    only = None if backbone.opaque is None else backbone.opaque.side
     if only is not None and size not in (None, only):
         raise BackboneError(f"{backbone.name} takes images of {only} x {only} pixels only. Received: {size}.")
-    return Frozen(source, backbone, size or only or SIDE, reporter)
+    return FrozenFeatures(source, backbone, size or only or SIDE, reporter)

@@ -102,7 +102,7 @@ def extract(info: BackboneInfo, examples: Examples, size: int, reporter: Reporte
     """Pooled features [N, D] by the folded float32 network, on all GPUs or the CPU; see `features_of`."""
     machine, alone = this_machine(), Cluster()
     try:
-        deterministic = info.as_it_is is None or not info.as_it_is.draws_random_numbers
+        deterministic = info.opaque is None or not info.opaque.draws_random_numbers
         workers = Workers(runtime.start(machine, alone, deterministic=deterministic), alone)
         with workers.strategy.scope():
             classifier = _loaded(info)

@@ -178,7 +178,7 @@ class Job(ABC, Generic[P, R]):
             raise RunError(f"TensorFlow failed: {reason}. {again}") from error
 
     def _smaller(self, error: tf.errors.OpError) -> str:
-        if not isinstance(error, tf.errors.ResourceExhaustedError) or "micro_batch" not in self.plan.how:
+        if not isinstance(error, tf.errors.ResourceExhaustedError) or "micro_batch" not in self.plan.execution_fields:
             return ""
         if self.plan.micro_batch.value > 1:
             return f"--micro-batch {self.plan.micro_batch.value // 2}"

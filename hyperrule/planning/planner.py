@@ -169,7 +169,7 @@ class Planner(ABC, Generic[R]):
 
     def precision(self) -> Decided[Precision]:
         asked = self.recipe.precision
-        if self.backbone.as_it_is is not None:
+        if self.backbone.opaque is not None:
             whatever = "" if asked in ("auto", "float32") else f", whatever is asked ({asked})"
             reason = f"a SavedModel's types are those it was saved with{whatever}"
             return Decided(value="float32", reason=reason, source="backbone")
@@ -184,13 +184,13 @@ class Planner(ABC, Generic[R]):
             return Decided(value=False, reason="a TPU compiles everything anyway", source="machine")
         if self.recipe.xla != "auto":
             return Decided(value=self.recipe.xla == "on", reason="asked for", source=ASKED)
-        if self.backbone.as_it_is is not None:
+        if self.backbone.opaque is not None:
             return Decided(value=False, reason="not every SavedModel can be compiled", source=HYPERRULE)
         return xla_of(self.machine, precision)
 
     def worker_count(self) -> int:
         """Raises RecipeError if several would not do the same as one."""
-        own = self.backbone.as_it_is
+        own = self.backbone.opaque
         if self.workers > 1 and own is not None and own.keeps_statistics:
             raise RecipeError(
                 f"{self.backbone.name} keeps statistics of its own (batch norm), which {self.workers} workers would "
@@ -201,12 +201,12 @@ class Planner(ABC, Generic[R]):
     def micro_batch(self, crop: int, batch: int, precision: Precision) -> tuple[Decided[int], Decided[bool]]:
         """The micro-batch, and whether activations are kept or computed again."""
         asked = self.recipe.remat
-        if asked and self.backbone.as_it_is is not None:
+        if asked and self.backbone.opaque is not None:
             raise RecipeError(f"--remat needs the units of a BiT; {self.backbone.name} runs as it is. Leave it out.")
         share = math.ceil(batch / (self.workers * self.devices))
         limit = self.recipe.memory_limit
         least = self.other_memory + memory_bytes(
-            self.backbone, crop, 1, precision, remat=self.backbone.as_it_is is None and asked is None
+            self.backbone, crop, 1, precision, remat=self.backbone.opaque is None and asked is None
         )
         if limit is not None and limit < least:
             raise RecipeError(

@@ -20,7 +20,12 @@ from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import duration
 
 FORMAT = 5
-HOW = ("micro_batch", "remat", "xla", "checkpoint_every")  # decisions that a resumed run may change: rounding at most
+EXECUTION_FIELDS = (
+    "micro_batch",
+    "remat",
+    "xla",
+    "checkpoint_every",
+)  # decisions that a resumed run may change: rounding at most
 ASKED, HYPERRULE, MEASURED = "recipe", "hyperrule", "measured before step 0"  # where a decision comes from
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -167,14 +172,18 @@ class TrainingPlan(BaseModel, ABC):
             "backbone sha256": self.backbone.sha256,
             "architecture": self.backbone.architecture,
             "input range": self.backbone.input_range,
-            **{name: decided.value for name, decided in self.decisions.items() if name not in self.how},
+            **{name: decided.value for name, decided in self.decisions.items() if name not in self.execution_fields},
         }
 
     @property
-    def how(self) -> tuple[str, ...]:
+    def execution_fields(self) -> tuple[str, ...]:
         """Decisions that a resumed run may change: HOW, without the micro-batch where batch norm sees it."""
-        own = self.backbone.as_it_is
-        return tuple(name for name in HOW if name != "micro_batch") if own and own.keeps_statistics else HOW
+        own = self.backbone.opaque
+        return (
+            tuple(name for name in EXECUTION_FIELDS if name != "micro_batch")
+            if own and own.keeps_statistics
+            else EXECUTION_FIELDS
+        )
 
     def calibrated(self, calibration: Calibration) -> Self:
         """The plan with its schedule shrunk to what fits into the budget beside everything else measured.
@@ -214,5 +223,5 @@ class TrainingPlan(BaseModel, ABC):
     @property
     def deterministic(self) -> bool:
         """Whether a step can be repeated in the same bits."""
-        own = self.backbone.as_it_is
+        own = self.backbone.opaque
         return (own is None or not own.draws_random_numbers) and not self.xla.value

@@ -23,7 +23,7 @@ HEAD = 4_000  # bytes of a page in which it says what made it
 
 
 @dataclass(frozen=True)
-class Reported:
+class ReportFiles:
     """A page that was made; `os.fspath` gives its path. `card` is the model card that was made with it, if any;
     `headlines` are the results in a line by run."""
 
@@ -35,7 +35,7 @@ class Reported:
         return str(self.page)
 
 
-def make_report(folders: Sequence[RunFolder], out: Path | None) -> Reported:
+def make_report(folders: Sequence[RunFolder], out: Path | None) -> ReportFiles:
     """As `hyperrule.report` says."""
     if not folders:
         raise RecipeError("report takes run folders, at least one. Received: none")
@@ -53,13 +53,13 @@ def make_report(folders: Sequence[RunFolder], out: Path | None) -> Reported:
     if target is not None:
         with whole_file(target) as partial:
             partial.write_text(page, encoding="utf-8")
-        return Reported(target, None, headlines)
+        return ReportFiles(target, None, headlines)
     (folder,), (run,) = folders, runs
     card = model_card(run)
     with folder.locked():
         folder.write(folder.report_file, page)
         folder.write(folder.card_file, card)
-    return Reported(folder.report_file, folder.card_file, headlines)
+    return ReportFiles(folder.report_file, folder.card_file, headlines)
 
 
 def read_run(folder: RunFolder) -> FinishedRun:

@@ -151,7 +151,7 @@ class Loop(Generic[P]):
 
     def _halve(self, index: int, error: Exception) -> None:
         micro_batch = self.feed.micro_batch
-        if micro_batch == 1 or "micro_batch" not in self.plan.how:
+        if micro_batch == 1 or "micro_batch" not in self.plan.execution_fields:
             raise error
         self.feed.begin(index, math.ceil(micro_batch / 2))
         halved = Decided(value=self.feed.micro_batch, reason=f"{micro_batch} did not fit into memory", source="machine")

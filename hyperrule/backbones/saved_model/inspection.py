@@ -12,7 +12,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from hyperrule.backbones.bit.checkpoints import HEAD, write_arrays
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
-from hyperrule.backbones.info import INPUT_RANGES, AsItIs, InputRange, ModuleFacts
+from hyperrule.backbones.info import INPUT_RANGES, InputRange, ModuleFacts, OpaqueNetwork
 from hyperrule.backbones.saved_model.graph_module import SavedModule
 from hyperrule.backbones.saved_model.transplant import Match, matches
 from hyperrule.support.files import whole_file
@@ -61,7 +61,7 @@ def _inspected(folder: Path, sha256: str, weights: Path) -> ModuleFacts:
         update={
             "failed_proof": failed,
             "deviations": _deviations(module),
-            "as_it_is": AsItIs(
+            "opaque": OpaqueNetwork(
                 trainable=_trains(module),
                 side=module.side,
                 keeps_statistics=any(op.startswith("Assign") for op in operations),

@@ -10,7 +10,7 @@ from tempfile import mkdtemp
 
 from rich.console import Console
 
-from hyperrule.benchmark.cells import Planned
+from hyperrule.benchmark.cells import PreparedCell
 from hyperrule.benchmark.ledger import claim
 from hyperrule.planning.finetune import Plan
 from hyperrule.support.files import alone
@@ -43,16 +43,16 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
         yield scratch
 
 
-def write_planned(file: Path, planned: Sequence[Planned]) -> None:
+def write_planned(file: Path, planned: Sequence[PreparedCell]) -> None:
     """Cells of one data set, whose images are inspected."""
     with file.open("wb") as stream:
         _Pickler(stream, pickle.HIGHEST_PROTOCOL).dump(list(planned))
 
 
-def read_planned(file: Path) -> list[Planned]:
+def read_planned(file: Path) -> list[PreparedCell]:
     """What this program has written; a pickle of anybody else's can do anything."""
     with file.open("rb") as stream:
-        planned: list[Planned] = pickle.load(stream)
+        planned: list[PreparedCell] = pickle.load(stream)
     return planned
 
 

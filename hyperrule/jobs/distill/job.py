@@ -60,7 +60,7 @@ class Distillation(Job[DistillPlan, Distilled]):
         policy = POLICIES[plan.precision.value]
         backbone = ResNetV2(plan.backbone.network, policy, initializer, remat=plan.remat.value)
         self.classifier = student = Student(backbone, Teacher(plan.teacher, plan.precision.value), plan)
-        optimizer = adamw(plan.weight_decay.value / plan.base_learning_rate.value, student.undecayed)
+        optimizer = adamw(plan.weight_decay.value / plan.base_lr.value, student.undecayed)
         self.step = TrainingStep(student, self.strategy, plan.batch.value, optimizer, xla=plan.xla.value)
 
     def initialise(self) -> None:
