@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from hyperrule import api
 from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.bit.checkpoints import HEAD, read_arrays
 from hyperrule.cli import main
-from hyperrule.errors import BackboneError, HyperruleError, RunError
+from hyperrule.errors import BackboneError, HyperruleError, RecipeError, RunError
 from hyperrule.planning.training_plan import FORMAT
 from hyperrule.run_folder import RunFolder, latest_checkpoint, save_checkpoint
 
@@ -520,6 +522,25 @@ def test_pickled_objects_are_refused_and_not_executed(refused: Refused) -> None:
 )
 def test_option_out_of_range(refused: Refused, command: str, options: list[str], words: list[str]) -> None:
     assert_says(refused(command, *NO_DATA, *options), words)
+
+
+@pytest.mark.parametrize(
+    ("question", "ignored"),
+    [
+        (partial(api.evaluate, "any"), "split_seed"),
+        (partial(api.evaluate, "any"), "skip_corrupt"),
+        (api.check, "skip_corrupt"),
+        (api.check, "strict_data"),
+        (api.label_errors, "steps"),
+        (api.learning_curve, "seed"),
+        (api.learning_curve, "stepps"),
+    ],
+)
+def test_option_that_would_do_nothing(question: Callable[..., object], ignored: str, no_tensorflow: None) -> None:
+    """Python has no flags that say which options there are."""
+    with pytest.raises(RecipeError) as caught:
+        question(NO_DATA[1], **{ignored: 1})
+    assert_says(str(caught.value), [repr(ignored), "takes train_split, validation_split, test_split, data_dir"])
 
 
 @pytest.mark.parametrize(("option", "value"), [("--epochs", "1e308"), ("--batch", "9" * 400)])
