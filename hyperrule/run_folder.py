@@ -28,7 +28,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hyperrule.backbones.bit.checkpoints import Arrays, read_arrays, write_arrays
+from hyperrule.backbones.bit.checkpoints import State, read_arrays, write_arrays
 from hyperrule.backbones.describe import CARD, is_finished
 from hyperrule.errors import BackboneError, RunError, RunFolderError
 from hyperrule.planning.distill import DistillPlan
@@ -196,7 +196,7 @@ def free_run_folder(dataset: str) -> Path:
 KEPT = 2
 
 
-def save_checkpoint(folder: Path, step: int, arrays: Arrays, resume: str) -> Path:
+def save_checkpoint(folder: Path, step: int, arrays: State, resume: str) -> Path:
     """Write the state after `step` steps. Raises RunError, older checkpoints untouched, if it cannot; the error tells
     people to go on with `resume`."""
     with os_errors_as(RunError, f"cannot write {folder}"):
@@ -213,15 +213,19 @@ def save_checkpoint(folder: Path, step: int, arrays: Arrays, resume: str) -> Pat
     return target
 
 
-def latest_checkpoint(folder: Path, say: Callable[[str], None] = lambda line: None) -> tuple[int, Arrays] | None:
+def latest_checkpoint(folder: Path, say: Callable[[str], None] = lambda line: None) -> tuple[int, State] | None:
     """Step and state of the newest checkpoint that can be read, or None; `say` hears of those passed over."""
     for path in reversed(_checkpoints(folder)):
         try:
-            return int(path.stem.removeprefix("step-")), read_arrays(path)
+            return _step_of(path), read_arrays(path)
         except BackboneError as error:
             say(f"Passing over a damaged checkpoint: {error}")
     return None
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*.npz") if re.fullmatch(r"step-\d{8}", path.stem))
+    return sorted((path for path in folder.glob("step-*.npz") if re.fullmatch(r"step-\d{8,}", path.stem)), key=_step_of)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.stem.removeprefix("step-"))

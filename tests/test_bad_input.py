@@ -798,6 +798,18 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(damaged: Callabl
     assert_latest(folder, 10)
 
 
+def test_counters_are_exact_and_the_last_of_all_steps_is_the_newest() -> None:
+    """10^8 has a digit more than others, and float32 none of its neighbours."""
+    folder, steps = Path("checkpoints"), 10**8
+    for step in (steps - 2, steps - 1, steps):
+        save_checkpoint(folder, step, {"adam/updates": np.array(step + 1), "weights": np.ones(3, np.float32)}, "again")
+    found = latest_checkpoint(folder)
+    assert found is not None
+    assert (found[0], int(found[1]["adam/updates"])) == (steps, steps + 1)
+    assert found[1]["weights"].dtype == np.float32
+    assert sorted(path.name for path in folder.iterdir()) == ["step-100000000.npz", "step-99999999.npz"]
+
+
 def test_no_checkpoint_that_can_be_read() -> None:
     folder = Path("checkpoints")
     assert latest_checkpoint(folder) is None

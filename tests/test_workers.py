@@ -7,12 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from command_line import SMALL, flags
 from PIL import Image
 
@@ -20,6 +23,7 @@ import hyperrule
 from hyperrule.errors import RecipeError
 from hyperrule.planning.machine.cluster import Cluster, this_cluster
 from hyperrule.run_folder import RunFolder
+from hyperrule.training import workers as collectives
 
 MOMENTS = ("training", "evaluation", "export")
 # Each costs a minute; HYPERRULE_TEST_KILLS=3 goes through all.
@@ -100,6 +104,39 @@ def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def weights(run: RunFolder) -> dict[str, np.ndarray]:
     with np.load(run.weights_file) as arrays:
         return dict(arrays)
+
+
+def test_whole_numbers_arrive_exactly() -> None:
+    """Two workers as threads, whose collectives are sums, in float32 as they are: it has no 2^24 + 1."""
+    barrier, parts = threading.Barrier(2, timeout=PATIENCE), {}
+
+    class InThread(collectives.Workers):
+        def _summed(self, part: np.ndarray) -> np.ndarray:
+            parts[self.index] = part
+            barrier.wait()
+            total = parts[0] + parts[1]
+            barrier.wait()
+            return total
+
+    counters = {"updates": np.array([2**24 + 1, -(2**53) - 1]), "weights": np.array([0.5, 2**-140], np.float32)}
+
+    def say(index: int) -> tuple[object, ...]:
+        workers = InThread(tf.distribute.get_strategy(), Cluster(index, ("a:1", "b:1")))
+        mine = counters if workers.chief else {name: np.ones_like(array) for name, array in counters.items()}
+        arrays = workers.broadcast_arrays(mine)
+        return (
+            int(workers.broadcast(2**24 + 1 + index)),
+            int(workers.broadcast(2**24 + index, source=1)),
+            bool(workers.broadcast(index == 0)),
+            {name: (array.dtype.name, array.tolist()) for name, array in arrays.items()},
+            workers.texts(f"worker {index} \u00fc"),
+        )
+
+    expected = {name: (array.dtype.name, array.tolist()) for name, array in counters.items()}
+    with ThreadPoolExecutor(2) as pool:
+        for heard in pool.map(say, range(2)):
+            assert heard == (2**24 + 1, 2**24 + 1, True, expected, ["worker 0 \u00fc", "worker 1 \u00fc"])
+    assert int(collectives.Workers(tf.distribute.get_strategy(), Cluster()).broadcast(2**24 + 1)) == 2**24 + 1
 
 
 def test_two_workers_train_and_evaluate_like_one_process(whole: RunFolder, images: Path, tmp_path: Path) -> None:
