@@ -7,9 +7,12 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,7 @@ from hyperrule.backbones.bit.checkpoints import HEAD, read_arrays
 from hyperrule.cli import main
 from hyperrule.errors import BackboneError, HyperruleError, RecipeError, RunError
 from hyperrule.planning.training_plan import FORMAT
-from hyperrule.run_folder import RunFolder, latest_checkpoint, save_checkpoint
+from hyperrule.run_folder import RunFolder, latest_checkpoint, reserved, save_checkpoint
 
 Refused = Callable[..., str]
 Layout = dict[str, int | bytes]  # folder -> number of images in it, file -> its bytes
@@ -644,6 +647,61 @@ def test_out_that_is_not_free(refused: Refused, out: str, words: list[str]) -> N
     make_data({"a-file": b"precious"}, Path("full"))
     assert_says(refused("finetune", *NO_DATA, "--out", out), words)
     assert Path("full", "a-file").read_bytes() == b"precious"
+
+
+def test_out_that_another_run_is_about_to_begin_in(refused: Refused) -> None:
+    with reserved(RunFolder(Path("run"))):
+        line = refused("finetune", *NO_DATA, "--out", "run")
+    assert_says(line, ["run is in use: another process"])
+    assert not Path("run").exists()
+
+
+def test_what_was_reserved_and_not_used_goes_again() -> None:
+    Path("mount").mkdir()
+    before = tree(Path())
+    for run, name in ((None, "tfds:photos"), (RunFolder(Path("new/run")), ""), (RunFolder(Path("mount")), "")):
+        with suppress(RunError), reserved(run, name) as folder:
+            held = tree(folder.path)
+            raise RunError("an image cannot be decoded")
+        assert [Path(path).name for path, _ in held] == [".lock"]
+        assert tree(Path()) == before
+    with reserved(None, "photos") as first, reserved(None, "photos") as second:
+        assert [first.path, second.path] == [Path("runs/photos"), Path("runs/photos-2")]
+        second.plan_file.write_text("{}")
+    assert not first.path.exists()
+    assert second.plan_file.exists()
+
+
+def test_lock_of_a_run_that_was_killed_before_it_began_is_no_run() -> None:
+    Path("run").mkdir()
+    Path("run/.lock").touch()
+    with reserved(RunFolder(Path("run"))):
+        pass
+    assert Path("run").is_dir()
+
+
+def test_other_workers_reserve_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    for run in (None, RunFolder(Path("run"))):
+        with reserved(run, "photos"):
+            assert tree(Path()) == []
+
+
+def test_forks_do_not_hold_what_their_parent_has_let_go() -> None:
+    run, context = RunFolder(Path("run")), get_context("fork")
+    end = context.Event()
+    with warnings.catch_warnings(), reserved(run):
+        warnings.simplefilter("ignore", DeprecationWarning)  # forks beside the threads of other tests
+        run.plan_file.write_text("{}")
+        child = context.Process(target=end.wait)
+        child.start()
+    try:
+        with RunFolder(run.path).locked():
+            assert child.is_alive()
+    finally:
+        end.set()
+        child.join()
 
 
 @pytest.mark.parametrize("run", ["no-such-run", "empty", "a-file"])

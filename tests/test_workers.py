@@ -46,7 +46,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Workers:
     """Two processes of `hyperrule finetune` on loopback."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, cwd: Path | None = None) -> None:
         with ExitStack() as held:
             sockets = [held.enter_context(socket.socket()) for _ in range(2)]
             for one in sockets:
@@ -58,6 +58,7 @@ class Workers:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                cwd=cwd,
                 env={
                     **os.environ,
                     "TF_CONFIG": json.dumps(
@@ -178,9 +179,11 @@ def test_worker_killed_ends_the_others_and_all_go_on_as_if_nothing_had_happened(
 
 
 def test_one_worker_told_to_stop_stops_both_after_a_checkpoint(images: Path, tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "run")
+    """Both know which folder the chief has found free."""
+    (tmp_path / "runs" / images.name).mkdir(parents=True)
+    run = RunFolder(tmp_path / "runs" / f"{images.name}-2")
     options = {**OPTIONS, "steps": 400, "checkpoint_every": 1000}
-    workers = Workers("--dataset", str(images), "--out", str(run.path), *flags(options))
+    workers = Workers("--dataset", str(images), *flags(options), cwd=tmp_path)
     while not reached("training", run):
         assert all(process.poll() is None for process in workers.processes), workers.ended()
         time.sleep(0.01)
@@ -188,6 +191,7 @@ def test_one_worker_told_to_stop_stops_both_after_a_checkpoint(images: Path, tmp
     endings = workers.ended()
     assert [code for code, _, _ in endings] == [143, 143], endings
     assert all("stopped by SIGTERM" in stderr and "Traceback" not in stderr for _, _, stderr in endings)
+    assert all(stderr.endswith(f"--resume runs/{images.name}-2\n") for _, _, stderr in endings)
     assert list(run.checkpoints.glob("*.npz"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -21,7 +21,7 @@ from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.machine.machine import Machine, this_machine
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
 from hyperrule.recipe import DistillRecipe, Recipe, TrainingRecipe, make_recipe
-from hyperrule.run_folder import RunFolder, check_free
+from hyperrule.run_folder import RunFolder, reserved
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter, silent_native_stderr
 
@@ -60,19 +60,19 @@ def finetune(
     this process is one of several workers, all of them must call this; the first alone writes. Raises UserError, with
     nothing written, if the request cannot be met; RunError if the work cannot be finished.
     """
-    with os_errors_as(UserError, "a path cannot be used"):
-        folder, begun = _run_folder(out, restartable)
-        if folder is not None and begun:
-            if folder.finished:
-                with silent_native_stderr():
-                    from hyperrule.jobs.finetune import folder_result
-                return folder_result(folder)
-            return cast("Result", resume(folder.path, quiet=quiet, **options))
-        reporter = Reporter(quiet or not this_cluster().chief)
-        planned, source = _plan(make_recipe(options, Recipe), reporter)
-    with _importing_tensorflow(planned):
-        from hyperrule.jobs.finetune import run_plan
-    return run_plan(planned, source, folder, reporter)
+    with _run_folder(out, restartable) as (folder, begun):
+        with os_errors_as(UserError, "a path cannot be used"):
+            if folder is not None and begun:
+                if folder.finished:
+                    with silent_native_stderr():
+                        from hyperrule.jobs.finetune import folder_result
+                    return folder_result(folder)
+                return cast("Result", resume(folder.path, quiet=quiet, **options))
+            reporter = Reporter(quiet or not this_cluster().chief)
+            planned, source = _plan(make_recipe(options, Recipe), reporter)
+        with _importing_tensorflow(planned):
+            from hyperrule.jobs.finetune import run_plan
+        return run_plan(planned, source, folder, reporter)
 
 
 def plan_distillation(**options: Any) -> DistillPlan:
@@ -90,19 +90,19 @@ def distill(
     required. All else is as for `finetune`. The student is in the run's weights.npz, and the run folder is a `backbone`
     for `finetune`.
     """
-    with os_errors_as(UserError, "a path cannot be used"):
-        folder, begun = _run_folder(out, restartable)
-        if folder is not None and begun:
-            if folder.finished:
-                with silent_native_stderr():
-                    from hyperrule.jobs.distill.job import folder_distilled
-                return folder_distilled(folder)
-            return cast("Distilled", resume(folder.path, quiet=quiet, **options))
-        reporter = Reporter(quiet or not this_cluster().chief)
-        planned, pool = _plan_distillation(make_recipe(options, DistillRecipe), reporter)
-    with _importing_tensorflow(planned):
-        from hyperrule.jobs.distill.job import run_distillation
-    return run_distillation(planned, pool, folder, reporter)
+    with _run_folder(out, restartable) as (folder, begun):
+        with os_errors_as(UserError, "a path cannot be used"):
+            if folder is not None and begun:
+                if folder.finished:
+                    with silent_native_stderr():
+                        from hyperrule.jobs.distill.job import folder_distilled
+                    return folder_distilled(folder)
+                return cast("Distilled", resume(folder.path, quiet=quiet, **options))
+            reporter = Reporter(quiet or not this_cluster().chief)
+            planned, pool = _plan_distillation(make_recipe(options, DistillRecipe), reporter)
+        with _importing_tensorflow(planned):
+            from hyperrule.jobs.distill.job import run_distillation
+        return run_distillation(planned, pool, folder, reporter)
 
 
 def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result | Distilled:
@@ -132,18 +132,21 @@ def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result | 
     return resume_run(planned, source, folder, _measured(stored, recipe), reporter)
 
 
-def _run_folder(out: str | Path | None, restartable: bool) -> tuple[RunFolder | None, bool]:
-    """The folder that is asked for, and whether its run has begun and is to be gone on with."""
+@contextmanager
+def _run_folder(out: str | Path | None, restartable: bool) -> Iterator[tuple[RunFolder | None, bool]]:
+    """The folder that is asked for, and whether its run has begun and is to be gone on with; if not, it is held."""
     if restartable and out is None:
         raise RecipeError("--restartable needs a run folder that every start can find: say --out FOLDER.")
     if out is None:
-        return None, False
-    folder = RunFolder(Path(os.path.expanduser(out)))
-    if restartable and (folder.finished or folder.plan_file.exists()):
-        return folder, True
-    if this_cluster().chief:
-        check_free(folder.path)
-    return folder, False
+        yield None, False
+        return
+    with ExitStack() as held:
+        with os_errors_as(UserError, "a path cannot be used"):
+            folder = RunFolder(Path(os.path.expanduser(out)))
+            begun = restartable and (folder.finished or folder.plan_file.exists())
+            if not begun:
+                held.enter_context(reserved(folder))
+        yield folder, begun
 
 
 def _as_decided(recipe: R, stored: TrainingPlan) -> R:

@@ -29,7 +29,7 @@ from hyperrule.planning.finetune import Plan, training_examples
 from hyperrule.planning.training_plan import Calibration
 from hyperrule.reporting.make import finish_run
 from hyperrule.reporting.pictures import keep_pictures
-from hyperrule.run_folder import RunFolder, free_run_folder
+from hyperrule.run_folder import RunFolder, reserved
 from hyperrule.support.files import whole_file
 from hyperrule.support.progress import Report, Reporter
 from hyperrule.training.classifier import make_classifier
@@ -55,8 +55,8 @@ def run_plan(plan: Plan, source: Source, run: RunFolder | None, reporter: Report
     Raises UserError, with nothing written, if the request cannot be met; RunError, with the run
     resumable, if the work cannot be finished.
     """
-    run = run or RunFolder(free_run_folder(plan.dataset.name))
-    return Finetuning(plan, source, run, reporter).execute(resuming=False)
+    with reserved(run, plan.dataset.name) as folder:
+        return Finetuning(plan, source, folder, reporter).execute(resuming=False)
 
 
 def resume_run(

@@ -24,7 +24,7 @@ from hyperrule.jobs.job import Job
 from hyperrule.planning.distill import DistillPlan
 from hyperrule.planning.training_plan import Calibration
 from hyperrule.reporting.make import finish_run
-from hyperrule.run_folder import RunFolder, free_run_folder
+from hyperrule.run_folder import RunFolder, reserved
 from hyperrule.support.files import whole_file
 from hyperrule.support.progress import Report, Reporter
 from hyperrule.training.classifier import POLICIES
@@ -196,8 +196,8 @@ class Distillation(Job[DistillPlan, Distilled]):
 
 def run_distillation(plan: DistillPlan, pool: Pool, run: RunFolder | None, reporter: Reporter) -> Distilled:
     """Execute a plan into a new run folder, under runs/ if none is given. Raises as `finetuning.run_plan` does."""
-    run = run or RunFolder(free_run_folder(f"{plan.teacher.name}-{plan.backbone.architecture}".lower()))
-    return Distillation(plan, pool, run, reporter).execute(resuming=False)
+    with reserved(run, f"{plan.teacher.name}-{plan.backbone.architecture}".lower()) as folder:
+        return Distillation(plan, pool, folder, reporter).execute(resuming=False)
 
 
 def resume_distillation(
