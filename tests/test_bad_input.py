@@ -335,6 +335,34 @@ def python_m_hyperrule(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+# Python around it
+
+
+@pytest.mark.parametrize(
+    ("backend", "variable", "words"),
+    [
+        ("jax", "tensorflow", ["ImportError: hyperrule runs on TensorFlow, and Keras is imported already, on jax"]),
+        ("tensorflow", "tensorflow", []),
+        (None, "torch", ["UserWarning: hyperrule sets KERAS_BACKEND=torch to tensorflow"]),
+        (None, None, []),
+    ],
+)
+def test_keras_on_another_backend(backend: str | None, variable: str | None, words: list[str]) -> None:
+    code = (
+        "import sys, types\n"
+        f"keras = types.SimpleNamespace(backend=types.SimpleNamespace(backend=lambda: {backend!r}))\n"
+        f"if {backend!r}: sys.modules['keras'] = keras\n"
+        "import hyperrule, os; print(os.environ['KERAS_BACKEND'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    environment |= {"KERAS_BACKEND": variable} if variable else {}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == (1 if backend == "jax" else 0)
+    assert done.stdout == ("" if backend == "jax" else "tensorflow\n")
+    assert bool(done.stderr) == bool(words)
+    assert_says(done.stderr, words)
+
+
 # The backbone
 
 
