@@ -19,26 +19,27 @@ import fcntl
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from pydantic import ValidationError
 
-from hyperrule.backbones.bit.checkpoints import Arrays, read_arrays, write_arrays
+from hyperrule.backbones.bit.checkpoints import State, read_arrays, write_arrays
 from hyperrule.backbones.describe import CARD, is_finished
 from hyperrule.errors import BackboneError, RunError, RunFolderError
 from hyperrule.planning.distill import DistillPlan
 from hyperrule.planning.finetune import Plan
+from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.training_plan import FORMAT, TrainingPlan
 from hyperrule.support.files import os_errors_as, whole_file
 from hyperrule.support.wording import resume_command
 
 P = TypeVar("P", bound=TrainingPlan)
 FINETUNE_ALONE = 4  # the format before there were other jobs; else it is the same
+RUNS = Path("runs")  # where new ones go, if nothing else is said
 
 
 class RunFolder:
@@ -46,6 +47,7 @@ class RunFolder:
 
     def __init__(self, path: Path, resume: str | None = None) -> None:
         self.path = path
+        self._held = False  # the lock, by this object
         self.resume = resume or resume_command(path)
         self.plan_file = path / "plan.json"
         self.lock_file = path / ".lock"
@@ -67,39 +69,37 @@ class RunFolder:
         return is_finished(self.path)
 
     def create(self, plan: TrainingPlan) -> None:
-        """Make the folder and write its plan, in one moment. Raises RunFolderError if it is not empty."""
+        """Write the plan into the folder, which makes it a run. Raises RunFolderError if it is not free."""
         check_free(self.path)
-        text = plan.model_dump_json(indent=2) + "\n"
-        if self.path.exists():  # empty, and perhaps a mount point
-            self.write(self.plan_file, text)
-            return
         with os_errors_as(RunFolderError, f"--out {self.path} cannot be made"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
-            staging.chmod(0o777 & ~_umask())
-            try:
-                (staging / self.plan_file.name).write_text(text, encoding="utf-8")
-                os.rename(staging, self.path)
-            except BaseException:
-                shutil.rmtree(staging, ignore_errors=True)
-                raise
+            self.path.mkdir(parents=True, exist_ok=True)
+        self.write(self.plan_file, plan.model_dump_json(indent=2) + "\n")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder within the block. Raises RunFolderError if another process has it."""
+        """Hold the folder within the block, which may lie in another. Raises RunFolderError if another process has
+        it."""
+        if self._held:
+            yield
+            return
         # A file of its own, never replaced, and open for writing: network file systems ask for that.
         with ExitStack() as held:
             with os_errors_as(RunFolderError, f"{self.path} cannot be locked"):
                 lock = held.enter_context(self.lock_file.open("a"))
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise RunFolderError(f"{self.path} is in use: another process is working on this run.") from None
+                    held_by_another = not os.path.samestat(os.fstat(lock.fileno()), self.lock_file.stat())
+                except (BlockingIOError, FileNotFoundError):  # the latter: who held it has just removed it
+                    held_by_another = True
+            if held_by_another:
+                raise RunFolderError(f"{self.path} is in use: another process is working on this run.")
+            self._held = True
+            _locks.add(lock)
             try:
                 yield
             finally:
-                if self.finished:  # nobody resumes it
-                    self.lock_file.unlink(missing_ok=True)
+                self._held = False
+                _locks.remove(lock)
 
     def read_plan(self) -> TrainingPlan:
         """The stored plan. Raises RunFolderError if there is none or it is of another format."""
@@ -166,18 +166,83 @@ class RunFolder:
         self.write(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
 
 
-def _umask() -> int:
-    """What the user takes away from the permissions of new files; mkdtemp takes away everything of others."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+_locks: set[IO[str]] = set()
+
+
+def _let_go() -> None:
+    """In a fork: those that decode images outlive this process if it is killed, and would hold its run."""
+    for lock in _locks:
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+@contextmanager
+def reserved(run: RunFolder | None, name: str = "run") -> Iterator[RunFolder]:
+    """A folder for a new run, that of `run` or a free one called after `name`, made at once and held within the block.
+    Where no run was begun in it, it goes again, and so do folders above it that were made.
+
+    Of several workers, the chief alone has one. Raises RunFolderError if it is not free, or another process has it.
+    """
+    if not this_cluster().chief:
+        yield run or RunFolder(next(_candidates(name)))
+        return
+    if run is not None and run._held:
+        yield run
+        return
+    made: list[Path] = []
+    if run is None:
+        run = RunFolder(_make_free_folder(name, made))
+    else:
+        check_free(run.path)
+        _make_folder(run.path, made)
+    try:
+        with run.locked():
+            try:
+                check_free(run.path)  # another process may have had it
+                yield run
+            finally:
+                with suppress(OSError):
+                    if os.listdir(run.path) == [run.lock_file.name]:
+                        run.lock_file.unlink()
+    finally:
+        with suppress(OSError):  # not empty, or of another process that has begun
+            for folder in made:
+                folder.rmdir()
+
+
+def _make_folder(path: Path, made: list[Path]) -> None:
+    """An empty one is taken: it may be a mount point."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    with os_errors_as(RunFolderError, f"--out {path} cannot be made"):
+        path.mkdir(parents=True, exist_ok=True)
+    made += missing
+
+
+def _make_free_folder(name: str, made: list[Path]) -> Path:
+    _make_folder(RUNS, made)
+    for path in _candidates(name):
+        with os_errors_as(RunFolderError, f"{path} cannot be made"), suppress(FileExistsError):
+            path.mkdir()
+            made.insert(0, path)
+            return path
+    raise AssertionError("there are endless names")
+
+
+def _candidates(name: str) -> Iterator[Path]:
+    """runs/NAME, or runs/NAME-2 and so on where that is taken."""
+    last = Path(os.path.expanduser(name)).resolve().name
+    stem = re.sub(r"[^\w.-]+", "-", last.removeprefix("tfds:").removeprefix("hf:")).strip("-.") or "run"
+    return (RUNS / (stem if number == 1 else f"{stem}-{number}") for number in count(1))
 
 
 def check_free(path: Path) -> None:
-    """Raises RunFolderError unless the path is free, or an empty folder, in a place we can write."""
+    """Raises RunFolderError unless the path is free, or an empty folder, in a place we can write; there may be a lock,
+    of a process that holds it or was killed before it began."""
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"--out {path} is a file. Choose a folder that does not exist yet.")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and set(os.listdir(path)) - {RunFolder(path).lock_file.name}:
         if (path / "plan.json").exists():
             if RunFolder(path).finished:
                 raise RunFolderError(f"--out {path} holds another run (finished). Choose another folder.")
@@ -193,18 +258,10 @@ def check_free(path: Path) -> None:
         raise RunFolderError(f"--out {path}: no permission to write in {parent}.")
 
 
-def free_run_folder(dataset: str) -> Path:
-    """runs/NAME, or runs/NAME-2 and so on where that is taken."""
-    last = Path(os.path.expanduser(dataset)).resolve().name
-    name = re.sub(r"[^\w.-]+", "-", last.removeprefix("tfds:").removeprefix("hf:")).strip("-.") or "run"
-    candidates = (Path("runs", name if number == 1 else f"{name}-{number}") for number in range(1, 10**6))
-    return next(path for path in candidates if not path.exists())
-
-
 KEPT = 2
 
 
-def save_checkpoint(folder: Path, step: int, arrays: Arrays, resume: str) -> Path:
+def save_checkpoint(folder: Path, step: int, arrays: State, resume: str) -> Path:
     """Write the state after `step` steps. Raises RunError, older checkpoints untouched, if it cannot; the error tells
     people to go on with `resume`."""
     with os_errors_as(RunError, f"cannot write {folder}"):
@@ -221,15 +278,19 @@ def save_checkpoint(folder: Path, step: int, arrays: Arrays, resume: str) -> Pat
     return target
 
 
-def latest_checkpoint(folder: Path, say: Callable[[str], None] = lambda line: None) -> tuple[int, Arrays] | None:
+def latest_checkpoint(folder: Path, say: Callable[[str], None] = lambda line: None) -> tuple[int, State] | None:
     """Step and state of the newest checkpoint that can be read, or None; `say` hears of those passed over."""
     for path in reversed(_checkpoints(folder)):
         try:
-            return int(path.stem.removeprefix("step-")), read_arrays(path)
+            return _step_of(path), read_arrays(path)
         except BackboneError as error:
             say(f"Passing over a damaged checkpoint: {error}")
     return None
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*.npz") if re.fullmatch(r"step-\d{8}", path.stem))
+    return sorted((path for path in folder.glob("step-*.npz") if re.fullmatch(r"step-\d{8,}", path.stem)), key=_step_of)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.stem.removeprefix("step-"))

@@ -1,9 +1,11 @@
 """Every kind of backbone keeps one contract; BiTs among SavedModels are recognised; pixels are never taken wrongly."""
 
+import logging
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.bit.checkpoints import HEAD, read_arrays, write_arrays
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.backbones.info import BackboneInfo
+from hyperrule.backbones.saved_model import inspection
 from hyperrule.backbones.saved_model.graph_module import GraphModule
 from hyperrule.backbones.saved_model.transplant import matches
 from hyperrule.data.pipeline import MicroBatch
@@ -35,6 +38,28 @@ SHORT = {"batch": 8, "steps": 4, "resize": 40, "crop": 32, "precision": "float32
 def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYPERRULE_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.delenv("TFHUB_CACHE_DIR", raising=False)
+
+
+def test_a_module_is_looked_into_without_a_word_of_tensorflows_and_other_threads_are_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = []
+    logger = tf.get_logger()
+    monkeypatch.setattr(logger, "handlers", [handler := logging.Handler()])
+    monkeypatch.setattr(handler, "emit", lambda record: heard.append(record.getMessage()))
+
+    def warn(*_: object) -> None:
+        logger.warning("within")
+        thread = threading.Thread(target=logger.warning, args=("beside",))
+        thread.start()
+        thread.join()
+        logger.error("failure")
+
+    monkeypatch.setattr(inspection, "_inspected", warn)
+    logger.warning("before")
+    inspection.inspect(tmp_path, "", tmp_path)
+    logger.warning("after")
+    assert heard == ["before", "beside", "failure", "after"]
 
 
 @pytest.fixture(scope="module")

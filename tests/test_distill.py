@@ -30,7 +30,7 @@ from hyperrule.jobs.distill.describe import describe_student, describe_teacher
 from hyperrule.jobs.distill.student import Student, Teacher, kl_divergence
 from hyperrule.planning.distill import DistillPlan
 from hyperrule.recipe import DistillRecipe, make_recipe
-from hyperrule.run_folder import RunFolder
+from hyperrule.run_folder import RunFolder, latest_checkpoint, save_checkpoint
 from hyperrule.support.progress import Reporter
 from hyperrule.training.optimizer import adamw
 from hyperrule.training.step import TrainingStep
@@ -132,6 +132,17 @@ def test_loss_is_the_weighted_sum_of_its_parts(teacher: Path, pool: Path) -> Non
     mapped = features @ student.map.kernel.value + student.map.bias.value
     error = np.mean(np.square(mapped - (lesson.features - 0.5) / 2.0), axis=1)
     np.testing.assert_allclose(student.losses_of(micro, training=True), 3 * divergence + 2 * error, rtol=1e-4)
+
+
+def test_checkpoint_counts_updates_exactly(teacher: Path, pool: Path, tmp_path: Path) -> None:
+    step = student_of(plan_of(teacher, pool, features_weight=1.0), 1)
+    step.optimizer.iterations.assign(2**24 + 1)  # which float32 does not have
+    save_checkpoint(tmp_path / "checkpoints", 1, step.snapshot(), "again")
+    step.optimizer.iterations.assign(0)
+    found = latest_checkpoint(tmp_path / "checkpoints")
+    assert found is not None
+    step.restore(found[1])
+    assert int(step.optimizer.iterations.numpy()) == 2**24 + 1
 
 
 def test_teacher_learns_nothing_and_infers_alone(teacher: Path, pool: Path) -> None:

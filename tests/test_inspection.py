@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from hyperrule.data.images import Files, TableColumn
-from hyperrule.data.inspection import CHUNK, Facts, Problems, inspect
+from hyperrule.data.inspection import CHUNK, Facts, Problems, inspect, opened
 from hyperrule.support.progress import Reporter
 
 RNG = np.random.default_rng(0)
@@ -91,6 +93,32 @@ def test_a_hundred_megapixels_without_a_warning() -> None:
         facts, problems = inspected(encoded(Image.new("L", (10_000, 10_000), 7), "PNG", compress_level=1))
     assert not problems
     assert (facts["height"][0], facts["width"][0]) == (10_000, 10_000)
+
+
+def test_warnings_of_pillow_are_silenced_while_images_are_read_and_no_longer() -> None:
+    """In this process alone, where others may read images too."""
+
+    def heard() -> bool:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.warn_explicit("damaged EXIF", UserWarning, "Image.py", 1, module="PIL.Image")
+        return len(caught) > 0
+
+    image = encoded(Image.new("L", (8, 8)), "PNG")
+    one, other = opened(image), opened(image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        before = list(warnings.filters)
+        assert heard()
+        one.__enter__()
+        other.__enter__()
+        assert not heard()
+        one.__exit__(None, None, None)
+        assert not heard()
+        other.__exit__(None, None, None)
+        assert heard()
+        assert warnings.filters == before
+    code = "import warnings, hyperrule.data.inspection; assert 'PIL' not in str(warnings.filters), warnings.filters"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -29,6 +29,7 @@ from hyperrule.backbones.lite0.package import PACKAGE
 from hyperrule.cli import main
 from hyperrule.data.open import open_source
 from hyperrule.data.preprocess import for_evaluation
+from hyperrule.data.selection import Exclusions
 from hyperrule.errors import BackboneError, DataError, RecipeError, UserError
 from hyperrule.evaluation.calibration import reliability
 from hyperrule.evaluation.label_matching import ClassIndex, match_folders
@@ -245,7 +246,7 @@ def test_figures_are_those_of_the_evaluation_after_training(small: Path, photogr
 
 
 def test_class_folders_are_mapped_to_the_heads_classes(files: Path, photographs: Path) -> None:
-    images = labelled_images("photographs", open_source(str(photographs)).listing, None)
+    images = labelled_images("photographs", open_source(str(photographs)).listing, None, Exclusions())
     names = describe(files / "21843.npz").class_names
     for known in (ONE_K, names):
         found = match_folders(images.class_names, known, "any")
@@ -254,6 +255,27 @@ def test_class_folders_are_mapped_to_the_heads_classes(files: Path, photographs:
             "n01440764": "n01440764",
             "n01443537_goldfish": "n01443537",
         }
+
+
+def test_excluded_images_are_not_judged(small: Path, photographs: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out.csv"
+    for split, label, image in (("val", "3", 0), ("val", "5", 1), ("test", "3", 2), ("test", "5", 3)):
+        (data / split / label).mkdir(parents=True)
+        shutil.copy(images_in(photographs)[image], data / split / label / "one.png")
+    out.write_text("id,reason\nval/3/one.png,blurred\ntest/5/one.png,blurred\n")
+    assert hyperrule.evaluate(small, data, size=SIZE, quiet=True).examples == 2
+    accuracy = hyperrule.evaluate(small, data, exclude=out, size=SIZE, quiet=True)
+    assert [(row.folder, row.examples) for row in accuracy.per_class] == [("3", 1)]
+    result = run("evaluate", small, "--dataset", data, "--split", "validation", "--exclude", out, "--size", SIZE)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("validation accuracy ")
+    assert " of 1)" in result.stdout
+    out.write_text("id\ntest/3/one.png\ntest/5/one.png\n")
+    with pytest.raises(DataError, match=r"out\.csv leaves no image of .* for test\."):
+        hyperrule.evaluate(small, data, exclude=out, size=SIZE, quiet=True)
+    out.write_text("id\nother/one.png\n")
+    with pytest.raises(DataError, match=r"excludes 1 images that the data set does not have"):
+        hyperrule.evaluate(small, data, exclude=out, size=SIZE, quiet=True)
 
 
 def test_one_image_is_enough_and_bad_ones_are_left_out_and_told(small: Path, photographs: Path, tmp_path: Path) -> None:

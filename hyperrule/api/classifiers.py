@@ -19,7 +19,7 @@ from hyperrule.prediction.exported import Model, describe_model
 from hyperrule.prediction.formats import FormatName, checked_format, place
 from hyperrule.prediction.images import find_images, labelled_images
 from hyperrule.prediction.released import ClassifierOptions, describe_classifier, make_classifier_options
-from hyperrule.recipe import Recipe, make_recipe
+from hyperrule.recipe import make_data_recipe
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import os_errors_as, parent_made, taking_its_place
 from hyperrule.support.progress import Reporter, silent_native_stderr
@@ -119,14 +119,15 @@ def evaluate(
 
     `dataset` is what it is for `finetune`, its classes called by WordNet id, name or index; all images count, but
     where they are split those of `split`, by default of the first of test, validation and train that there is.
-    `data` are the options of a recipe that say which images (`data_dir`, `image_key`, `test_split` ...), others those
-    of `predict`. Raises UserError if the request cannot be met, RunError if the work cannot be finished.
+    `data` are the options of a recipe that say which images: `train_split`, `validation_split`, `test_split`,
+    `data_dir`, `image_key`, `label_key` and `exclude` (a file of images that do not count). All others are those of
+    `predict`. Raises UserError if the request cannot be met, RunError if the work cannot be finished.
     """
     reporter = Reporter(quiet)
     with os_errors_as(UserError, "a path cannot be used"):
         asked = make_classifier_options(size, activation, class_names, input_range)
-        source = source_of(make_recipe({"dataset": dataset, **data}, Recipe), reporter)
-        images = labelled_images(os.fspath(dataset), source.listing, split)
+        source = source_of(make_data_recipe("evaluate", dataset, data), reporter)
+        images = labelled_images(os.fspath(dataset), source.listing, split, source.exclusions)
         classifier = describe_model(os.fspath(model), asked, reporter)
         labels = match_folders(images.class_names, classifier.class_names, classifier.name)
     if classifier.note is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -22,7 +22,7 @@ from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.machine.machine import Machine, this_machine
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
 from hyperrule.recipe import DistillRecipe, Recipe, TrainingRecipe, make_recipe
-from hyperrule.run_folder import RunFolder, check_free, free_run_folder
+from hyperrule.run_folder import RunFolder, reserved
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter, silent_native_stderr
 
@@ -114,17 +114,18 @@ class Training(Generic[R, P, D, T]):
     result: Callable[[RunFolder], T]
 
     def run(self, out: str | Path | None, restartable: bool, quiet: bool, options: dict[str, Any]) -> T:
-        with os_errors_as(UserError, "a path cannot be used"):
-            folder, begun = _run_folder(out, restartable)
-            if folder is not None and begun:
-                return (
-                    self.result(folder) if folder.finished else self.resume(folder, folder.read_plan(), quiet, options)
-                )
-            reporter = _reporter(quiet)
-            planned, data = self.plan(make_recipe(options, self.recipe), reporter)
-        with _importing_tensorflow(planned):
-            job = self.job(planned, data, folder or RunFolder(free_run_folder(planned.run_name)), reporter)
-        return job.execute(resuming=False)
+        with _run_folder(out, restartable) as (folder, begun):
+            with os_errors_as(UserError, "a path cannot be used"):
+                if folder is not None and begun:
+                    if folder.finished:
+                        return self.result(folder)
+                    return self.resume(folder, folder.read_plan(), quiet, options)
+                reporter = _reporter(quiet)
+                planned, data = self.plan(make_recipe(options, self.recipe), reporter)
+            with reserved(folder, planned.run_name) as run:
+                with _importing_tensorflow(planned):
+                    job = self.job(planned, data, run, reporter)
+                return job.execute(resuming=False)
 
     def resume(self, folder: RunFolder, stored: TrainingPlan, quiet: bool, options: dict[str, Any]) -> T:
         reporter = _reporter(quiet)
@@ -165,18 +166,21 @@ def _reporter(quiet: bool) -> Reporter:
     return Reporter(quiet or not this_cluster().chief)
 
 
-def _run_folder(out: str | Path | None, restartable: bool) -> tuple[RunFolder | None, bool]:
-    """The folder that is asked for, and whether its run has begun and is to be gone on with."""
+@contextmanager
+def _run_folder(out: str | Path | None, restartable: bool) -> Iterator[tuple[RunFolder | None, bool]]:
+    """The folder that is asked for, and whether its run has begun and is to be gone on with; if not, it is held."""
     if restartable and out is None:
         raise RecipeError("--restartable needs a run folder that every start can find: say --out FOLDER.")
     if out is None:
-        return None, False
-    folder = RunFolder(Path(os.path.expanduser(out)))
-    if restartable and (folder.finished or folder.plan_file.exists()):
-        return folder, True
-    if this_cluster().chief:
-        check_free(folder.path)
-    return folder, False
+        yield None, False
+        return
+    with ExitStack() as held:
+        with os_errors_as(UserError, "a path cannot be used"):
+            folder = RunFolder(Path(os.path.expanduser(out)))
+            begun = restartable and (folder.finished or folder.plan_file.exists())
+            if not begun:
+                held.enter_context(reserved(folder))
+        yield folder, begun
 
 
 def _as_decided(recipe: R, stored: TrainingPlan) -> R:

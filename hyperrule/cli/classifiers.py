@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hyperrule.api import evaluate, predict_each
-from hyperrule.cli.options import classifier_options, data_options
+from hyperrule.cli.options import classifier_options, data_flags
 from hyperrule.cli.prediction_outputs import Outputs
 from hyperrule.support.wording import number, printable
 
@@ -88,7 +88,7 @@ WEAKEST = 5  # classes that are shown
 @classifier_options
 @click.option("--dataset", required=True, metavar="TEXT", help="As for finetune: folder, table, tfds:NAME ...")
 @click.option("--split", metavar="test|validation|train", help="Which images, where they are split [test].")
-@data_options()
+@data_flags("evaluate")
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
 def evaluate_command(model: str, dataset: str, as_json: bool, **options: Any) -> None:
     """Measure a finished run, an export of one or a released classifier on labelled images; nothing is trained.

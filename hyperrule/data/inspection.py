@@ -7,6 +7,7 @@ Work on images on all cores, in order.
 
 import hashlib
 import io
+import re
 import struct
 import sys
 import threading
@@ -38,7 +39,7 @@ MOST_PIXELS = 2**30  # a damaged header can claim as many as it likes
 SLIPS = (ArithmeticError, LookupError, TypeError, struct.error)  # of Pillow's, such as for GIFs that are cut off
 BOMB = Image.DecompressionBombError
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, MemoryError, BOMB, *SLIPS)  # what it raises for bad images
-warnings.filterwarnings("ignore", module=r"PIL\.")  # of EXIF data that are damaged, by the line of Pillow's source
+OF_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # an entry of warnings.filters
 
 HEADER = np.dtype(
     [
@@ -113,10 +114,26 @@ def _inspect_one(encoded: bytes, facts: np.void, small: npt.NDArray[np.uint8] | 
         return reason(encoded, error)
 
 
-def opened(encoded: bytes) -> ImageFile.ImageFile:
-    """Its header, parsed; pixels come later. Raises UNREADABLE, as what is done with it then."""
+@contextmanager
+def opened(encoded: bytes) -> Iterator[ImageFile.ImageFile]:
+    """Its header, parsed; pixels come later, within the block. Raises UNREADABLE, as what is done with it then."""
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow refuses twice as many
-    return Image.open(io.BytesIO(encoded), formats=FORMATS)
+    with _pillow_unheard(), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        yield image
+
+
+@contextmanager
+def _pillow_unheard() -> Iterator[None]:
+    """Within the block, no warnings of EXIF data that are damaged, by the line of Pillow's source.
+
+    Threads may overlap, unlike with `warnings.catch_warnings`: each adds an entry of its own, and takes one away.
+    """
+    filters = warnings.filters
+    filters.insert(0, OF_PILLOW)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        filters.remove(OF_PILLOW)  # type: ignore[attr-defined]
 
 
 def reason(encoded: bytes, error: Exception) -> str:
@@ -137,7 +154,7 @@ def _rather(encoded: bytes) -> str:
     if encoded[4:8] == b"ftyp" and encoded[8:12] in (b"heic", b"heix", b"mif1", b"avif"):
         return ", but AVIF" if encoded[8:12] == b"avif" else ", but HEIC"
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with _pillow_unheard(), Image.open(io.BytesIO(encoded)) as image:
             return f", but {image.format}"
     except UNREADABLE:
         pass

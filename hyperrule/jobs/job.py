@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import keras
@@ -128,6 +129,9 @@ class Job(ABC, Generic[P, R]):
             tpu=plan.recipe.devices == "tpu",
         )
         self.workers = Workers(self.strategy, self.cluster)
+        chiefs = Path(self.workers.texts(str(self.run.path))[0])
+        if chiefs != self.run.path:  # only the chief knows which folder it has found free
+            self.run = RunFolder(chiefs)
         self.plan = agreed(plan, self.workers)
         keras.utils.set_random_seed(plan.seed.value)  # random backbones; everything else is stateless
         with self.strategy.scope():

@@ -16,6 +16,7 @@ import numpy as np
 from hyperrule.data.images import EncodedImages
 from hyperrule.data.inspection import UNREADABLE, opened, reason
 from hyperrule.data.listing import Listing, Split
+from hyperrule.data.selection import Exclusions
 from hyperrule.data.sources.image_folder import EXTENSIONS, image_files
 from hyperrule.errors import DataError
 from hyperrule.support.wording import listed, printable
@@ -137,18 +138,22 @@ class LabelledImages:
     contents: EncodedImages
 
 
-def labelled_images(name: str, listing: Listing, split: Split | None) -> LabelledImages:
+def labelled_images(name: str, listing: Listing, split: Split | None, exclusions: Exclusions) -> LabelledImages:
     """All images of a data set that is not split, else those of `split`, by default of the first of test, validation
-    and train that there is.
+    and train that there is; without the excluded ones.
 
-    Unlike for training, one class is enough, and one image. Raises DataError if there is no such split.
+    Unlike for training, one class is enough, and one image. Raises DataError if there is no such split, if none of its
+    images is left, or for exclusions of another data set.
     """
     there = list(listing.splits)
     if split is not None and split not in there:
         has = f"only {' and '.join(there)}" if there else "no splits; leave --split out to take every image"
         raise DataError(f"{name} has no images for {split}: it has {has}.")
     chosen = split or next((split for split in BY_DEFAULT if split in there), None)
-    members = np.arange(len(listing.labels)) if chosen is None else listing.splits[chosen]
+    everything = np.arange(len(listing.labels)) if chosen is None else listing.splits[chosen]
+    members = exclusions.remaining(everything, listing.ids)
+    if not len(members):
+        raise DataError(f"{exclusions.origin} leaves no image of {name}{f' for {chosen}' if chosen else ''}.")
     return LabelledImages(
         name,
         chosen,

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from hyperrule.backbones.backbone import using_kernels
-from hyperrule.backbones.bit.checkpoints import Arrays
+from hyperrule.backbones.bit.checkpoints import State
 from hyperrule.backbones.bit.layers import standardize
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.training.classifier import Classifier
@@ -118,11 +118,11 @@ class TrainingStep:
             self.accumulate(micro_batch)
         return self.update(learning_rate)
 
-    def snapshot(self) -> Arrays:
+    def snapshot(self) -> State:
         """All state that the next step depends on: weights, and what the optimizer keeps."""
         return {**self.classifier.snapshot(), **{name: variable.numpy() for name, variable in self._state.items()}}
 
-    def restore(self, arrays: Arrays) -> None:
+    def restore(self, arrays: State) -> None:
         """Assign what `snapshot` returned."""
         with self.strategy.scope():
             self.classifier.load(arrays)

@@ -1,6 +1,9 @@
 """A SavedModel is run once: is it a BiT, what does it cost, and what pixels does it take?"""
 
+import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
@@ -32,16 +35,30 @@ RANDOM = {
     "Multinomial",
 }
 
-tf.get_logger().setLevel("ERROR")  # the profiler's own deprecations are nobody's business
-
 
 def inspect(folder: Path, sha256: str, weights: Path) -> ModuleFacts:
     """Run the SavedModel on real photographs. A BiT's arrays are written to `weights` (.npz).
 
     Raises BackboneError if it cannot be a backbone.
     """
-    with tf.device("CPU:0"):  # a GPU's TF32 convolutions would prove nothing to 1e-4
+    # A GPU's TF32 convolutions would prove nothing to 1e-4.
+    with _only_errors_logged(), tf.device("CPU:0"):
         return _inspected(folder, sha256, weights)
+
+
+@contextmanager
+def _only_errors_logged() -> Iterator[None]:
+    """By TensorFlow, in this thread, within the block: the profiler's own deprecations are nobody's business."""
+    here = threading.get_ident()
+
+    def counts(record: logging.LogRecord) -> bool:
+        return record.thread != here or record.levelno >= logging.ERROR
+
+    tf.get_logger().addFilter(counts)
+    try:
+        yield
+    finally:
+        tf.get_logger().removeFilter(counts)
 
 
 def _inspected(folder: Path, sha256: str, weights: Path) -> ModuleFacts:
