@@ -36,7 +36,7 @@ from hyperrule.errors import Interrupted, RunError, RunFolderError
 from hyperrule.evaluation.features import features_file, features_of
 from hyperrule.evaluation.probe import fit_probe
 from hyperrule.planning.finetune import training_examples
-from hyperrule.support.files import alone
+from hyperrule.support.files import file_lock
 from hyperrule.support.progress import Reporter
 
 QUIET = Reporter(quiet=True)
@@ -609,7 +609,7 @@ def test_two_runs_on_one_folder_share_it_even_if_one_is_killed(pets: dict[str, A
         for info in infos.values():
             for images in (source.examples("train"), source.examples("test")):
                 features = features_file(info, images, 32)
-                held.enter_context(alone(features.with_suffix(".lock")))
+                held.enter_context(file_lock(features.with_suffix(".lock")))
                 np.save(features.with_suffix(".held"), np.random.default_rng(0).random((len(images), 8), np.float32))
                 held.callback(os.rename, features.with_suffix(".held.npy"), features)
         killed, other = (start("bench", str(file), "--out", str(out.path), "--jobs", jobs) for jobs in "12")

@@ -29,7 +29,7 @@ from hyperrule.evaluation.features import FrozenFeatures
 from hyperrule.evaluation.probe import BLAS_THREADS, L2_CANDIDATES, fit_probes
 from hyperrule.pages.rendering import render
 from hyperrule.pages.thumbnails import pictures
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import number
 
@@ -79,7 +79,7 @@ class LabelErrors(BaseModel):
 
     def write_csv(self, file: Path) -> None:
         """A row for each suspect. Raises RunError if it cannot be written."""
-        with whole_file(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+        with atomic_write(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, list(Suspect.model_fields))
             writer.writeheader()
             writer.writerows(
@@ -102,7 +102,7 @@ class LabelErrors(BaseModel):
             raise ValueError("these findings came without their images: call hyperrule.label_errors")
 
         page = render_page(self, self._source)
-        with whole_file(file) as partial:
+        with atomic_write(file) as partial:
             partial.write_text(page, encoding="utf-8")
 
 

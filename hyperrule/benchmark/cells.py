@@ -26,7 +26,7 @@ from hyperrule.evaluation.features import PREPROCESSING
 from hyperrule.planning.finetune import Plan, make_plan
 from hyperrule.planning.machine.machine import Machine, this_machine
 from hyperrule.planning.planner import installed_versions
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Reporter
 
 MICRO_BATCH = 32  # of networks with batch norm, which sees it: not what memory is free for, which changes
@@ -214,6 +214,6 @@ def list_file(folder: Path, dataset: str, shots: Shots, seed: int) -> Path:
 
 def write_list(file: Path, chosen: Examples) -> None:
     """The ids, one a line, in the order in which the images are used. Raises RunError."""
-    with whole_file(file) as partial:
+    with atomic_write(file) as partial:
         partial.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text("".join(f"{identity}\n" for identity in chosen.ids), encoding="utf-8")

@@ -19,7 +19,7 @@ from hyperrule.data.source import Source
 from hyperrule.errors import BackboneError, RecipeError
 from hyperrule.planning.machine.speed import software
 from hyperrule.recipe import Recipe
-from hyperrule.support.files import alone, cache_folder, whole_file
+from hyperrule.support.files import atomic_write, cache_folder, file_lock
 from hyperrule.support.progress import Reporter, silent_native_stderr
 
 PREPROCESSING = 1  # raised when pixels or the folded network come to differ; versions of hyperrule may not tell
@@ -38,12 +38,12 @@ def features_of(
     reporter = reporter or Reporter(quiet=True)
     file = features_file(info, examples, size)
     if not file.exists():
-        with alone(file.with_suffix(".lock"), reporter):
+        with file_lock(file.with_suffix(".lock"), reporter):
             if not file.exists():  # another process may have been first
                 with silent_native_stderr():
                     from hyperrule.evaluation.inference import extract
                 features = extract(info, examples, size, reporter)
-                with whole_file(file) as partial, partial.open("wb") as stream:
+                with atomic_write(file) as partial, partial.open("wb") as stream:
                     np.save(stream, features)
     mapped: npt.NDArray[np.float32] = np.load(file, mmap_mode="r")
     return mapped

@@ -23,7 +23,7 @@ from hyperrule.errors import DataError, RunError
 from hyperrule.planning.cost import fit
 from hyperrule.planning.machine.cluster import Cluster
 from hyperrule.planning.machine.machine import this_machine
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Report, Reporter
 from hyperrule.support.wording import listed
 from hyperrule.training import runtime
@@ -142,5 +142,5 @@ def write_predictions(
         },
         metadata={"class_names": "\n".join(class_names)},
     )
-    with whole_file(file) as partial:
+    with atomic_write(file) as partial:
         pq.write_table(table, partial)

@@ -27,7 +27,7 @@ from hyperrule.planning.finetune import Plan, training_examples
 from hyperrule.reporting.make import finish_run
 from hyperrule.reporting.pictures import keep_pictures
 from hyperrule.run_folder import RunFolder
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Report, Reporter
 from hyperrule.training.classifier import make_classifier
 from hyperrule.training.step import TrainingStep
@@ -157,7 +157,7 @@ class Finetuning(HeadOnBackbone[Finetuned]):
     def _write(self, logits: npt.NDArray[np.float32], metrics: Metrics, temperature: float) -> Parity:
         """All that remains of the run; `logits` are calibrated."""
         run = self.run
-        with whole_file(run.weights_file) as partial:
+        with atomic_write(run.weights_file) as partial:
             write_arrays(partial, self.classifier.snapshot())
         probabilities = softmax(logits, axis=1)
         run.write(run.eval_file, metrics.model_dump_json(indent=2) + "\n")

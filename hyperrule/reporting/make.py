@@ -13,7 +13,7 @@ from hyperrule.reporting.finished_run import FinishedRun
 from hyperrule.reporting.model_card import model_card
 from hyperrule.reporting.page import GENERATOR, render_comparison, render_report
 from hyperrule.run_folder import RunFolder
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import resume_command
 
@@ -51,7 +51,7 @@ def make_report(folders: Sequence[RunFolder], out: Path | None) -> ReportFiles:
     page = render_report(runs[0]) if len(runs) == 1 else render_comparison(runs)
     headlines = {str(run.folder.path): run.headline for run in runs}
     if target is not None:
-        with whole_file(target) as partial:
+        with atomic_write(target) as partial:
             partial.write_text(page, encoding="utf-8")
         return ReportFiles(target, None, headlines)
     (folder,), (run,) = folders, runs

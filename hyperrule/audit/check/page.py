@@ -15,7 +15,7 @@ from hyperrule.data.selection import write_exclusions
 from hyperrule.data.source import Source
 from hyperrule.pages.rendering import render
 from hyperrule.pages.thumbnails import pictures
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class CheckReport(Findings):
         if self._source is None:
             raise ValueError("these findings came without their images: call hyperrule.check")
         page = render_page(self, self._source)
-        with whole_file(file) as partial:
+        with atomic_write(file) as partial:
             partial.write_text(page, encoding="utf-8")
 
 

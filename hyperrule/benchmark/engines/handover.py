@@ -13,7 +13,7 @@ from rich.console import Console
 from hyperrule.benchmark.cells import PreparedCell
 from hyperrule.benchmark.ledger import claim
 from hyperrule.planning.finetune import Plan
-from hyperrule.support.files import alone
+from hyperrule.support.files import file_lock
 from hyperrule.support.progress import Reporter
 
 LOCK = "lock"  # held as long as the command lives
@@ -32,7 +32,7 @@ class _Pickler(pickle.Pickler):
 def scratch_folder(folder: Path) -> Iterator[Path]:
     """A folder in it for the block, for the files of one command; those of commands that were killed go."""
     with ExitStack() as held:
-        with alone(folder / ".lock"):
+        with file_lock(folder / ".lock"):
             for other in folder.glob(".planned-*"):
                 with claim(other, LOCK, "") as left_behind:
                     if left_behind:

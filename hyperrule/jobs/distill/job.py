@@ -24,7 +24,7 @@ from hyperrule.jobs.result import Distilled
 from hyperrule.planning.distill import DistillPlan
 from hyperrule.reporting.make import finish_run
 from hyperrule.run_folder import RunFolder
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Report, Reporter
 from hyperrule.training.classifier import POLICIES
 from hyperrule.training.optimizer import adamw
@@ -170,7 +170,7 @@ class Distillation(Job[DistillPlan, Distilled]):
 
     def _write(self, answers: Answers, agreements: Agreements) -> Parity | None:
         run, parity = self.run, None
-        with whole_file(run.weights_file) as partial:
+        with atomic_write(run.weights_file) as partial:
             write_arrays(partial, self.classifier.bit_arrays(with_head=self.matches_logits))
         run.write(run.eval_file, agreements.model_dump_json(indent=2) + "\n")
         if answers.teacher is not None:
