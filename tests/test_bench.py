@@ -399,7 +399,7 @@ def measured(
     grid: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *codes: int
 ) -> tuple[int, str, str, list[Line]]:
     """What the command line says of a grid of probes, and the ledger."""
-    monkeypatch.setattr(run_grid, "run_locally", Engine(*codes))
+    monkeypatch.setattr(grid_module, "run_locally", Engine(*codes))
     monkeypatch.setattr(work_module, "Probing", Guessing)
     file, out = tmp_path / "grid.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(grid, sort_keys=False))

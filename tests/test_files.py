@@ -66,7 +66,12 @@ def test_the_lock_of_a_finished_run_stays_the_same_file(tmp_path: Path) -> None:
 def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("before")
-    with pytest.raises(RunError, match=r"cannot write .*file: "), atomic_write(file) as partial:
-        partial.write_text("half")
-        raise OSError(28, "No space left on device")
+
+    def write() -> None:
+        with atomic_write(file) as partial:
+            partial.write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(RunError, match=r"cannot write .*file: the disk is full"):
+        write()
     assert (file.read_text(), list(tmp_path.iterdir())) == ("before", [file])
