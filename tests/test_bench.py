@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from command_line import SMALL, start
 
 import hyperrule
+from hyperrule.benchmark import run_grid as grid_module
 from hyperrule.benchmark.cells import PreparedCell, planned_cells
 from hyperrule.benchmark.engines import local, trained
 from hyperrule.benchmark.engines import work as work_module
