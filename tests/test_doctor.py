@@ -16,8 +16,9 @@ from hyperrule.cli import doctor
 from hyperrule.doctor import diagnose, findings, installation
 from hyperrule.doctor.findings import driver_finding, tensorflow_findings
 from hyperrule.doctor.installation import Surroundings, TensorFlow, ask_tensorflow, look_around, missing_cuda_packages
+from hyperrule.planning.machine import machine
 from hyperrule.planning.machine.gpus import Gpu, GpusUnknown, NoNvidiaSmi
-from hyperrule.planning.machine.machine import machine, this_machine
+from hyperrule.planning.machine.machine import this_machine
 from hyperrule.planning.machine.speed import store_speed, stored_speed
 from hyperrule.support import limits
 from hyperrule.support.limits import MemoryLimit
@@ -38,7 +39,7 @@ def hyperrule_doctor(monkeypatch: pytest.MonkeyPatch) -> Doctor:
         monkeypatch.setattr(doctor, "WIDTH", 80)
         monkeypatch.setattr(diagnose, "ask_tensorflow", lambda: sees)
         monkeypatch.setattr(diagnose, "look_around", lambda: around)
-        result = CliRunner().invoke(doctor.command, arguments)
+        result = CliRunner().invoke(doctor.doctor_command, arguments)
         assert result.exception is None
         return result.stdout
 
