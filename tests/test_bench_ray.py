@@ -49,9 +49,12 @@ def cluster() -> Iterator[Any]:
         patch.delenv("RAY_ADDRESS", raising=False)
         from ray.cluster_utils import Cluster
 
+        # As in the background of a script: Ray's own way to cancel a task would do nothing.
+        own = signal.signal(signal.SIGINT, signal.SIG_IGN)
         two = Cluster(initialize_head=True, head_node_args={**NODE, "_system_config": SOON})
         try:
             two.add_node(**NODE)
+            signal.signal(signal.SIGINT, own)
             yield two
         finally:
             two.shutdown()
@@ -113,8 +116,11 @@ def test_a_signal_stops_all_tasks_even_if_ray_forgets_to_cancel(
             cancel(task)
 
     monkeypatch.setattr(ray, "cancel", forgetful)
-    monkeypatch.setattr(on_ray, "HEEDED", 10.0)
-    sleep = f"import os, pathlib, time; pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch(); time.sleep(600)"
+    monkeypatch.setattr(on_ray, "HEEDED", 5.0)
+    sleep = (
+        f"import os, pathlib, time; folder = pathlib.Path({str(tmp_path)!r}); (folder / str(os.getpid())).touch(); "
+        "time.sleep(60); (folder / 'slept').touch()"
+    )
     monkeypatch.setattr(on_ray, "command", lambda folder, order: [sys.executable, "-c", sleep])
     pieces = [Piece(dataset="d", backbone="b", method="head", shots=1, seed=seed) for seed in range(3)]
     ended: list[int] = []
@@ -129,6 +135,7 @@ def test_a_signal_stops_all_tasks_even_if_ray_forgets_to_cancel(
     with on_ray.connected(cluster.address), pytest.raises(Interrupted, match="the same command goes on") as stopped:
         on_ray.run_on_ray(tmp_path, orders, 1, lambda _, code: ended.append(code))
     assert (stopped.value.exit_code, ended) == (143, [])
+    assert not (tmp_path / "slept").exists()
     assert not any(psutil.pid_exists(int(name)) for name in os.listdir(tmp_path))
 
 
