@@ -39,7 +39,7 @@ def hyperrule_doctor(monkeypatch: pytest.MonkeyPatch) -> Doctor:
         monkeypatch.setattr(doctor, "WIDTH", 80)
         monkeypatch.setattr(diagnose, "ask_tensorflow", lambda: sees)
         monkeypatch.setattr(diagnose, "look_around", lambda: around)
-        result = CliRunner().invoke(doctor.command, arguments)
+        result = CliRunner().invoke(doctor.doctor_command, arguments)
         assert result.exception is None
         return result.stdout
 
