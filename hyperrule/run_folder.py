@@ -37,7 +37,6 @@ from hyperrule.planning.training_plan import FORMAT, TrainingPlan
 from hyperrule.support.files import os_errors_as, whole_file
 from hyperrule.support.wording import resume_command
 
-FINETUNE_ALONE = 4  # the format before there were other jobs; else it is the same
 RUNS = Path("runs")  # where new ones go, if nothing else is said
 
 
@@ -110,8 +109,6 @@ class RunFolder:
             )
         try:
             stored = json.loads(self.plan_file.read_text(encoding="utf-8"))
-            if stored["format"] == FINETUNE_ALONE:
-                stored |= {"format": FORMAT, "job": "finetune"}
             if stored["format"] != FORMAT:
                 raise RunFolderError(
                     f"{self.plan_file} has format {stored['format']}; this version reads {FORMAT}. "
