@@ -11,6 +11,8 @@ import os
 import sys
 import warnings
 
+__version__ = "0.1.0"
+
 if "keras" in sys.modules and (_backend := sys.modules["keras"].backend.backend()) != "tensorflow":
     raise ImportError(
         f"hyperrule runs on TensorFlow, and Keras is imported already, on {_backend}: import hyperrule in a process of "
@@ -45,7 +47,6 @@ from hyperrule.api import (
     resume,
 )
 from hyperrule.errors import HyperruleError, RunError, UserError
-from hyperrule.support.version import __version__
 
 __all__ = [
     "HyperruleError",

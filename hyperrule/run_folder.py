@@ -15,7 +15,6 @@ model_card.md        the same for whoever gets the model; written last, so its p
 Checkpoints of a run: one .npz a time, written whole or not at all, the last two kept.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -23,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -34,9 +33,10 @@ from hyperrule.planning.distill import DistillPlan
 from hyperrule.planning.finetune import Plan
 from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.training_plan import FORMAT, TrainingPlan
-from hyperrule.support.files import os_errors_as, whole_file
+from hyperrule.support.files import atomic_write, os_errors_as, try_file_lock
 from hyperrule.support.wording import resume_command
 
+P = TypeVar("P", bound=TrainingPlan)
 RUNS = Path("runs")  # where new ones go, if nothing else is said
 
 
@@ -80,16 +80,11 @@ class RunFolder:
         if self._held:
             yield
             return
-        # A file of its own, never replaced, and open for writing: network file systems ask for that.
         with ExitStack() as held:
             with os_errors_as(RunFolderError, f"{self.path} cannot be locked"):
-                lock = held.enter_context(self.lock_file.open("a"))
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    held_by_another = not os.path.samestat(os.fstat(lock.fileno()), self.lock_file.stat())
-                except (BlockingIOError, FileNotFoundError):  # the latter: who held it has just removed it
-                    held_by_another = True
-            if held_by_another:
+                lock = held.enter_context(try_file_lock(self.lock_file))
+            # One that was removed belongs to a folder that was reserved and given back in this moment.
+            if lock is None or not _same(lock, self.lock_file):
                 raise RunFolderError(f"{self.path} is in use: another process is working on this run.")
             self._held = True
             _locks.add(lock)
@@ -98,10 +93,8 @@ class RunFolder:
             finally:
                 self._held = False
                 _locks.remove(lock)
-                if self.finished:  # nobody resumes it
-                    self.lock_file.unlink(missing_ok=True)
 
-    def read_plan(self) -> Plan | DistillPlan:
+    def read_plan(self) -> TrainingPlan:
         """The stored plan. Raises RunFolderError if there is none or it is of another format."""
         if not self.plan_file.is_file():
             raise RunFolderError(
@@ -114,10 +107,17 @@ class RunFolder:
                     f"{self.plan_file} has format {stored['format']}; this version reads {FORMAT}. "
                     "Continue the run with the version that started it."
                 )
-            kind = DistillPlan if stored["job"] == "distill" else Plan
+            kind: type[TrainingPlan] = DistillPlan if stored["job"] == "distill" else Plan
             return kind.model_validate(stored)
         except (ValueError, KeyError, TypeError, ValidationError) as error:
             raise RunFolderError(f"{self.plan_file} is damaged: {' '.join(str(error).split())[:200]}") from None
+
+    def read_plan_of(self, kind: type[P]) -> P:
+        """The stored plan, of a kind of training. Raises RunFolderError if it is of another, too."""
+        plan = self.read_plan()
+        if not isinstance(plan, kind):
+            raise RunFolderError(f"{self.path} holds a {plan.KIND}, not a {kind.KIND}.")
+        return plan
 
     def read_temperature(self) -> float:
         """By which the logits are divided for calibrated probabilities; 1 where that was never fitted. Raises
@@ -132,7 +132,7 @@ class RunFolder:
 
     def write(self, file: Path, text: str) -> None:
         """Write a file of the run whole or not at all."""
-        with whole_file(file) as partial:
+        with atomic_write(file) as partial:
             partial.write_text(text, encoding="utf-8")
 
     def append_metrics(self, line: dict[str, Any]) -> None:
@@ -157,6 +157,13 @@ class RunFolder:
         self.write(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
 
 
+def _same(stream: IO[str], file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), file.stat())
+    except FileNotFoundError:
+        return False
+
+
 _locks: set[IO[str]] = set()
 
 
@@ -166,7 +173,8 @@ def _let_go() -> None:
         lock.close()
 
 
-os.register_at_fork(after_in_child=_let_go)
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
@@ -259,7 +267,7 @@ def save_checkpoint(folder: Path, step: int, arrays: State, resume: str) -> Path
         folder.mkdir(exist_ok=True)
     target = folder / f"step-{step:08d}.npz"
     try:
-        with whole_file(target) as partial:
+        with atomic_write(target) as partial:
             write_arrays(partial, arrays)
     except RunError as error:
         kept = f"Earlier checkpoints are kept; continue with: {resume}"

@@ -223,7 +223,7 @@ def test_a_bit_that_computes_something_else_runs_as_it_is(tmp_path: Path) -> Non
     with pytest.raises(BackboneError, match="input range of module cannot be told"):
         describe_backbone(str(tmp_path / "module"))
     info = describe_backbone(str(tmp_path / "module"), input_range=(0, 1))
-    assert info.as_it_is is not None
+    assert info.opaque is not None
     assert info.input_range == (0, 1)
     assert "variables are those of R26x0.5, but its outputs differ" in info.notes[1]
 
@@ -253,7 +253,7 @@ def test_statistics_follow_training_and_the_penalty_counts_once_a_step(kinds: di
     assert [step.run([batch], 0.1).loss for _ in range(3)] == pytest.approx(expected, rel=1e-5)
     arrays = {name.split("/", 2)[2]: variable for name, variable in classifier.backbone.arrays.items()}
     np.testing.assert_allclose(arrays["bn/moving_mean"], net.mean, rtol=1e-4, atol=1e-6)
-    assert describe_backbone(kinds["as it is"]).as_it_is.keeps_statistics  # type: ignore[union-attr]
+    assert describe_backbone(kinds["as it is"]).opaque.keeps_statistics  # type: ignore[union-attr]
 
 
 def test_two_devices_train_a_module_as_it_is(kinds: dict[str, str]) -> None:
@@ -285,8 +285,8 @@ def test_frozen_savedmodels_extract_features_and_say_that_they_cannot_train(tmp_
         tf.compat.v1.saved_model.simple_save(session, str(tmp_path / "tf1"), {"images": images}, {"default": features})
     for name, features_expected, side in (("signatures", 16, None), ("tf1", 4, 40)):
         info = describe_backbone(str(tmp_path / name), input_range=(0, 1))
-        assert info.as_it_is is not None
-        assert (info.as_it_is.trainable, info.features, info.as_it_is.side) == (False, features_expected, side)
+        assert info.opaque is not None
+        assert (info.opaque.trainable, info.features, info.opaque.side) == (False, features_expected, side)
         side = side or 32
         assert GraphModule(tmp_path / name)(np.zeros((2, side, side, 3), np.float32)).shape == (2, features_expected)
 
@@ -330,7 +330,7 @@ def test_an_export_whose_head_alone_was_trained_trains_again(
     run = hyperrule.finetune(
         dataset=image_folder, backbone=kinds["as it is"], train="head", out=tmp_path / "run", **SHORT
     ).run
-    assert describe_backbone(str(run.path)).as_it_is.trainable  # type: ignore[union-attr]
+    assert describe_backbone(str(run.path)).opaque.trainable  # type: ignore[union-attr]
 
 
 # The input range

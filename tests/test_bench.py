@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from command_line import SMALL, start
 
 import hyperrule
-from hyperrule.benchmark.cells import Planned, planned_cells
+from hyperrule.benchmark.cells import PreparedCell, planned_cells
 from hyperrule.benchmark.engines import local, trained
 from hyperrule.benchmark.engines import work as work_module
 from hyperrule.benchmark.engines.handover import read_planned, write_planned
@@ -36,7 +36,7 @@ from hyperrule.errors import Interrupted, RunError, RunFolderError
 from hyperrule.evaluation.features import features_file, features_of
 from hyperrule.evaluation.probe import fit_probe
 from hyperrule.planning.finetune import training_examples
-from hyperrule.support.files import alone
+from hyperrule.support.files import file_lock
 from hyperrule.support.progress import Reporter
 
 QUIET = Reporter(quiet=True)
@@ -78,7 +78,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory):
         yield
 
 
-def planned(grid: dict[str, Any]) -> list[Planned]:
+def planned(grid: dict[str, Any]) -> list[PreparedCell]:
     asked = Grid.model_validate(grid)
     return planned_cells(asked, asked.cells(), QUIET).planned
 
@@ -350,7 +350,7 @@ def test_a_failed_cell_has_its_reason_and_is_tried_again_when_asked(
     grid, folder = prepared({**pets, "methods": {"head": {"steps": 1}}, "shots": 1}, tmp_path / "bench")
     outcomes = [RunError("no\nmemory"), ZeroDivisionError("division by zero")]
 
-    def measure(one: Planned, *_: object) -> Line:
+    def measure(one: PreparedCell, *_: object) -> Line:
         if outcomes:
             raise outcomes.pop(0)
         return one.done(0.5, 4, 2, 1.0)
@@ -376,7 +376,7 @@ class Guessing:
     def __init__(self, *_: object) -> None:
         pass
 
-    def measure(self, one: Planned) -> Line:
+    def measure(self, one: PreparedCell) -> Line:
         return one.done(0.5, 4, 2, 1.0, 64)
 
 
@@ -399,7 +399,7 @@ def measured(
     grid: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *codes: int
 ) -> tuple[int, str, str, list[Line]]:
     """What the command line says of a grid of probes, and the ledger."""
-    monkeypatch.setattr(run_grid, "run_locally", Engine(*codes))
+    monkeypatch.setattr(grid_module, "run_locally", Engine(*codes))
     monkeypatch.setattr(work_module, "Probing", Guessing)
     file, out = tmp_path / "grid.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(grid, sort_keys=False))
@@ -609,7 +609,7 @@ def test_two_runs_on_one_folder_share_it_even_if_one_is_killed(pets: dict[str, A
         for info in infos.values():
             for images in (source.examples("train"), source.examples("test")):
                 features = features_file(info, images, 32)
-                held.enter_context(alone(features.with_suffix(".lock")))
+                held.enter_context(file_lock(features.with_suffix(".lock")))
                 np.save(features.with_suffix(".held"), np.random.default_rng(0).random((len(images), 8), np.float32))
                 held.callback(os.rename, features.with_suffix(".held.npy"), features)
         killed, other = (start("bench", str(file), "--out", str(out.path), "--jobs", jobs) for jobs in "12")

@@ -104,7 +104,7 @@ def student_of(plan: DistillPlan, devices: int) -> TrainingStep:
         student.load_weights_of(arrays)
         student.mean.assign(tf.fill(student.mean.shape, 0.5))
         student.scale.assign(tf.fill(student.scale.shape, 2.0))
-        optimizer = adamw(plan.weight_decay.value / plan.base_learning_rate.value, student.undecayed)
+        optimizer = adamw(plan.weight_decay.value / plan.base_lr.value, student.undecayed)
         return TrainingStep(student, strategy, 8, optimizer)
 
 

@@ -16,8 +16,9 @@ from hyperrule.cli import doctor
 from hyperrule.doctor import diagnose, findings, installation
 from hyperrule.doctor.findings import driver_finding, tensorflow_findings
 from hyperrule.doctor.installation import Surroundings, TensorFlow, ask_tensorflow, look_around, missing_cuda_packages
+from hyperrule.planning.machine import machine
 from hyperrule.planning.machine.gpus import Gpu, GpusUnknown, NoNvidiaSmi
-from hyperrule.planning.machine.machine import machine, this_machine
+from hyperrule.planning.machine.machine import this_machine
 from hyperrule.planning.machine.speed import store_speed, stored_speed
 from hyperrule.support import limits
 from hyperrule.support.limits import MemoryLimit

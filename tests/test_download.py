@@ -17,7 +17,7 @@ from loopback import Answer, Heard, Loopback
 from hyperrule.backbones.fetch import http
 from hyperrule.backbones.fetch.bucket import Weights, cached, fetch, verified
 from hyperrule.errors import BackboneError
-from hyperrule.support.files import alone, cache_folder
+from hyperrule.support.files import cache_folder, file_lock
 from hyperrule.support.progress import Reporter
 
 FILE = "distill/R50x1_160.npz"
@@ -282,7 +282,7 @@ def test_the_cache_can_be_moved(server: Loopback, tmp_path: Path, monkeypatch: p
 
 def test_two_at_once_download_once(server: Loopback, cache: Path) -> None:
     reporters = [Heard(), Heard()]
-    with alone(cache / ".download"):
+    with file_lock(cache / ".download"):
         threads = [threading.Thread(target=fetch, args=(FILE, reporter)) for reporter in reporters]
         for thread in threads:
             thread.start()

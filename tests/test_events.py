@@ -10,8 +10,7 @@ from modules import SmallNet
 
 import hyperrule
 from hyperrule.run_folder import RunFolder
-from hyperrule.training.events import Events
-from hyperrule.training.loop import Loop
+from hyperrule.training.loop import Events, Loop
 
 pytestmark = pytest.mark.usefixtures("without_export")
 

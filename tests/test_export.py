@@ -24,11 +24,9 @@ from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data.images import Examples, Files
 from hyperrule.errors import UserError
-from hyperrule.exporting.converted import export_litert, export_onnx
-from hyperrule.exporting.formats import FORMATS, FormatName, Quantize, place
-from hyperrule.exporting.keras_model import export_keras
+from hyperrule.exporting.converted import export_keras, export_litert, export_onnx
 from hyperrule.exporting.saved_model import export_module, export_saved_model
-from hyperrule.prediction.card import Card
+from hyperrule.prediction.formats import FORMATS, Card, FormatName, Quantize, place
 from hyperrule.prediction.runtimes import RUNTIMES
 from hyperrule.training.classifier import Classifier, fold, make_classifier
 
@@ -273,6 +271,6 @@ def test_runs_that_cannot_be_exported(run: Path, image_folder: Path, tmp_path: P
 
 
 def test_a_runtime_that_is_not_installed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hyperrule.exporting.formats.find_spec", lambda _: None)
+    monkeypatch.setattr("hyperrule.prediction.formats.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"litert needs ai_edge_litert\. Install: pip install 'hyperrule\[litert\]'"):
         hyperrule.export(run, "litert", quiet=True)

@@ -15,7 +15,7 @@ from scipy.optimize import curve_fit
 import hyperrule
 from hyperrule.audit.learning_curve.curve import LearningCurve, answer
 from hyperrule.audit.learning_curve.extrapolate import fit, look_ahead, power_law
-from hyperrule.audit.learning_curve.measure import SEEDS, Measured, halved, measure, subset
+from hyperrule.audit.learning_curve.measure import SEEDS, SubsetAccuracies, halved, measure, subset
 from hyperrule.cli import main
 from hyperrule.data.images import Examples
 from hyperrule.support.progress import Reporter
@@ -30,13 +30,13 @@ def blobs(examples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return (centres[labels] + noise).astype(np.float32), labels
 
 
-def measured_as(top1: list[float], examples: int = 1000, spread: float = 0.004) -> Measured:
+def measured_as(top1: list[float], examples: int = 1000, spread: float = 0.004) -> SubsetAccuracies:
     """Sizes that double, whose subsets have about these accuracies; who gets an image right goes on to."""
     rng = np.random.default_rng(0)
     order = rng.permutation(examples)
     rows = [[order < (accuracy + spread * rng.normal()) * examples for _ in range(SEEDS)] for accuracy in top1]
     rows[-1] = [order < top1[-1] * examples] * SEEDS
-    return Measured(10 * 2 ** np.arange(len(top1)), np.array(rows))
+    return SubsetAccuracies(10 * 2 ** np.arange(len(top1)), np.array(rows))
 
 
 def test_subsets_are_nested_and_stratified() -> None:

@@ -6,11 +6,11 @@ import pytest
 from fake_machine import A100, FAILS, THREE_GPUS, V100, NvidiaSmi, nvidia_smi, speed_of, unknown_machine, written
 
 from hyperrule.errors import RecipeError
-from hyperrule.planning.execution import precision_of, worthwhile_precisions, xla_of
 from hyperrule.planning.machine import gpus, machine
 from hyperrule.planning.machine.gpus import Gpu, GpusUnknown, installed_gpus, visible_gpus
 from hyperrule.planning.machine.machine import Machine, this_machine
 from hyperrule.planning.machine.speed import Speed, speed_file, store_speed, stored_speed
+from hyperrule.planning.planner import precision_of, worthwhile_precisions, xla_of
 from hyperrule.support.limits import core_limit, memory_limit
 
 GIB = 2**30

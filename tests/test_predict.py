@@ -36,10 +36,10 @@ from hyperrule.evaluation.label_matching import ClassIndex, match_folders
 from hyperrule.evaluation.metrics import compute_metrics
 from hyperrule.exporting.saved_model import export_saved_model
 from hyperrule.prediction.accuracy import Tally, ranks_and_losses
-from hyperrule.prediction.card import Card
+from hyperrule.prediction.formats import Card
 from hyperrule.prediction.images import labelled_images
 from hyperrule.prediction.predictions import Prediction
-from hyperrule.prediction.released import Asked, ReleasedClassifier, describe_classifier
+from hyperrule.prediction.released import ClassifierOptions, ReleasedClassifier, describe_classifier
 from hyperrule.support.progress import Reporter
 from hyperrule.training.classifier import Classifier, make_classifier
 
@@ -119,7 +119,7 @@ def assert_scores(predictions: list[Prediction], scores: np.ndarray, top: int) -
 
 
 def describe(model: Path, **asked: Any) -> ReleasedClassifier:
-    return describe_classifier(str(model), Asked(**asked), Reporter(quiet=True))
+    return describe_classifier(str(model), ClassifierOptions(**asked), Reporter(quiet=True))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from hyperrule.cli import main
 from hyperrule.data.preprocess import for_evaluation
 from hyperrule.errors import BackboneError
 from hyperrule.exporting.saved_model import export_module, export_saved_model
-from hyperrule.prediction.card import CARD_FILE, Card
+from hyperrule.prediction.formats import CARD_FILE, Card
 from hyperrule.training.classifier import Classifier, make_classifier
 
 SIZE = 32

@@ -34,10 +34,8 @@ from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.reporting.commands import command_of
 from hyperrule.reporting.curves import MOST_POINTS, curves, smoothed, thinned
 from hyperrule.reporting.figures import confusion_figure, most_confused, thresholds
-from hyperrule.reporting.make import finish_run
+from hyperrule.reporting.make import finish_run, read_run, write_report
 from hyperrule.reporting.model_card import model_card
-from hyperrule.reporting.page import write_report
-from hyperrule.reporting.read import read_run
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.progress import Reporter
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from hyperrule.backbones.saved_model.graph_module import GraphModule
 from hyperrule.exporting.saved_model import export_saved_model
-from hyperrule.prediction.card import Card
+from hyperrule.prediction.formats import Card
 from hyperrule.training.classifier import Classifier
 
 SERVING = Path(__file__).parents[1] / "docs" / "serving"

@@ -1,4 +1,4 @@
-"""The Python API, in the order of its use: data sets, training, classifiers, benchmarks."""
+"""The Python front door: data sets, training, classifiers and benchmarks as functions."""
 
 from hyperrule.api.benchmarks import bench, bench_status, plan_bench
 from hyperrule.api.classifiers import evaluate, export, port, predict, predict_each, report

@@ -13,13 +13,12 @@ from hyperrule.data.listing import Split
 from hyperrule.data.open import source_of
 from hyperrule.errors import RecipeError, UserError
 from hyperrule.evaluation.label_matching import match_folders
-from hyperrule.exporting.evaluated import images_of
-from hyperrule.exporting.formats import FormatName, checked_format, place
 from hyperrule.exporting.parity import Parity, add_parity
-from hyperrule.exporting.port import Ported, port_backbone
+from hyperrule.exporting.port import PortedBackbone, port_backbone
 from hyperrule.prediction.exported import Model, describe_model
+from hyperrule.prediction.formats import FormatName, checked_format, place
 from hyperrule.prediction.images import find_images, labelled_images
-from hyperrule.prediction.released import Asked, describe_classifier, make_asked
+from hyperrule.prediction.released import ClassifierOptions, describe_classifier, make_classifier_options
 from hyperrule.recipe import make_data_recipe
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import os_errors_as, parent_made, taking_its_place
@@ -28,7 +27,7 @@ from hyperrule.support.progress import Reporter, silent_native_stderr
 if TYPE_CHECKING:
     from hyperrule.prediction.accuracy import Accuracy
     from hyperrule.prediction.predictions import Prediction, Predictions
-    from hyperrule.reporting.make import Reported
+    from hyperrule.reporting.make import ReportFiles
 
 DEFAULT_TOP = 5  # classes shown for an image
 
@@ -91,7 +90,7 @@ def predict_each(
     """
     reporter = Reporter(quiet)
     with os_errors_as(UserError, "a path cannot be used"):
-        asked = make_asked(size, activation, class_names, input_range)
+        asked = make_classifier_options(size, activation, class_names, input_range)
         least = _checked_threshold(threshold)
         files = find_images([images] if isinstance(images, str | Path) else images)
         classifier = describe_model(os.fspath(model), asked, reporter)
@@ -126,7 +125,7 @@ def evaluate(
     """
     reporter = Reporter(quiet)
     with os_errors_as(UserError, "a path cannot be used"):
-        asked = make_asked(size, activation, class_names, input_range)
+        asked = make_classifier_options(size, activation, class_names, input_range)
         source = source_of(make_data_recipe("evaluate", dataset, data), reporter)
         images = labelled_images(os.fspath(dataset), source.listing, split, source.exclusions)
         classifier = describe_model(os.fspath(model), asked, reporter)
@@ -167,14 +166,16 @@ def export(
             raise RecipeError(f"--min-agreement must be from 0 to 1. Received: {min_agreement!r}")
         folder = RunFolder(Path(os.path.expanduser(run)))
         folder.read_plan()  # says what is wrong with what is no run at all
-        classifier = describe_classifier(os.fspath(folder.path), Asked(), reporter)
+        classifier = describe_classifier(os.fspath(folder.path), ClassifierOptions(), reporter)
         if out is None:
-            from hyperrule.reporting.read import read_run
+            from hyperrule.reporting.make import read_run
 
             read_run(folder)  # or its report would fail, after all the work
         target = folder.export / place(name, quantization) if out is None else _export_to(out, name)
         with folder.locked() if out is None else nullcontext(), parent_made(folder.parity_file), parent_made(target):
             with taking_its_place(target) as staging:
+                from hyperrule.exporting.evaluated import images_of
+
                 training, testing = images_of(folder, dataset, data_dir, reporter)
                 with silent_native_stderr():
                     from hyperrule.exporting.export_run import export_run
@@ -196,7 +197,7 @@ def port(
     input_range: InputRange | str | None = None,
     classifier: bool = False,
     quiet: bool = False,
-) -> Ported:
+) -> PortedBackbone:
     """Write a BiT to a new `target`: BiT's public format if it ends in .npz, else a folder with a TF2 Hub SavedModel.
 
     `source` is whatever `backbone` of the other functions may be, if it is a BiT. The SavedModel takes
@@ -210,7 +211,7 @@ def port(
         return port_backbone(os.fspath(source), path, input_range, classifier, Reporter(quiet))
 
 
-def report(runs: str | Path | Iterable[str | Path], *, out: str | Path | None = None) -> Reported:
+def report(runs: str | Path | Iterable[str | Path], *, out: str | Path | None = None) -> ReportFiles:
     """Make the web page of a finished run anew, report.html in its folder, and its model card.
 
     Of several runs, one page puts them side by side: `out`, by default report.html in the current folder. `out` of a

@@ -47,9 +47,11 @@ def learning_curve(
     """
     with os_errors_as(UserError, "a path cannot be used"):
         from hyperrule.audit.learning_curve.curve import find_learning_curve
-        from hyperrule.evaluation.features import freeze
+        from hyperrule.evaluation.features import frozen_features
 
-        return find_learning_curve(freeze(make_data_recipe("learning-curve", dataset, options), size, Reporter(quiet)))
+        return find_learning_curve(
+            frozen_features(make_data_recipe("learning-curve", dataset, options), size, Reporter(quiet))
+        )
 
 
 def label_errors(
@@ -72,7 +74,7 @@ def label_errors(
         if top is not None and (isinstance(top, bool) or top < 1):
             raise RecipeError(f"top must be at least 1. Received: {top!r}")
         from hyperrule.audit.label_errors import chosen_splits, find_label_errors
-        from hyperrule.evaluation.features import freeze
+        from hyperrule.evaluation.features import frozen_features
 
-        frozen = freeze(make_data_recipe("label-errors", dataset, options), size, Reporter(quiet))
+        frozen = frozen_features(make_data_recipe("label-errors", dataset, options), size, Reporter(quiet))
         return find_label_errors(frozen, chosen_splits(frozen.source, split), top)

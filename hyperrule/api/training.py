@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data.open import pool_of, source_of
@@ -26,12 +27,16 @@ from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter, silent_native_stderr
 
 if TYPE_CHECKING:
-    from hyperrule.jobs.distill.job import Distilled
-    from hyperrule.jobs.finetune import Result
+    from hyperrule.jobs.distill.job import Distillation
+    from hyperrule.jobs.finetune import Finetuning
+    from hyperrule.jobs.job import Job
+    from hyperrule.jobs.result import Distilled, Finetuned, Result
 
-P = TypeVar("P", bound=TrainingPlan)
 R = TypeVar("R", bound=TrainingRecipe)
-PIECES = {"micro_batch", "remat", "xla", "memory_limit", "devices"}  # options that say how a batch is cut up
+P = TypeVar("P", bound=TrainingPlan)
+D = TypeVar("D")
+T = TypeVar("T", bound="Result")
+EXECUTION_OPTIONS = {"micro_batch", "remat", "xla", "memory_limit", "devices"}  # options that say how a batch is cut up
 # Read when TensorFlow is imported: tensorflow/core/common_runtime/mkl_cpu_allocator.h
 CPU_LIMIT = "TF_MKL_ALLOC_MAX_BYTES"
 
@@ -49,7 +54,7 @@ def plan(**options: Any) -> Plan:
 
 def finetune(
     *, out: str | Path | None = None, restartable: bool = False, quiet: bool = False, **options: Any
-) -> Result:
+) -> Finetuned:
     """Fine-tune, evaluate, export; returns the finished run.
 
     `out` is the run folder, by default a new one under `runs/`. With `restartable`, a run that is there is gone on
@@ -60,19 +65,7 @@ def finetune(
     this process is one of several workers, all of them must call this; the first alone writes. Raises UserError, with
     nothing written, if the request cannot be met; RunError if the work cannot be finished.
     """
-    with _run_folder(out, restartable) as (folder, begun):
-        with os_errors_as(UserError, "a path cannot be used"):
-            if folder is not None and begun:
-                if folder.finished:
-                    with silent_native_stderr():
-                        from hyperrule.jobs.finetune import folder_result
-                    return folder_result(folder)
-                return cast("Result", resume(folder.path, quiet=quiet, **options))
-            reporter = Reporter(quiet or not this_cluster().chief)
-            planned, source = _plan(make_recipe(options, Recipe), reporter)
-        with _importing_tensorflow(planned):
-            from hyperrule.jobs.finetune import run_plan
-        return run_plan(planned, source, folder, reporter)
+    return FINETUNING.run(out, restartable, quiet, options)
 
 
 def plan_distillation(**options: Any) -> DistillPlan:
@@ -90,46 +83,87 @@ def distill(
     required. All else is as for `finetune`. The student is in the run's weights.npz, and the run folder is a `backbone`
     for `finetune`.
     """
-    with _run_folder(out, restartable) as (folder, begun):
-        with os_errors_as(UserError, "a path cannot be used"):
-            if folder is not None and begun:
-                if folder.finished:
-                    with silent_native_stderr():
-                        from hyperrule.jobs.distill.job import folder_distilled
-                    return folder_distilled(folder)
-                return cast("Distilled", resume(folder.path, quiet=quiet, **options))
-            reporter = Reporter(quiet or not this_cluster().chief)
-            planned, pool = _plan_distillation(make_recipe(options, DistillRecipe), reporter)
-        with _importing_tensorflow(planned):
-            from hyperrule.jobs.distill.job import run_distillation
-        return run_distillation(planned, pool, folder, reporter)
+    return DISTILLATION.run(out, restartable, quiet, options)
 
 
-def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result | Distilled:
+def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result:
     """Go on with an unfinished run, of `finetune` or `distill`, under its own plan, on whatever devices there are now.
 
     Data and networks must be what they were, and `options`, if any, must not change the plan:
     raises RunFolderError with the differences otherwise, or if the run is finished.
     """
     folder = RunFolder(Path(run))
-    reporter = Reporter(quiet or not this_cluster().chief)
     with os_errors_as(UserError, "a path cannot be used"):
         stored = folder.read_plan()
         if folder.finished:
             raise RunFolderError(f"{folder.path} is finished; its result is in {folder.report_file}.")
-        recipe = make_recipe({**stored.recipe.model_dump(), **options}, type(stored.recipe))
-        if isinstance(recipe, DistillRecipe):
-            distilling, pool = _plan_distillation(_as_decided(recipe, stored), reporter, before=stored.machine)
-            asked = _resumable(folder, stored, distilling, recipe, options)
-            with _importing_tensorflow(asked):
-                from hyperrule.jobs.distill.job import resume_distillation
-            return resume_distillation(asked, pool, folder, _measured(stored, recipe), reporter)
-        assert isinstance(recipe, Recipe)
-        finetuning, source = _plan(_as_decided(recipe, stored), reporter, before=stored.machine)
-        planned = _resumable(folder, stored, finetuning, recipe, options)
-    with _importing_tensorflow(planned):
-        from hyperrule.jobs.finetune import resume_run
-    return resume_run(planned, source, folder, _measured(stored, recipe), reporter)
+    result: Result = TRAININGS[stored.job].resume(folder, stored, quiet, options)
+    return result
+
+
+@dataclass(frozen=True)
+class Training(Generic[R, P, D, T]):
+    """A kind of training: what may be asked of it, how that is planned, and the job that carries the plan out.
+
+    `plan` gives the plan and the data, opened; `job` imports TensorFlow; `result` reads a finished run.
+    """
+
+    recipe: type[R]
+    plan: Callable[..., tuple[P, D]]
+    job: Callable[[P, D, RunFolder, Reporter], Job[P, T]]
+    result: Callable[[RunFolder], T]
+
+    def run(self, out: str | Path | None, restartable: bool, quiet: bool, options: dict[str, Any]) -> T:
+        with _run_folder(out, restartable) as (folder, begun):
+            with os_errors_as(UserError, "a path cannot be used"):
+                if folder is not None and begun:
+                    if folder.finished:
+                        return self.result(folder)
+                    return self.resume(folder, folder.read_plan(), quiet, options)
+                reporter = _reporter(quiet)
+                planned, data = self.plan(make_recipe(options, self.recipe), reporter)
+            with reserved(folder, planned.run_name) as run:
+                with _importing_tensorflow(planned):
+                    job = self.job(planned, data, run, reporter)
+                return job.execute(resuming=False)
+
+    def resume(self, folder: RunFolder, stored: TrainingPlan, quiet: bool, options: dict[str, Any]) -> T:
+        reporter = _reporter(quiet)
+        with os_errors_as(UserError, "a path cannot be used"):
+            recipe = make_recipe({**stored.recipe.model_dump(), **options}, self.recipe)
+            planned, data = self.plan(_as_decided(recipe, stored), reporter, before=stored.machine)
+            planned = _resumable(folder, stored, planned, recipe, options)
+        with _importing_tensorflow(planned):
+            job = self.job(planned, data, folder, reporter)
+        return job.execute(resuming=True, calibration=_measured(stored, recipe))
+
+
+def _finetuned(run: RunFolder) -> Finetuned:
+    from hyperrule.jobs.result import finetuned
+
+    return finetuned(run)
+
+
+def _distilled(run: RunFolder) -> Distilled:
+    from hyperrule.jobs.result import distilled
+
+    return distilled(run)
+
+
+def _finetuning(plan: Plan, source: Source, run: RunFolder, reporter: Reporter) -> Finetuning:
+    from hyperrule.jobs.finetune import Finetuning
+
+    return Finetuning(plan, source, run, reporter)
+
+
+def _distillation(plan: DistillPlan, pool: Pool, run: RunFolder, reporter: Reporter) -> Distillation:
+    from hyperrule.jobs.distill.job import Distillation
+
+    return Distillation(plan, pool, run, reporter)
+
+
+def _reporter(quiet: bool) -> Reporter:
+    return Reporter(quiet or not this_cluster().chief)
 
 
 @contextmanager
@@ -166,7 +200,7 @@ def _resumable(
     asked = planned.model_copy(update={"recipe": own})
     if recipe.precision == "auto":
         asked = asked.model_copy(update={"precision": stored.precision})
-    if asked.machine == stored.machine and not options.keys() & PIECES:
+    if asked.machine == stored.machine and not options.keys() & EXECUTION_OPTIONS:
         asked = asked.model_copy(update={"micro_batch": stored.micro_batch, "remat": stored.remat, "xla": stored.xla})
     calibration = _measured(stored, recipe)
     if differences := stored.differences(asked if calibration is None else asked.calibrated(calibration)):
@@ -216,3 +250,8 @@ def _machine(recipe: TrainingRecipe, before: Machine | None) -> Machine:
         return machine
     # Workers of one host share its memory.
     return machine.model_copy(update={"available_memory": machine.available_memory // this_cluster().on_this_host})
+
+
+FINETUNING = Training(Recipe, _plan, _finetuning, _finetuned)
+DISTILLATION = Training(DistillRecipe, _plan_distillation, _distillation, _distilled)
+TRAININGS: dict[str, Training[Any, Any, Any, Any]] = {"finetune": FINETUNING, "distill": DISTILLATION}

@@ -13,15 +13,15 @@ from hyperrule.backbones.bit.layers import StandardizedConv2D
 class Backbone(keras.Model):
     """Images [N, H, W, 3] in the backbone's own input range -> float32 features [N, `features`].
 
-    Called as `backbone(images, training=False)`. `arrays` are all variables that make up its state,
-    by name; those that train have `trainable` set. `side` is the one image side in pixels that it
-    takes, None for any. `heeds_training` says that `training` makes a difference. `resources` is what an export has
-    to carry besides the variables, such as tables.
+    Called as `backbone(images, training=False)`. `arrays` are all variables of its state, by name; those that train
+    have `trainable` set. `side` is the only image side in pixels that it takes, None for any.
+    `uses_training_argument` says that `training` makes a difference. `resources` is what an export has to carry besides
+    the variables, such as tables.
     """
 
     features: int
     side: int | None = None
-    heeds_training = False
+    uses_training_argument = False
     resources: tf.train.Checkpoint | None = None
 
     @property

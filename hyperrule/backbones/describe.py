@@ -14,11 +14,11 @@ from hyperrule.backbones.fetch import bucket, hub
 from hyperrule.backbones.info import (
     BIT_RANGE,
     INPUT_RANGES,
-    AsItIs,
     BackboneInfo,
     InputRange,
     Kind,
     ModuleFacts,
+    OpaqueNetwork,
     flag_value,
     shown_range,
 )
@@ -191,7 +191,7 @@ def _of_bit(
         architecture=str(architecture),
         depth=architecture.depth,
         width=architecture.width,
-        as_it_is=None,
+        opaque=None,
         features=architecture.features,
         parameters=architecture.parameters,
         input_range=BIT_RANGE,
@@ -219,9 +219,9 @@ def _of_module(
         )
         described = _of_bit(name, kind, origin, architecture, Path(facts.weights), facts.sha256, None)
         return described.model_copy(update={"notes": (note,)})
-    assert facts.as_it_is is not None  # as every SavedModel that was not transplanted
+    assert facts.opaque is not None  # as every SavedModel that was not transplanted
     input_range, reason = _range_of(name, facts, asked, known)
-    notes = [f"no BiT: runs as it is, in float32; input range: {reason}", *_peculiarities(facts.as_it_is)]
+    notes = [f"no BiT: runs as it is, in float32; input range: {reason}", *_peculiarities(facts.opaque)]
     if facts.failed_proof is not None:
         notes.append(f"not run natively: {facts.failed_proof}")
     return BackboneInfo(
@@ -233,7 +233,7 @@ def _of_module(
         architecture="SavedModel",
         depth=None,
         width=None,
-        as_it_is=facts.as_it_is,
+        opaque=facts.opaque,
         features=facts.features,
         parameters=facts.parameters,
         input_range=input_range,
@@ -241,7 +241,7 @@ def _of_module(
     )
 
 
-def _peculiarities(module: AsItIs) -> Iterator[str]:
+def _peculiarities(module: OpaqueNetwork) -> Iterator[str]:
     """What a foreign network brings along that the rule does not know of."""
     if module.keeps_statistics:
         yield "its batch norm follows training, so that the micro-batch matters, and is part of the plan"

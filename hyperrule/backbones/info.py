@@ -54,7 +54,7 @@ def _number(value: Any) -> str:
 Kind = Literal["embedded", "bucket", "hub", "package", "file", "random"]
 
 
-class AsItIs(BaseModel):
+class OpaqueNetwork(BaseModel):
     """A SavedModel that is no BiT and runs in its own graph.
 
     `trainable` is False where it can only extract features. `side` is the one image side in pixels
@@ -82,7 +82,7 @@ class BackboneInfo(BaseModel):
     `path` is the .npz or the SavedModel folder that is loaded, `sha256` the hash of that file, or of the
     SavedModel that it came from; both are None for random weights, and in a plan for weights that are not
     downloaded yet. `depth` and `width` are
-    None for what runs `as_it_is`. `input_range` is what its network takes; images are converted to it
+    None for what runs `opaque`. `input_range` is what its network takes; images are converted to it
     inside the classifier.
     """
 
@@ -96,7 +96,7 @@ class BackboneInfo(BaseModel):
     architecture: str
     depth: int | None
     width: float | None
-    as_it_is: AsItIs | None
+    opaque: OpaqueNetwork | None
     features: int
     parameters: int
     input_range: InputRange
@@ -109,22 +109,22 @@ class BackboneInfo(BaseModel):
 
     def multiply_adds(self, crop: int) -> int:
         """For one forward pass of one crop x crop image."""
-        if self.as_it_is is None:
+        if self.opaque is None:
             return Architecture(self.depth, self.width).multiply_adds(crop)  # type: ignore[arg-type]
-        return int(self.as_it_is.multiply_adds * (crop / self.as_it_is.measured_at) ** 2)
+        return int(self.opaque.multiply_adds * (crop / self.opaque.measured_at) ** 2)
 
     def activation_elements(self, crop: int) -> int:
         """Elements that one crop x crop image keeps for the backward pass."""
-        if self.as_it_is is None:
+        if self.opaque is None:
             return Architecture(self.depth, self.width).activation_elements(crop)  # type: ignore[arg-type]
-        return int(self.as_it_is.activation_elements * (crop / self.as_it_is.measured_at) ** 2)
+        return int(self.opaque.activation_elements * (crop / self.opaque.measured_at) ** 2)
 
 
 class ModuleFacts(BaseModel):
     """A SavedModel folder, by the SHA-256 of its graph and variables.
 
     A BiT has `depth`, `width`, the .npz its arrays were written to, and `differences` (largest, of the
-    largest value) of its features from the original's at two image sizes. Anything else runs `as_it_is`.
+    largest value) of its features from the original's at two image sizes. Anything else runs `opaque`.
     `own_range` is the input range that the module itself proves or states; `deviations` are, for each
     candidate range, how far its first batch norm sees the mean of real photographs from where its training
     images were, in standard deviations.
@@ -143,4 +143,4 @@ class ModuleFacts(BaseModel):
     failed_proof: str | None = None
     own_range: InputRange | None = None
     deviations: tuple[tuple[InputRange, float], ...] = ()
-    as_it_is: AsItIs | None = None
+    opaque: OpaqueNetwork | None = None

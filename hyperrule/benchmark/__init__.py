@@ -1,1 +1,1 @@
-"""Few-shot benchmarks: a grid of cells, a ledger of what they gave, and what can be told from it."""
+"""Few-shot benchmarks: grids of data sets, backbones, methods and shots, measured once each."""

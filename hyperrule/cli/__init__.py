@@ -1,4 +1,4 @@
-"""The command line: parse, call the Python API, render. stdout is the result, stderr the progress."""
+"""The command line: parses, calls the Python API and prints. stdout is the result, stderr the progress."""
 
 import sys
 from collections.abc import Callable

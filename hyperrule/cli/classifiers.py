@@ -23,7 +23,7 @@ from hyperrule.api import port
 from hyperrule.backbones.info import shown_range
 
 if TYPE_CHECKING:
-    from hyperrule.exporting.port import Ported
+    from hyperrule.exporting.port import PortedBackbone
 import json
 
 from hyperrule.api import report
@@ -209,7 +209,7 @@ def port_command(source: str, target: str, input_range: str | None, classifier: 
         _render_port(ported)
 
 
-def _render_port(ported: "Ported") -> None:
+def _render_port(ported: "PortedBackbone") -> None:
     head = "no head" if ported.classes is None else f"head of {ported.classes:,} classes"
     path = shlex.quote(str(ported.path))
     if ported.form == "npz":

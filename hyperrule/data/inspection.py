@@ -23,9 +23,10 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict
 
-from hyperrule.data.images import Contents
-from hyperrule.data.perceptual_hash import LOOKS, SIDE, looks, small_image
+from hyperrule.data.images import EncodedImages
+from hyperrule.data.perceptual_hash import FINGERPRINT, SIDE, fingerprints, small_image
 from hyperrule.errors import RunError
 from hyperrule.support.limits import usable_cores
 from hyperrule.support.progress import Reporter
@@ -53,12 +54,12 @@ HEADER = np.dtype(
         ("frames", np.int32),
     ]
 )
-FACTS = np.dtype(HEADER.descr + LOOKS.descr)
+FACTS = np.dtype(HEADER.descr + FINGERPRINT.descr)
 Facts = npt.NDArray[np.void]
 Problems = dict[int, str]
 
 
-def inspect(contents: Contents, decode: bool, reporter: Reporter) -> tuple[Facts, Problems]:
+def inspect(contents: EncodedImages, decode: bool, reporter: Reporter) -> tuple[Facts, Problems]:
     """Facts of all n images [n], and what is wrong with those that cannot be used, by number.
 
     With `decode`, every pixel is decoded: FACTS. Without it, bytes are hashed and headers parsed: HEADER. Both use all
@@ -67,7 +68,7 @@ def inspect(contents: Contents, decode: bool, reporter: Reporter) -> tuple[Facts
     facts = np.zeros(len(contents), FACTS if decode else HEADER)
     problems: Problems = {}
     starts = range(0, len(contents), CHUNK)
-    work: Callable[[Contents, int], tuple[Facts, Problems]] = partial(_inspect_chunk, decode=decode)
+    work: Callable[[EncodedImages, int], tuple[Facts, Problems]] = partial(_inspect_chunk, decode=decode)
     name = "Decoding" if decode else "Reading"
     with on_all_cores(work, contents, starts) as results, reporter.stage(name, len(contents)) as report:
         for start, (part, wrong) in zip(starts, results, strict=True):
@@ -77,7 +78,7 @@ def inspect(contents: Contents, decode: bool, reporter: Reporter) -> tuple[Facts
     return facts, problems
 
 
-def _inspect_chunk(contents: Contents, start: int, decode: bool) -> tuple[Facts, Problems]:
+def _inspect_chunk(contents: EncodedImages, start: int, decode: bool) -> tuple[Facts, Problems]:
     numbers = range(start, min(start + CHUNK, len(contents)))
     facts, problems = np.zeros(len(numbers), FACTS if decode else HEADER), {}
     small = np.zeros((len(numbers), SIDE, SIDE, 3), np.uint8)
@@ -91,7 +92,7 @@ def _inspect_chunk(contents: Contents, start: int, decode: bool) -> tuple[Facts,
         except UnicodeEncodeError:
             problems[number] = "its name is not UTF-8"
     if decode:
-        facts[list(LOOKS.names or ())] = looks(small)
+        facts[list(FINGERPRINT.names or ())] = fingerprints(small)
     return facts, problems
 
 
@@ -202,7 +203,7 @@ _worker = threading.local()
 
 @contextmanager
 def on_all_cores(
-    work: Callable[[Contents, int], Result], contents: Contents, tasks: Sequence[int]
+    work: Callable[[EncodedImages, int], Result], contents: EncodedImages, tasks: Sequence[int]
 ) -> Iterator[Iterator[Result]]:
     """Yields `work(contents, task)` for every task, in their order. Raises RunError if a process is killed.
 
@@ -225,7 +226,7 @@ def on_all_cores(
         executor.shutdown(cancel_futures=True)
 
 
-def _executor(work: Callable[[Contents, int], Any], contents: Contents) -> Executor:
+def _executor(work: Callable[[EncodedImages, int], Any], contents: EncodedImages) -> Executor:
     cores = usable_cores()
     if sys.platform == "linux" and "tensorflow" not in sys.modules:
         # Forks inherit what is given, uncopied.
@@ -233,9 +234,34 @@ def _executor(work: Callable[[Contents, int], Any], contents: Contents) -> Execu
     return ThreadPoolExecutor(cores, initializer=_remember, initargs=(work, contents))
 
 
-def _remember(work: Callable[[Contents, int], Any], contents: Contents) -> None:
+def _remember(work: Callable[[EncodedImages, int], Any], contents: EncodedImages) -> None:
     _worker.work, _worker.contents = work, contents
 
 
 def _run(task: int) -> Any:
     return _worker.work(_worker.contents, task)
+
+
+EDGES = (0, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)  # pixels of a side
+
+
+class SizeBin(BaseModel):
+    """Images whose side, the square root of their area, is from `low` to below `high` pixels."""
+
+    model_config = ConfigDict(frozen=True)
+
+    low: int
+    high: int | None
+    images: int
+
+
+def size_histogram(facts: Facts) -> tuple[SizeBin, ...]:
+    """From the smallest to the largest size among the images that can be read."""
+    readable = facts[facts["height"] > 0]
+    side = np.sqrt(readable["height"].astype(np.int64) * readable["width"])
+    counts = np.histogram(side, [*EDGES, np.inf])[0]
+    filled = np.flatnonzero(counts)
+    bins = zip(EDGES, (*EDGES[1:], None), counts.tolist(), strict=True)
+    return tuple(SizeBin(low=low, high=high, images=images) for low, high, images in bins)[
+        filled.min(initial=len(EDGES)) : filled.max(initial=-1) + 1
+    ]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hyperrule.data.images import Indices
 from hyperrule.errors import DataError
-from hyperrule.support.files import os_errors_as, whole_file
+from hyperrule.support.files import atomic_write, os_errors_as
 from hyperrule.support.wording import listed
 
 TEST_FRACTION = 0.2
@@ -129,7 +129,7 @@ def read_exclusions(file: Path) -> Exclusions:
 
 def write_exclusions(file: Path, reasons: Iterable[tuple[str, str]]) -> None:
     """Ids and reasons, a row each."""
-    with whole_file(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(HEADER)
         writer.writerows(reasons)

@@ -1,1 +1,1 @@
-"""`hyperrule doctor`: what this machine is, what `auto` would choose on it, and what is missing for its GPUs."""
+"""Is this machine set up? What it has, what `auto` would choose on it, and what is missing for its GPUs."""

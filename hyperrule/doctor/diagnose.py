@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from hyperrule import __version__
 from hyperrule.doctor.findings import (
     Finding,
     core_findings,
@@ -19,14 +20,13 @@ from hyperrule.doctor.findings import (
 )
 from hyperrule.doctor.installation import TensorFlow, ask_tensorflow, look_around
 from hyperrule.errors import HyperruleError, RecipeError
-from hyperrule.planning.execution import MACHINE, precision_of, xla_of
 from hyperrule.planning.machine.gpus import GpusUnknown, Installed, installed_gpus, visible_gpus
 from hyperrule.planning.machine.machine import Machine, this_machine
 from hyperrule.planning.machine.speed import Speed, installed_version, store_speed
+from hyperrule.planning.planner import MACHINE, precision_of, xla_of
 from hyperrule.planning.training_plan import Decided
 from hyperrule.support.limits import allowed_cores, memory_limit
 from hyperrule.support.progress import Reporter, silent_native_stderr
-from hyperrule.support.version import __version__
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-hub", "tensorflow-datasets")
 

@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict
 
 from hyperrule.planning.machine.speed import installed_version
 
-PROGRAM = Path(__file__).with_name("ask_tensorflow.py")
 SECONDS = 180.0  # from a cold disk, or on a busy machine, an import takes a minute or two
 CUDA_EXTRA = {"extra": "and-cuda"}
 COMPLAINTS = ("Could not load dynamic library", "Could not find cuda", "dlopen", "failed call to cuInit", "CUDA error")
@@ -38,8 +37,8 @@ class TensorFlow(BaseModel):
 
 def ask_tensorflow() -> TensorFlow:
     """Import it, in some seconds; an import that crashes or hangs harms nobody."""
-    # -P: the script's folder is no place to import from.
-    command = [sys.executable, "-P", str(PROGRAM)]
+    # -P: the working directory is no place to import from.
+    command = [sys.executable, "-P", "-m", __name__]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}
     try:
         asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
@@ -132,3 +131,16 @@ def _text(file: Path) -> str:
         return file.read_text(errors="replace")
     except OSError:
         return ""
+
+
+def tell_what_tensorflow_sees() -> None:
+    import tensorflow as tf
+
+    build = tf.sysconfig.get_build_info()
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    seen = {"gpus": [gpu.get("device_name", "unknown") for gpu in gpus], "cuda": build.get("cuda_version")}
+    print(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    tell_what_tensorflow_sees()

@@ -15,10 +15,10 @@ from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import RunError
-from hyperrule.planning.execution import worthwhile_precisions
 from hyperrule.planning.machine.cluster import Cluster
 from hyperrule.planning.machine.machine import Machine
 from hyperrule.planning.machine.speed import Rate, Speed, software
+from hyperrule.planning.planner import worthwhile_precisions
 from hyperrule.planning.training_plan import Precision
 from hyperrule.support.progress import Reporter
 from hyperrule.training import runtime

@@ -1,1 +1,1 @@
-"""Exact evaluation, and the closed-form probe."""
+"""Exact evaluation of a network: features, the closed-form probe, metrics, calibration and intervals."""

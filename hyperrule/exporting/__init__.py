@@ -1,1 +1,1 @@
-"""What a run leaves for deployment, and the proof that it agrees with the evaluation."""
+"""Writing a classifier for other runtimes, and proving that it agrees with the evaluation."""

@@ -80,7 +80,9 @@ def _save(
     head = _head(arrays) if classifier else []
     variables = [*network.arrays.values(), *head]
     tf.saved_model.save(
-        HubForm(_function(network, head, input_range), variables, variables, (), input_range, heeds_training=False),
+        HubForm(
+            _function(network, head, input_range), variables, variables, (), input_range, uses_training_argument=False
+        ),
         str(folder),
         signatures={},  # none, or TensorFlow would trace again to look for one
         options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),  # GroupNorm's, or it would not train

@@ -1,17 +1,14 @@
 """What a finished run was trained and evaluated on: its images, their labels and probabilities; no TensorFlow."""
 
 import os
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from hyperrule.data.images import Examples
-from hyperrule.data.open import pool_of, source_of
 from hyperrule.errors import DataError, RunFolderError
-from hyperrule.planning.finetune import Plan
-from hyperrule.recipe import DistillRecipe, Recipe, make_recipe
+from hyperrule.recipe import make_recipe
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter
@@ -27,27 +24,20 @@ def images_of(
     plan = run.read_plan()
     moved: dict[str, object] = {} if data_dir is None else {"data_dir": os.fspath(data_dir)}
     if dataset is not None:
-        moved["dataset"] = os.fspath(dataset) if isinstance(plan, Plan) else [os.fspath(dataset)]
+        moved["dataset"] = os.fspath(dataset)
     recipe = make_recipe({**plan.recipe.model_dump(), **moved}, type(plan.recipe))
     try:
-        if isinstance(plan, Plan):
-            source = source_of(cast("Recipe", recipe), reporter)
-            sha256, known = source.info.sha256, plan.dataset.sha256
-            images = source.examples("train"), source.examples(plan.test_split.value)
-        else:
-            pool = pool_of(cast("DistillRecipe", recipe), reporter)
-            sha256, known = pool.info.sha256, plan.pool.sha256
-            images = pool.training, pool.held_out
+        sha256, training, testing = plan.images(recipe, reporter)
     except DataError as error:
         raise DataError(
             f"the images that {run.path} was evaluated on: {error} If they moved: --dataset FOLDER"
         ) from None
-    if sha256 != known:
+    if sha256 != plan.data_sha256:
         raise DataError(
-            f"{recipe.dataset} holds other images than {run.path} was trained and evaluated on. Say where those are: "
-            "--dataset FOLDER"
+            f"{dataset or plan.data_name} holds other images than {run.path} was trained and evaluated on. "
+            "Say where those are: --dataset FOLDER"
         )
-    return images
+    return training, testing
 
 
 def evaluated_examples(

@@ -6,12 +6,21 @@ from pathlib import Path
 
 from hyperrule.data.images import Examples
 from hyperrule.errors import RunError
+from hyperrule.exporting.converted import export_keras, export_litert, export_onnx
 from hyperrule.exporting.evaluated import evaluated_examples
-from hyperrule.exporting.formats import AFTER_GPU, FLOAT32, TOLERANCES, FormatName, Quantize, Tolerance, export_name
 from hyperrule.exporting.parity import Parity
 from hyperrule.exporting.replay import check_parity
 from hyperrule.exporting.saved_model import export_module, export_saved_model
-from hyperrule.prediction.card import Card
+from hyperrule.prediction.formats import (
+    AFTER_GPU,
+    FLOAT32,
+    TOLERANCES,
+    Card,
+    FormatName,
+    Quantize,
+    Tolerance,
+    export_name,
+)
 from hyperrule.prediction.logits import load_classifier
 from hyperrule.prediction.released import ReleasedClassifier
 from hyperrule.run_folder import RunFolder
@@ -66,18 +75,12 @@ def _write(
         case "module":
             export_module(network, card, target)
         case "litert":
-            from hyperrule.exporting.converted import export_litert
-
             with _converting("LiteRT"):
                 export_litert(network, card, quantize, training, target)
         case "onnx":
-            from hyperrule.exporting.converted import export_onnx
-
             with _converting("ONNX"):
                 export_onnx(network, card, target)
         case "keras":
-            from hyperrule.exporting.keras_model import export_keras
-
             export_keras(network, card, target)
 
 

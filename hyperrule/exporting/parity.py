@@ -6,8 +6,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from hyperrule.errors import RunFolderError
-from hyperrule.exporting.formats import FormatName, Quantize, export_name
-from hyperrule.support.files import whole_file
+from hyperrule.prediction.formats import FormatName, Quantize, export_name
+from hyperrule.support.files import atomic_write
 
 
 class Parity(BaseModel):
@@ -55,6 +55,6 @@ def read_parities(file: Path) -> dict[str, Parity]:
 def add_parity(file: Path, parity: Parity) -> Parity:
     """Write it among those of the other exports, which lie beside `file`, and return it as written."""
     parity = parity.model_copy(update={"path": os.path.relpath(parity.path, file.parent)})
-    with whole_file(file) as partial:
+    with atomic_write(file) as partial:
         partial.write_bytes(_PARITIES.dump_json({**read_parities(file), parity.name: parity}, indent=2) + b"\n")
     return parity

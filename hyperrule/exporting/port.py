@@ -23,7 +23,7 @@ NPZ = ".npz"
 RANGES: tuple[InputRange, ...] = ((0, 1), (-1, 1))  # google/bit's modules take the first, sayakpaul's the second
 
 
-class Ported(BaseModel):
+class PortedBackbone(BaseModel):
     """What `port` wrote; `os.fspath` gives its path.
 
     `classes` are those of the head that came along, None without. The module's, or .npz's, images have
@@ -50,7 +50,7 @@ class Ported(BaseModel):
 
 def port_backbone(
     source: str, target: Path, asked: InputRange | str | None, classifier: bool, reporter: Reporter
-) -> Ported:
+) -> PortedBackbone:
     """Write the BiT that `source` is, as `describe_backbone` takes it, to `target`: a .npz with the source's head
     if it has one, or else a folder with a SavedModel of features, or, with `classifier`, of the head's logits.
 
@@ -78,7 +78,7 @@ def port_backbone(
                     from hyperrule.exporting.bit_module import write_module
                 difference = write_module(arrays, architecture, classifier, input_range, staging, reporter)
         size = sum(path.stat().st_size for path in (staging, *staging.rglob("*")) if path.is_file())
-    return Ported(
+    return PortedBackbone(
         path=target,
         form=form,
         source=info.origin,

@@ -12,10 +12,9 @@ import numpy.typing as npt
 from hyperrule.data.images import Examples
 from hyperrule.data.pipeline import evaluation_batches
 from hyperrule.errors import RunError
-from hyperrule.exporting.formats import FORMATS, FormatName, Quantize, Tolerance
 from hyperrule.exporting.parity import Parity
 from hyperrule.prediction import runtimes
-from hyperrule.prediction.card import Card
+from hyperrule.prediction.formats import FORMATS, Card, FormatName, Quantize, Tolerance
 from hyperrule.support.limits import usable_cores
 
 EXAMPLES = 256

@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from hyperrule.backbones.info import InputRange
 from hyperrule.data.preprocess import for_evaluation, resize
-from hyperrule.prediction.card import CARD_FILE, Card
+from hyperrule.prediction.formats import CARD_FILE, Card
 from hyperrule.training.classifier import Classifier
 
 
@@ -42,11 +42,11 @@ class HubForm(tf.train.Checkpoint):
         regularizers: Iterable[Callable[[], tf.Tensor]],
         input_range: InputRange,
         side: int | None = None,
-        heeds_training: bool = True,
+        uses_training_argument: bool = True,
     ) -> None:
         super().__init__()
         one_graph = tf.function(lambda images: function(images, False), autograph=False)
-        self._function = function if heeds_training else lambda images, training: one_graph(images)
+        self._function = function if uses_training_argument else lambda images, training: one_graph(images)
         self.variables = [variable.value for variable in variables]
         self.trainable_variables = [variable.value for variable in trainable]
         self.regularization_losses = list(regularizers)
@@ -72,7 +72,7 @@ class ClassifierModule(HubForm):
             backbone.regularizers,
             (0, 1),
             backbone.side,
-            backbone.heeds_training,
+            backbone.uses_training_argument,
         )
         # Not the classifier itself, or every variable would be saved twice: as Keras' and as TensorFlow's.
         self.resources = backbone.resources

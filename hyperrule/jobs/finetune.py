@@ -1,8 +1,6 @@
 """The main job: plan -> data -> head -> training -> evaluation -> export, each into the run folder."""
 
-import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -17,70 +15,25 @@ from hyperrule.data.images import Examples
 from hyperrule.data.pipeline import training_batches
 from hyperrule.data.preprocess import Augmentation
 from hyperrule.data.source import Source
-from hyperrule.errors import RunFolderError
 from hyperrule.evaluation.calibration import FITTED_ON_AT_MOST, scale_temperature
 from hyperrule.evaluation.inference import write_predictions
 from hyperrule.evaluation.metrics import Metrics, compute_metrics
 from hyperrule.evaluation.probe import fit_head
-from hyperrule.exporting.parity import Parity, read_parities
+from hyperrule.exporting.parity import Parity
 from hyperrule.jobs.budget import affordable_features
 from hyperrule.jobs.job import Job
+from hyperrule.jobs.result import Finetuned
 from hyperrule.planning.finetune import Plan, training_examples
-from hyperrule.planning.training_plan import Calibration
 from hyperrule.reporting.make import finish_run
 from hyperrule.reporting.pictures import keep_pictures
-from hyperrule.run_folder import RunFolder, reserved
-from hyperrule.support.files import whole_file
+from hyperrule.run_folder import RunFolder
+from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Report, Reporter
 from hyperrule.training.classifier import make_classifier
 from hyperrule.training.step import TrainingStep
 
 R = TypeVar("R")
 PROBE_EXAMPLES = 10_000  # the closed form needs no more, and its time grows with each
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run: its folder, its plan, its figures."""
-
-    run: RunFolder
-    plan: Plan
-    metrics: Metrics
-    parity: Parity
-
-
-def run_plan(plan: Plan, source: Source, run: RunFolder | None, reporter: Reporter) -> Result:
-    """Execute a plan into a new run folder, under runs/ if none is given.
-
-    Raises UserError, with nothing written, if the request cannot be met; RunError, with the run
-    resumable, if the work cannot be finished.
-    """
-    with reserved(run, plan.dataset.name) as folder:
-        return Finetuning(plan, source, folder, reporter).execute(resuming=False)
-
-
-def resume_run(
-    plan: Plan, source: Source, run: RunFolder, calibration: Calibration | None, reporter: Reporter
-) -> Result:
-    """Go on with the run in a folder at its newest readable checkpoint, or from the start if it has none.
-
-    `plan` has no differences to the stored one, but may say anew where files lie and how to cut up a batch;
-    `calibration` is what a budgeted run measured. Of several workers only the chief needs the folder.
-    """
-    return Finetuning(plan, source, run, reporter).execute(resuming=True, calibration=calibration)
-
-
-def folder_result(run: RunFolder) -> Result:
-    """The result of a finished run, from its files. Raises RunFolderError if it is not there."""
-    plan = run.read_plan()
-    if not isinstance(plan, Plan):
-        raise RunFolderError(f"{run.path} holds a distillation, not a fine-tuning.")
-    metrics = Metrics.model_validate_json(run.eval_file.read_text(encoding="utf-8"))
-    parity = read_parities(run.parity_file).get("saved_model")
-    if parity is None:
-        again = f"hyperrule export {shlex.quote(str(run.path))} --format saved_model"
-        raise RunFolderError(f"{run.parity_file} does not tell of a saved_model. Export it again: {again}")
-    return Result(run, plan, metrics, parity)
 
 
 class HeadOnBackbone(Job[Plan, R]):
@@ -182,10 +135,10 @@ class HeadOnBackbone(Job[Plan, R]):
             self.classifier.head.bias.assign(self.workers.broadcast(bias))
 
 
-class Finetuning(HeadOnBackbone[Result]):
+class Finetuning(HeadOnBackbone[Finetuned]):
     """The training that leaves everything: weights, figures, predictions, an export, a report."""
 
-    def conclude(self) -> Result:
+    def conclude(self) -> Finetuned:
         logits = self.evaluate(self.testing)
         validation = None
         if self.calibrating is not None:
@@ -199,12 +152,12 @@ class Finetuning(HeadOnBackbone[Result]):
             else None
         )
         told = self.workers.texts(parity.model_dump_json() if parity is not None else "")  # the others wait here
-        return Result(self.run, self.plan, metrics, Parity.model_validate_json(told[0]))
+        return Finetuned(self.run, self.plan, Parity.model_validate_json(told[0]), metrics)
 
     def _write(self, logits: npt.NDArray[np.float32], metrics: Metrics, temperature: float) -> Parity:
         """All that remains of the run; `logits` are calibrated."""
         run = self.run
-        with whole_file(run.weights_file) as partial:
+        with atomic_write(run.weights_file) as partial:
             write_arrays(partial, self.classifier.snapshot())
         probabilities = softmax(logits, axis=1)
         run.write(run.eval_file, metrics.model_dump_json(indent=2) + "\n")

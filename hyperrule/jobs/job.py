@@ -18,14 +18,13 @@ from hyperrule.data.images import Examples
 from hyperrule.data.pipeline import MicroBatch, undecodable
 from hyperrule.errors import DataError, RunError
 from hyperrule.evaluation.inference import Evaluator
-from hyperrule.exporting.formats import AFTER_GPU, FLOAT32
 from hyperrule.exporting.parity import Parity, add_parity
 from hyperrule.exporting.replay import check_parity
 from hyperrule.exporting.saved_model import export_saved_model
 from hyperrule.jobs.budget import calibrate
 from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
-from hyperrule.prediction.card import Card
+from hyperrule.prediction.formats import AFTER_GPU, FLOAT32, Card
 from hyperrule.run_folder import RunFolder, latest_checkpoint, save_checkpoint
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Report, Reporter
@@ -183,7 +182,7 @@ class Job(ABC, Generic[P, R]):
             raise RunError(f"TensorFlow failed: {reason}. {again}") from error
 
     def _smaller(self, error: tf.errors.OpError) -> str:
-        if not isinstance(error, tf.errors.ResourceExhaustedError) or "micro_batch" not in self.plan.how:
+        if not isinstance(error, tf.errors.ResourceExhaustedError) or "micro_batch" not in self.plan.execution_fields:
             return ""
         if self.plan.micro_batch.value > 1:
             return f"--micro-batch {self.plan.micro_batch.value // 2}"

@@ -1,1 +1,1 @@
-"""What all web pages share: one file each, no scripts, nothing from elsewhere; light, dark, on a phone and in print."""
+"""What all web pages share: template, style, drawings and thumbnails."""

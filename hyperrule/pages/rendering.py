@@ -4,7 +4,7 @@ from typing import Any
 
 import jinja2
 
-from hyperrule.support.version import __version__
+from hyperrule import __version__
 from hyperrule.support.wording import number, printable
 
 

@@ -1,1 +1,1 @@
-"""From recipe, data, backbone and machine to the plan; no TensorFlow."""
+"""From recipe, data, backbone and machine to a frozen plan, every value with its reason; no TensorFlow."""

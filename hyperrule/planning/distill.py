@@ -8,23 +8,33 @@ What the recipe leaves open is as in "Knowledge distillation: A good teacher is 
 
 import hashlib
 import math
-import os
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from hyperrule import rule
 from hyperrule.backbones.class_names import ClassName
 from hyperrule.backbones.info import BackboneInfo
+from hyperrule.data.images import Examples
+from hyperrule.data.open import pool_of
 from hyperrule.data.pool import PoolInfo
 from hyperrule.data.sources.kinds import located
 from hyperrule.errors import RecipeError
-from hyperrule.planning.cost import MASTER, estimate_cost, estimate_inference
-from hyperrule.planning.execution import Running, versions_here
+from hyperrule.planning.cost import MASTER, Estimate, estimate_inference
 from hyperrule.planning.machine.machine import Machine
-from hyperrule.planning.training_plan import ASKED, HYPERRULE, MEASURED, Decided, Precision, TrainingPlan
+from hyperrule.planning.planner import Planner, absolute, located_backbone
+from hyperrule.planning.training_plan import (
+    ASKED,
+    HYPERRULE,
+    MEASURED,
+    RANDOM_WEIGHTS,
+    Decided,
+    Precision,
+    TrainingPlan,
+)
 from hyperrule.recipe import DistillRecipe
+from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import duration
 
 
@@ -48,7 +58,7 @@ class TeacherInfo(BaseModel):
     @property
     def features(self) -> int:
         """Width of the features that can be matched; 0 where there are only logits."""
-        gives_logits_only = self.backbone.as_it_is is not None and self.classes and self.head is None
+        gives_logits_only = self.backbone.opaque is not None and self.classes and self.head is None
         return 0 if gives_logits_only else self.backbone.features
 
 
@@ -91,10 +101,12 @@ class DistillPlan(TrainingPlan):
     logits_weight: Decided[float]
     features_weight: Decided[float]
     temperature: Decided[float]
-    base_learning_rate: Decided[float]
+    base_lr: Decided[float]
     weight_decay: Decided[float]
     schedule: Decided[Cosine]
     feature_norm: Decided[float | None]
+
+    KIND: ClassVar = "distillation"
 
     @property
     def length(self) -> Decided[Cosine]:
@@ -110,11 +122,33 @@ class DistillPlan(TrainingPlan):
         return self.model_copy(update={"schedule": Decided(value=shorter, reason=reason, source=MEASURED)})
 
     def learning_rate(self, step: int) -> float:
-        return self.base_learning_rate.value * self.schedule.value.factor(step)
+        return self.base_lr.value * self.schedule.value.factor(step)
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
         return self.teacher.class_names
+
+    @property
+    def run_name(self) -> str:
+        return f"{self.teacher.name}-{self.backbone.architecture}".lower()
+
+    @property
+    def data_sha256(self) -> str:
+        return self.pool.sha256
+
+    @property
+    def data_name(self) -> str:
+        return ", ".join(part.name for part in self.pool.parts)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        parts = {f"data set {part.name}": part.sha256 for part in self.pool.parts}
+        teacher = {f"teacher {self.teacher.name}": self.teacher.backbone.sha256 or RANDOM_WEIGHTS}
+        return parts | teacher | super().inputs
+
+    def images(self, recipe: DistillRecipe, reporter: Reporter) -> tuple[str, Examples, Examples]:
+        pool = pool_of(recipe, reporter)
+        return pool.info.sha256, pool.training, pool.held_out
 
     @property
     def trained_on(self) -> tuple[str, ...]:
@@ -155,67 +189,45 @@ def make_distill_plan(
     recipe: DistillRecipe, pool: PoolInfo, teacher: TeacherInfo, student: BackboneInfo, machine: Machine, workers: int
 ) -> DistillPlan:
     """Decide everything that the recipe leaves open. Raises UserError if the request cannot be met."""
-    # Absolute paths, so that the plan can be resumed from any working directory.
     recipe = recipe.model_copy(
         update={
             "dataset": tuple(map(located, recipe.dataset)),
-            "teacher": _located(recipe.teacher, teacher.backbone),
-            "student": _located(recipe.student, student),
-            "data_dir": None if recipe.data_dir is None else os.path.abspath(os.path.expanduser(recipe.data_dir)),
+            "teacher": located_backbone(recipe.teacher, teacher.backbone),
+            "student": located_backbone(recipe.student, student),
+            "data_dir": absolute(recipe.data_dir),
         }
     )
-    return _DistillPlanner(recipe, pool, teacher, student, machine, workers).plan()
-
-
-def _located(asked: str, found: BackboneInfo) -> str:
-    return found.origin if found.kind == "file" else asked
+    return DistillPlanner(recipe, student, machine, workers, pool, teacher).plan()
 
 
 @dataclass(frozen=True)
-class _DistillPlanner:
-    recipe: DistillRecipe
+class DistillPlanner(Planner[DistillRecipe]):
+    """`backbone` is the student."""
+
     pool: PoolInfo
     teacher: TeacherInfo
-    student: BackboneInfo
-    machine: Machine
-    workers: int
+
+    SEEDED: ClassVar = "order, augmentation and mixup"
 
     def plan(self) -> DistillPlan:
-        if self.student.network is None:
+        if self.backbone.network is None:
             raise RecipeError(
-                f"the student must be a BiT; {self.student.name} is none. Say --student r26x0.5 or r50x1."
+                f"the student must be a BiT; {self.backbone.name} is none. Say --student r26x0.5 or r50x1."
             )
         crop = self._crop()
         teacher_crop = self._teacher_crop(crop.value)
         logits_weight, features_weight = self._weights()
         batch = self._given("batch", BATCH, F)
         schedule = self._schedule(batch.value)
-        running = Running(self.recipe, self.student, self.machine, self.workers, self._besides())
-        precision = running.precision()
-        micro_batch, remat = running.pieces(crop.value, batch.value, precision.value)
-        estimate = estimate_cost(
-            self.student,
-            crop.value,
-            batch.value,
-            micro_batch.value,
-            schedule.value.steps,
-            0,
-            precision.value,
-            self.machine,
-            remat=remat.value,
-        )
+        execution = self.execution(crop.value, batch.value, schedule.value.steps, evaluated=0)
+        estimate: Estimate = execution["estimate"]
         taught = estimate_inference(self.teacher.backbone, teacher_crop.value, estimate.images, self.machine)
         if estimate.training_seconds is not None and taught is not None:
-            estimate = estimate.model_copy(update={"training_seconds": estimate.training_seconds + taught})
-        estimate = estimate.model_copy(update={"memory": estimate.memory + running.besides})
+            execution["estimate"] = estimate.model_copy(update={"training_seconds": estimate.training_seconds + taught})
         return DistillPlan(
-            recipe=self.recipe,
+            **execution,
             pool=self.pool,
             teacher=self.teacher,
-            backbone=self.student,
-            machine=self.machine,
-            workers=running.worker_count(),
-            versions=versions_here(),
             examples=Decided(
                 value=self.pool.examples,
                 reason=f"training images of {len(self.pool.parts)} data sets, without 2 % that are held out",
@@ -231,31 +243,24 @@ class _DistillPlanner:
             logits_weight=logits_weight,
             features_weight=features_weight,
             temperature=self._given("temperature", 1.0, F),
-            base_learning_rate=self._base_learning_rate(batch.value),
+            base_lr=self._base_lr(batch.value),
             weight_decay=self._given("weight_decay", 1e-4, F),
             schedule=schedule,
             feature_norm=self._feature_norm(),
             batch=batch,
-            seed=Decided(value=self.recipe.seed, reason="decides order, augmentation and mixup", source=ASKED),
-            precision=precision,
-            xla=self._xla(running, precision.value),
-            micro_batch=micro_batch,
-            remat=remat,
-            eval_every=self._eval_every(),
-            checkpoint_every=running.checkpoint_every(),
-            estimate=estimate,
         )
 
-    def _besides(self) -> int:
+    @property
+    def other_memory(self) -> int:
         """Bytes of the teacher's weights, and of Adam's second moments, which SGD does not have."""
-        return MASTER * (self.teacher.backbone.parameters + self.student.parameters)
+        return MASTER * (self.teacher.backbone.parameters + self.backbone.parameters)
 
-    def _xla(self, running: Running, precision: Precision) -> Decided[bool]:
-        if self.teacher.backbone.as_it_is is not None and self.recipe.xla == "auto":
+    def xla(self, precision: Precision) -> Decided[bool]:
+        if self.teacher.backbone.opaque is not None and self.recipe.xla == "auto":
             return Decided(
                 value=False, reason="not every SavedModel, as the teacher is, can be compiled", source=HYPERRULE
             )
-        return running.xla(precision)
+        return super().xla(precision)
 
     def _given(self, option: str, default: Any, source: str) -> Decided[Any]:
         """The recipe's value, where it is another than the paper's."""
@@ -277,7 +282,7 @@ class _DistillPlanner:
         return Decided(value=128 if small else 224, reason=reason, source=HYPERRULE)
 
     def _teacher_crop(self, crop: int) -> Decided[int]:
-        own = self.teacher.backbone.as_it_is
+        own = self.teacher.backbone.opaque
         if own is not None and own.side is not None:
             if self.recipe.teacher_crop not in (None, own.side):
                 raise RecipeError(
@@ -325,7 +330,7 @@ class _DistillPlanner:
             return Decided(value=True, reason="as in the paper", source=F)
         return Decided(value=self.recipe.random_flip, reason="asked for", source=ASKED)
 
-    def _base_learning_rate(self, batch: int) -> Decided[float]:
+    def _base_lr(self, batch: int) -> Decided[float]:
         if self.recipe.base_lr is not None:
             return Decided(value=self.recipe.base_lr, reason="asked for", source=ASKED)
         if batch == BATCH:
@@ -357,7 +362,5 @@ class _DistillPlanner:
             return Decided(value=self.recipe.feature_norm, reason=reason, source=ASKED)
         return Decided(value=None, reason="features keep the scale that they grew", source=HYPERRULE)
 
-    def _eval_every(self) -> Decided[int | None]:
-        if self.recipe.eval_every is not None:
-            return Decided(value=self.recipe.eval_every, reason="steps, asked for", source=ASKED)
+    def evaluated_once(self) -> Decided[int | None]:
         return Decided(value=None, reason="agreement is measured once, at the end", source=HYPERRULE)

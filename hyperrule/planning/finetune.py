@@ -6,25 +6,27 @@ Recipe + data facts + backbone facts + machine facts -> Plan, without TensorFlow
 """
 
 import math
-import os
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from pathlib import PurePath
+from typing import Any, ClassVar, Literal, Self
 
 from hyperrule import rule
 from hyperrule.backbones.class_names import ClassName
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data.images import Examples
 from hyperrule.data.listing import DatasetInfo, Split
+from hyperrule.data.open import source_of
 from hyperrule.data.selection import few_shot
 from hyperrule.data.source import Source
 from hyperrule.data.sources.kinds import located
 from hyperrule.errors import RecipeError
-from hyperrule.planning.cost import Estimate, estimate_cost
-from hyperrule.planning.execution import Running, versions_here
+from hyperrule.planning.cost import Estimate
 from hyperrule.planning.machine.machine import Machine
+from hyperrule.planning.planner import Planner, absolute, located_backbone
 from hyperrule.planning.training_plan import ASKED, HYPERRULE, MEASURED, Decided, Precision, TrainingPlan
 from hyperrule.recipe import Balance, Recipe, Train
 from hyperrule.rule import Schedule
+from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import duration
 
 HeadInit = Literal["zeros", "probe"]
@@ -43,13 +45,15 @@ class Plan(TrainingPlan):
     random_flip: Decided[bool]
     mixup: Decided[float]
     balance: Decided[Balance]
-    base_learning_rate: Decided[float]
+    base_lr: Decided[float]
     schedule: Decided[Schedule]
     train: Decided[Train]
     head_init: Decided[HeadInit]
     test_split: Decided[Split]
     eval_split: Decided[Split]
     faster: tuple[str, ...]
+
+    KIND: ClassVar = "fine-tuning"
 
     @property
     def length(self) -> Decided[Schedule]:
@@ -70,11 +74,33 @@ class Plan(TrainingPlan):
         return self.model_copy(update={"schedule": schedule})
 
     def learning_rate(self, step: int) -> float:
-        return rule.learning_rate(step, self.schedule.value, self.base_learning_rate.value)
+        return rule.learning_rate(step, self.schedule.value, self.base_lr.value)
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
         return tuple(ClassName("", name) for name in self.dataset.class_names)
+
+    @property
+    def run_name(self) -> str:
+        return self.dataset.name
+
+    @property
+    def data_sha256(self) -> str:
+        return self.dataset.sha256
+
+    @property
+    def data_name(self) -> str:
+        """Of a path its last part."""
+        name = self.dataset.name
+        return name if self.dataset.location is None else PurePath(name).name or name
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        return {f"data set {self.dataset.name}": self.dataset.sha256, **super().inputs}
+
+    def images(self, recipe: Recipe, reporter: Reporter) -> tuple[str, Examples, Examples]:
+        source = source_of(recipe, reporter)
+        return source.info.sha256, source.examples("train"), source.examples(self.test_split.value)
 
     @property
     def trained_on(self) -> tuple[str, ...]:
@@ -111,60 +137,43 @@ def make_plan(recipe: Recipe, source: Source, backbone: BackboneInfo, machine: M
 
     Raises UserError if the request cannot be met.
     """
-    # Absolute paths, so that the plan can be resumed from any working directory.
     recipe = recipe.model_copy(
         update={
             "dataset": located(recipe.dataset),
-            "backbone": backbone.origin if backbone.kind == "file" else recipe.backbone,
-            "data_dir": _absolute(recipe.data_dir),
-            "exclude": _absolute(recipe.exclude),
+            "backbone": located_backbone(recipe.backbone, backbone),
+            "data_dir": absolute(recipe.data_dir),
+            "exclude": absolute(recipe.exclude),
         }
     )
-    planner = _Planner(recipe, source.info, backbone, machine, workers, len(training_examples(recipe, source)))
-    return planner.plan()
-
-
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else os.path.abspath(os.path.expanduser(path))
+    examples = len(training_examples(recipe, source))
+    return FinetunePlanner(recipe, backbone, machine, workers, source.info, examples).plan()
 
 
 @dataclass(frozen=True)
-class _Planner:
-    recipe: Recipe
+class FinetunePlanner(Planner[Recipe]):
+    """`examples` is the number of images that are trained on."""
+
     dataset: DatasetInfo
-    backbone: BackboneInfo
-    machine: Machine
-    workers: int
     examples: int
+
+    SEEDED: ClassVar = "subset, order, augmentation and mixup"
 
     def plan(self) -> Plan:
         batch = self._batch()
         schedule = self._schedule(batch.value)
         resize, crop = self._resolution()
         train = self._train()
-        running = Running(self.recipe, self.backbone, self.machine, self.workers)
-        precision = running.precision()
-        micro_batch, remat = running.pieces(crop.value, batch.value, precision.value)
         test_split = self._test_split()
-        estimate = estimate_cost(
-            self.backbone,
+        execution = self.execution(
             crop.value,
             batch.value,
-            micro_batch.value,
             schedule.value.steps,
-            self.dataset.splits[test_split.value].examples,
-            precision.value,
-            self.machine,
+            evaluated=self.dataset.splits[test_split.value].examples,
             passes=1 if train.value == "head" else 3,
-            remat=remat.value,
         )
         return Plan(
-            recipe=self.recipe,
+            **execution,
             dataset=self.dataset,
-            backbone=self.backbone,
-            machine=self.machine,
-            workers=running.worker_count(),
-            versions=versions_here(),
             examples=self._examples(),
             resize=resize,
             crop=crop,
@@ -176,21 +185,13 @@ class _Planner:
             mixup=self._mixup(),
             balance=self._balance(),
             batch=batch,
-            base_learning_rate=self._base_learning_rate(batch.value),
+            base_lr=self._base_lr(batch.value),
             schedule=schedule,
             train=train,
             head_init=self._head_init(),
-            seed=Decided(value=self.recipe.seed, reason="decides subset, order, augmentation and mixup", source=ASKED),
-            precision=precision,
-            xla=running.xla(precision.value),
-            micro_batch=micro_batch,
-            remat=remat,
             test_split=test_split,
-            eval_every=self._eval_every(),
             eval_split=self._eval_split(test_split.value),
-            checkpoint_every=running.checkpoint_every(),
-            estimate=estimate,
-            faster=tuple(self._faster(estimate, crop.value, precision.value)),
+            faster=tuple(self._faster(execution["estimate"], crop.value, execution["precision"].value)),
         )
 
     def _examples(self) -> Decided[int]:
@@ -202,7 +203,7 @@ class _Planner:
         return Decided(value=self.examples, reason=of_train, source="data set")
 
     def _resolution(self) -> tuple[Decided[int], Decided[int]]:
-        if self.backbone.as_it_is is not None and (side := self.backbone.as_it_is.side) is not None:
+        if self.backbone.opaque is not None and (side := self.backbone.opaque.side) is not None:
             return self._fixed_resolution(side)
         height, width = self.dataset.height, self.dataset.width
         value = rule.resolution(height, width, self.recipe.rule, self.backbone.architecture)
@@ -257,7 +258,7 @@ class _Planner:
             return self._asked("batch", rule.LIGHT_BATCH, reason, f"{CODE} README", deviates=True)
         return self._asked("batch", rule.BATCH, "the rule's batch", self._rule_source())
 
-    def _base_learning_rate(self, batch: int) -> Decided[float]:
+    def _base_lr(self, batch: int) -> Decided[float]:
         light = self.recipe.preset == "light"
         base = rule.LIGHT_BASE_LEARNING_RATE if light else rule.BASE_LEARNING_RATE
         reason = f"the {self.recipe.preset}{' preset' if light else ''}'s rate"
@@ -286,7 +287,7 @@ class _Planner:
         return Decided(value=full, reason=reason, source=self._rule_source())
 
     def _train(self) -> Decided[Train]:
-        asked, own = self.recipe.train, self.backbone.as_it_is
+        asked, own = self.recipe.train, self.backbone.opaque
         if own is not None and asked.startswith("last-"):
             raise RecipeError(
                 f"--train {asked} needs the blocks of a BiT; {self.backbone.name} runs as it is. Allowed: full, head."
@@ -321,9 +322,7 @@ class _Planner:
             )
         return Decided(value=test_split, reason="the data set has no validation split", source="data set")
 
-    def _eval_every(self) -> Decided[int | None]:
-        if self.recipe.eval_every is not None:
-            return Decided(value=self.recipe.eval_every, reason="steps, asked for", source=ASKED)
+    def evaluated_once(self) -> Decided[int | None]:
         return Decided(
             value=None, reason="the rule has no early stopping: evaluation once, at the end", source=self._rule_source()
         )
@@ -335,7 +334,7 @@ class _Planner:
         if self.recipe.preset == "rule" and self.recipe.batch is None:
             light = f", about {duration(seconds * rule.LIGHT_BATCH / rule.BATCH)}" if seconds else ""
             suggestions.append(f"--preset light: a quarter of the images{light}")
-        own = self.backbone.as_it_is
+        own = self.backbone.opaque
         if crop > FAST_CROP and self.recipe.crop is None and (own is None or own.side is None):
             smaller = f", about {duration(seconds * (FAST_CROP / crop) ** 2)}" if seconds else ""
             suggestions.append(f"--crop {FAST_CROP}: smaller pixels, less accurate on fine detail{smaller}")

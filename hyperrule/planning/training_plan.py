@@ -5,22 +5,31 @@ A plan is frozen, JSON, and complete, once the weights are there: a job executes
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from hyperrule.backbones.class_names import ClassName
 from hyperrule.backbones.info import BackboneInfo
+from hyperrule.data.images import Examples
 from hyperrule.errors import RecipeError
 from hyperrule.planning.cost import Estimate
 from hyperrule.planning.machine.machine import Machine
 from hyperrule.recipe import TrainingRecipe
+from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import duration
 
 FORMAT = 5
-HOW = ("micro_batch", "remat", "xla", "checkpoint_every")  # decisions that a resumed run may change: rounding at most
+EXECUTION_FIELDS = (
+    "micro_batch",
+    "remat",
+    "xla",
+    "checkpoint_every",
+)  # decisions that a resumed run may change: rounding at most
 ASKED, HYPERRULE, MEASURED = "recipe", "hyperrule", "measured before step 0"  # where a decision comes from
 Precision = Literal["float32", "bfloat16", "float16"]
+
+RANDOM_WEIGHTS = "random weights"  # instead of a hash
 
 T = TypeVar("T")
 
@@ -70,6 +79,8 @@ class TrainingPlan(BaseModel, ABC):
     estimate: Estimate
     calibration: Calibration | None = None
 
+    KIND: ClassVar[str]  # what people call such a training
+
     @property
     @abstractmethod
     def length(self) -> Decided[Any]:
@@ -95,6 +106,32 @@ class TrainingPlan(BaseModel, ABC):
     @property
     def class_names(self) -> tuple[str, ...]:
         return tuple(known.name for known in self.classes)
+
+    @property
+    @abstractmethod
+    def run_name(self) -> str:
+        """What to call the run folder where nobody says it."""
+
+    @property
+    @abstractmethod
+    def data_sha256(self) -> str:
+        """Of all images, their classes and splits."""
+
+    @property
+    @abstractmethod
+    def data_name(self) -> str:
+        """What to call the data."""
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """SHA-256 of everything that goes in, by what it is."""
+        return {f"backbone {self.backbone.name}": self.backbone.sha256 or RANDOM_WEIGHTS}
+
+    @abstractmethod
+    def images(self, recipe: Any, reporter: Reporter) -> tuple[str, Examples, Examples]:
+        """SHA-256 of the data that the recipe, of this plan's kind, opens; what is trained on, and what is evaluated.
+
+        Raises DataError if it cannot be used."""
 
     @property
     @abstractmethod
@@ -135,14 +172,18 @@ class TrainingPlan(BaseModel, ABC):
             "backbone sha256": self.backbone.sha256,
             "architecture": self.backbone.architecture,
             "input range": self.backbone.input_range,
-            **{name: decided.value for name, decided in self.decisions.items() if name not in self.how},
+            **{name: decided.value for name, decided in self.decisions.items() if name not in self.execution_fields},
         }
 
     @property
-    def how(self) -> tuple[str, ...]:
+    def execution_fields(self) -> tuple[str, ...]:
         """Decisions that a resumed run may change: HOW, without the micro-batch where batch norm sees it."""
-        own = self.backbone.as_it_is
-        return tuple(name for name in HOW if name != "micro_batch") if own and own.keeps_statistics else HOW
+        own = self.backbone.opaque
+        return (
+            tuple(name for name in EXECUTION_FIELDS if name != "micro_batch")
+            if own and own.keeps_statistics
+            else EXECUTION_FIELDS
+        )
 
     def calibrated(self, calibration: Calibration) -> Self:
         """The plan with its schedule shrunk to what fits into the budget beside everything else measured.
@@ -182,5 +223,5 @@ class TrainingPlan(BaseModel, ABC):
     @property
     def deterministic(self) -> bool:
         """Whether a step can be repeated in the same bits."""
-        own = self.backbone.as_it_is
+        own = self.backbone.opaque
         return (own is None or not own.draws_random_numbers) and not self.xla.value

@@ -1,1 +1,1 @@
-"""Classifiers that exist already, without training: their predictions, and their accuracy on labelled images."""
+"""Using a finished classifier: predictions, and accuracy on labelled images."""

@@ -10,8 +10,14 @@ from pathlib import Path
 from hyperrule.backbones.class_names import ClassName
 from hyperrule.data.listing import Split
 from hyperrule.errors import BackboneError
-from hyperrule.prediction.card import CARD_FILE, Card
-from hyperrule.prediction.released import Activation, Asked, ReleasedClassifier, describe_classifier, named_classes
+from hyperrule.prediction.formats import CARD_FILE, Card
+from hyperrule.prediction.released import (
+    Activation,
+    ClassifierOptions,
+    ReleasedClassifier,
+    describe_classifier,
+    named_classes,
+)
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import printable
 
@@ -55,7 +61,7 @@ class _Runtime:
     card: Callable[[Path], str | bytes | None]
 
 
-def describe_model(model: str, asked: Asked, reporter: Reporter) -> Model:
+def describe_model(model: str, asked: ClassifierOptions, reporter: Reporter) -> Model:
     """Facts of an export, which is then run itself, or else of what `describe_classifier` takes.
 
     Raises BackboneError where that does, for an export that cannot be read, or whose runtime is not installed.
@@ -63,7 +69,7 @@ def describe_model(model: str, asked: Asked, reporter: Reporter) -> Model:
     return describe_export(model, asked) or describe_classifier(model, asked, reporter)
 
 
-def describe_export(model: str, asked: Asked) -> ExportedClassifier | None:
+def describe_export(model: str, asked: ClassifierOptions) -> ExportedClassifier | None:
     """Facts of an export; None if it is no SavedModel with a card, and not called .tflite, .onnx or .keras."""
     path = Path(os.path.expanduser(model))
     runtime = RUNTIMES.get(path.suffix)

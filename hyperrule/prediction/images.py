@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hyperrule.data.images import Contents
+from hyperrule.data.images import EncodedImages
 from hyperrule.data.inspection import UNREADABLE, opened, reason
 from hyperrule.data.listing import Listing, Split
 from hyperrule.data.selection import Exclusions
@@ -135,7 +135,7 @@ class LabelledImages:
     split: Split | None
     ids: Sequence[str]
     class_names: Sequence[str]
-    contents: Contents
+    contents: EncodedImages
 
 
 def labelled_images(name: str, listing: Listing, split: Split | None, exclusions: Exclusions) -> LabelledImages:
@@ -163,7 +163,7 @@ def labelled_images(name: str, listing: Listing, split: Split | None, exclusions
     )
 
 
-def why_undecodable(contents: Contents, index: int) -> str:
+def why_undecodable(contents: EncodedImages, index: int) -> str:
     """What is wrong with an image that TensorFlow has not decoded."""
     try:
         encoded = contents[index]

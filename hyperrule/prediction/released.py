@@ -14,7 +14,7 @@ from hyperrule.backbones.lite0 import package
 from hyperrule.backbones.zoo import CLASSES, ZOO, ClassNames, Head, Released, find
 from hyperrule.data.listing import Split
 from hyperrule.errors import BackboneError, RecipeError
-from hyperrule.prediction.card import CARD_FILE
+from hyperrule.prediction.formats import CARD_FILE
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import listed
@@ -27,7 +27,7 @@ NAMES_OF_21K: ClassNames = "imagenet-21k"
 
 
 @dataclass(frozen=True)
-class Asked:
+class ClassifierOptions:
     """What a user says of a classifier; None leaves it to what is known.
 
     `size` is the side in pixels to which images are resized, `class_names` a file with a name a line, or
@@ -89,9 +89,9 @@ class _Found:
         return replace(self, activation=head.activation, class_names=class_names(head.class_names), size=size)
 
 
-def make_asked(
+def make_classifier_options(
     size: int | None, activation: str | None, class_names: str | os.PathLike[str] | None, input_range: Any
-) -> Asked:
+) -> ClassifierOptions:
     """Checked options; `input_range` as two numbers or "0,1". Raises RecipeError."""
     if size is not None and (isinstance(size, bool) or not SMALLEST <= size <= LARGEST):
         raise RecipeError(f"size must be from {SMALLEST} to {LARGEST} pixels. Received: {size!r}")
@@ -101,10 +101,10 @@ def make_asked(
         low_high = parse_input_range(input_range)
     except ValueError as error:
         raise RecipeError(f"input range {error}. Received: {input_range!r}") from None
-    return Asked(size, activation, None if class_names is None else os.fspath(class_names), low_high)  # type: ignore[arg-type]
+    return ClassifierOptions(size, activation, None if class_names is None else os.fspath(class_names), low_high)  # type: ignore[arg-type]
 
 
-def describe_classifier(model: str, asked: Asked, reporter: Reporter) -> ReleasedClassifier:
+def describe_classifier(model: str, asked: ClassifierOptions, reporter: Reporter) -> ReleasedClassifier:
     """Facts of a released classifier: a name of the zoo that has a head, a hub handle or a SavedModel whose outputs
     are logits, a BiT .npz with a head, or a finished run folder.
 
@@ -118,7 +118,7 @@ def describe_classifier(model: str, asked: Asked, reporter: Reporter) -> Release
             f"{backbone.name} was trained with {found.activation}. Received: --activation {asked.activation}. "
             "Leave it out: it is for classifiers of unknown origin."
         )
-    fixed = None if backbone.as_it_is is None else backbone.as_it_is.side
+    fixed = None if backbone.opaque is None else backbone.opaque.side
     if fixed is not None and asked.size not in (None, fixed):
         raise BackboneError(f"{backbone.name} takes images of {fixed} x {fixed} pixels only. Received: {asked.size}.")
     is_21k = found.classes == CLASSES[NAMES_OF_21K]
@@ -226,7 +226,7 @@ def _instead_of(released: Released) -> str:
 
 
 def _with_head(backbone: BackboneInfo) -> _Found:
-    if backbone.as_it_is is not None:
+    if backbone.opaque is not None:
         _refuse_export(backbone)
         return _Found(backbone, None, backbone.features)
     head = None if backbone.path is None else Path(backbone.path)
@@ -258,7 +258,10 @@ def _class_names(found: _Found, asked: str | None) -> tuple[ClassName, ...]:
 
 
 def named_classes(asked: str, classes: int, classifier: str) -> tuple[ClassName, ...]:
-    """The `classes` names that `asked`, as of `Asked.class_names`, gives. Raises BackboneError for another number."""
+    """The names of `classes` classes that `asked`, a value of `ClassifierOptions.class_names`, gives.
+
+    Raises BackboneError for another number of names.
+    """
     for key, known in CLASSES.items():
         if asked == key:
             if known != classes:

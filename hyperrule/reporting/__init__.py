@@ -1,1 +1,1 @@
-"""What remains of a run for people: a web page and a model card, from the run folder alone. No TensorFlow."""
+"""Report and model card of a finished run, from its folder alone; no TensorFlow."""

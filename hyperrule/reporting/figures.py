@@ -16,7 +16,7 @@ from hyperrule.evaluation.intervals import Interval, wilson
 from hyperrule.evaluation.metrics import Metrics
 from hyperrule.pages.drawing import BLUE, INK, ORANGE, PERCENT, SOFT, Drawing
 from hyperrule.pages.rendering import percent
-from hyperrule.reporting.read import Prediction
+from hyperrule.reporting.finished_run import Prediction
 from hyperrule.support.wording import printable
 
 TARGETS = (0.9, 0.95, 0.98, 0.99, 0.995)  # accuracies

@@ -1,7 +1,4 @@
-"""`hyperrule report`: pages from finished runs, to where they were asked for.
-
-The end of a run: its report, then its model card, whose presence says that the run is finished.
-"""
+"""Reads finished runs and makes their pages and cards: at the end of a run, and for `hyperrule report`."""
 
 import os
 import shutil
@@ -10,23 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperrule.errors import Interrupted, RecipeError, RunFolderError
-from hyperrule.evaluation.agreement import headline as distilled_headline
-from hyperrule.evaluation.metrics import headline
-from hyperrule.reporting.comparison import render_comparison
-from hyperrule.reporting.model_card import model_card, write_card
-from hyperrule.reporting.page import GENERATOR, render_report, write_report
-from hyperrule.reporting.read import DistilledRun, FinetunedRun, read_run
+from hyperrule.reporting.distilled import DistilledRun
+from hyperrule.reporting.finetuned import FinetunedRun
+from hyperrule.reporting.finished_run import FinishedRun
+from hyperrule.reporting.model_card import model_card
+from hyperrule.reporting.page import GENERATOR, render_comparison, render_report
 from hyperrule.run_folder import RunFolder
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import resume_command
 
 DEFAULT = Path("report.html")
+KINDS: dict[str, type[FinishedRun]] = {"finetune": FinetunedRun, "distill": DistilledRun}
 HEAD = 4_000  # bytes of a page in which it says what made it
 
 
 @dataclass(frozen=True)
-class Reported:
+class ReportFiles:
     """A page that was made; `os.fspath` gives its path. `card` is the model card that was made with it, if any;
     `headlines` are the results in a line by run."""
 
@@ -38,7 +35,7 @@ class Reported:
         return str(self.page)
 
 
-def make_report(folders: Sequence[RunFolder], out: Path | None) -> Reported:
+def make_report(folders: Sequence[RunFolder], out: Path | None) -> ReportFiles:
     """As `hyperrule.report` says."""
     if not folders:
         raise RecipeError("report takes run folders, at least one. Received: none")
@@ -52,17 +49,33 @@ def make_report(folders: Sequence[RunFolder], out: Path | None) -> Reported:
         _check_finished(folder)
     runs = [read_run(folder) for folder in folders]
     page = render_report(runs[0]) if len(runs) == 1 else render_comparison(runs)
-    headlines = {str(run.folder.path): _headline(run) for run in runs}
+    headlines = {str(run.folder.path): run.headline for run in runs}
     if target is not None:
-        with whole_file(target) as partial:
+        with atomic_write(target) as partial:
             partial.write_text(page, encoding="utf-8")
-        return Reported(target, None, headlines)
+        return ReportFiles(target, None, headlines)
     (folder,), (run,) = folders, runs
     card = model_card(run)
     with folder.locked():
         folder.write(folder.report_file, page)
         folder.write(folder.card_file, card)
-    return Reported(folder.report_file, folder.card_file, headlines)
+    return ReportFiles(folder.report_file, folder.card_file, headlines)
+
+
+def read_run(folder: RunFolder) -> FinishedRun:
+    """A finished run of whatever kind. Raises RunFolderError, in one line, if it is no run, of another format, or if a
+    file of it is missing or damaged."""
+    return KINDS[folder.read_plan().job].read(folder)
+
+
+def write_report(folder: RunFolder) -> None:
+    """Raises RunFolderError if something is missing or damaged, RunError if the page cannot be written."""
+    folder.write(folder.report_file, render_report(read_run(folder)))
+
+
+def write_card(folder: RunFolder) -> None:
+    """Raises RunFolderError if something is missing or damaged, RunError if the card cannot be written."""
+    folder.write(folder.card_file, model_card(read_run(folder)))
 
 
 def check_replaceable(file: Path) -> None:
@@ -84,12 +97,6 @@ def _check_finished(folder: RunFolder) -> None:
     if not folder.finished:
         folder.read_plan()  # says what is wrong with what is no run at all
         raise RunFolderError(f"{folder.path} is an unfinished run. Finish it first: {resume_command(folder.path)}")
-
-
-def _headline(run: FinetunedRun | DistilledRun) -> str:
-    if isinstance(run, FinetunedRun):
-        return headline(run.plan, run.metrics)
-    return distilled_headline(run.agreements.overall)
 
 
 def finish_run(run: RunFolder, reporter: Reporter, keep: Callable[[], None] = lambda: None) -> None:

@@ -12,15 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hyperrule.audit.check.check import EDGES
-from hyperrule.audit.check.findings import SizeBin
 from hyperrule.data.images import Examples
-from hyperrule.data.inspection import Facts
+from hyperrule.data.inspection import SizeBin, size_histogram
 from hyperrule.data.source import Source
 from hyperrule.errors import RunFolderError
 from hyperrule.pages.thumbnails import data_uri, thumbnail
 from hyperrule.run_folder import RunFolder
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 
 CLASSES, SAMPLES = 24, 4  # classes with samples, training images of each
 MISTAKES = 24
@@ -48,8 +46,8 @@ def keep_pictures(
     columns = zip(*rows, strict=True) if rows else [()] * 4
     kinds = {"id": pa.string(), "label": pa.string(), "why": pa.string(), "jpeg": pa.binary()}
     table = pa.table({name: pa.array(column, kinds[name]) for name, column in zip(kinds, columns, strict=True)})
-    sizes = [size.model_dump() for size in _sizes(source.facts)]
-    with whole_file(run.pictures_file) as partial:
+    sizes = [size.model_dump() for size in size_histogram(source.facts)]
+    with atomic_write(run.pictures_file) as partial:
         pq.write_table(table.replace_schema_metadata({"sizes": json.dumps(sizes)}), partial, compression="none")
 
 
@@ -92,14 +90,3 @@ def _mistakes(testing: Examples, probabilities: npt.NDArray[np.float32], class_n
     for number in wrong[np.argsort(-scores, kind="stable")][:MISTAKES]:
         if (jpeg := thumbnail(testing.contents, number)) is not None:
             yield testing.ids[number], class_names[testing.labels[number]], "mistake", jpeg
-
-
-def _sizes(facts: Facts) -> Iterator[SizeBin]:
-    """From the smallest to the largest size that there is."""
-    readable = facts[facts["height"] > 0]
-    side = np.sqrt(readable["height"].astype(np.int64) * readable["width"])
-    counts = np.histogram(side, [*EDGES, np.inf])[0]
-    filled = np.flatnonzero(counts)
-    for place in range(filled[0], filled[-1] + 1) if len(filled) else ():
-        high = EDGES[place + 1] if place + 1 < len(EDGES) else None
-        yield SizeBin(low=EDGES[place], high=high, images=int(counts[place]))

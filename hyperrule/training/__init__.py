@@ -1,1 +1,1 @@
-"""The training step and loop, under tf.distribute."""
+"""The training step and loop under tf.distribute: optimizer, checkpoints and workers."""

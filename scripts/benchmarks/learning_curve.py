@@ -21,7 +21,7 @@ from hyperrule.audit.learning_curve.curve import a_class
 from hyperrule.audit.learning_curve.extrapolate import FITTED, Expected, look_ahead
 from hyperrule.audit.learning_curve.measure import halved, measure, subset
 from hyperrule.data.images import Examples
-from hyperrule.evaluation.features import Frozen, freeze
+from hyperrule.evaluation.features import FrozenFeatures, frozen_features
 from hyperrule.evaluation.probe import BLAS_THREADS, fit_probe
 from hyperrule.recipe import Recipe
 from hyperrule.support.progress import Reporter
@@ -64,7 +64,7 @@ def first_of(examples: Examples, each: int) -> Examples:
     )
 
 
-def labelled(frozen: Frozen, examples: Examples) -> Labelled:
+def labelled(frozen: FrozenFeatures, examples: Examples) -> Labelled:
     return np.asarray(frozen.features(examples)), examples.labels
 
 
@@ -112,7 +112,7 @@ def main() -> None:
     every: list[Forecast] = []
     for dataset in asked.datasets:
         for backbone in asked.backbones or BACKBONES:
-            frozen = freeze(Recipe(dataset=dataset, backbone=backbone), None, Reporter())
+            frozen = frozen_features(Recipe(dataset=dataset, backbone=backbone), None, Reporter())
             training = labelled(frozen, first_of(frozen.source.examples("train"), asked.each))
             testing = labelled(frozen, first_of(frozen.source.examples("test"), TESTED))
             found = list(forecasts(training, testing, len(frozen.source.listing.class_names), asked.seeds))

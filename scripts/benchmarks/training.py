@@ -110,7 +110,7 @@ def own_export(case: Case) -> Timed:
     import tensorflow as tf
 
     from hyperrule.exporting.saved_model import export_saved_model
-    from hyperrule.prediction.card import Card
+    from hyperrule.prediction.formats import Card
     from hyperrule.training.classifier import fold
 
     classifier = own_classifier(case, "float32")

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.audit.check.duplicates import Placed, find_alike
-from hyperrule.audit.check.findings import Choice, Imbalance, Lie, Size, SizeBin, Sizes
+from hyperrule.audit.check.duplicates import Placement, find_all_duplicates
+from hyperrule.audit.check.findings import Choice, Imbalance, Lie, Size, Sizes
 from hyperrule.audit.check.near_duplicates import NearPairs
 from hyperrule.audit.check.page import CheckReport
 from hyperrule.data.images import Indices
-from hyperrule.data.inspection import Facts
+from hyperrule.data.inspection import Facts, size_histogram
 from hyperrule.data.listing import Split
 from hyperrule.data.source import IMBALANCED, Source
 from hyperrule.errors import DataError
@@ -30,7 +30,6 @@ FORMAT_OF = {
 }  # by extension
 HUGE = 89_478_485  # pixels; of more, Pillow warns
 ELONGATED = 4  # times as long as wide
-EDGES = (0, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)  # pixels of a side
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def check_source(source: Source, reporter: Reporter) -> CheckReport:
     good = facts[readable]
     splits = _splits(source, readable)
     drawn = len(listing.splits) < 2
-    found = find_alike(good, _placed(source, readable, {} if drawn else splits.members), reporter)
+    found = find_all_duplicates(good, _placed(source, readable, {} if drawn else splits.members), reporter)
     counts = {split: _per_class(source, members) for split, members in splits.members.items()}
     problems = {listing.ids[index]: problem for index, problem in source.problems.items()}
     report = CheckReport(
@@ -98,12 +97,12 @@ def _splits(source: Source, readable: Indices) -> _Splits:
         return _Splits({split: np.intersect1d(m, readable) for split, m in everything.items()}, str(error))
 
 
-def _placed(source: Source, readable: Indices, splits: dict[Split, Indices]) -> Placed:
+def _placed(source: Source, readable: Indices, splits: dict[Split, Indices]) -> Placement:
     listing = source.listing
     split_of = np.zeros(len(readable), np.int64)
     for index, members in enumerate(splits.values()):
         split_of[np.searchsorted(readable, members)] = index
-    return Placed(readable, listing.ids, listing.class_names, listing.labels[readable], tuple(splits), split_of)
+    return Placement(readable, listing.ids, listing.class_names, listing.labels[readable], tuple(splits), split_of)
 
 
 def _per_class(source: Source, members: Indices) -> npt.NDArray[np.int64]:
@@ -133,16 +132,11 @@ def _sizes(source: Source, readable: Indices) -> Sizes | None:
     by_area = _by_area(good)
     height, width = good["height"].astype(np.int64), good["width"].astype(np.int64)
     longest, shortest = np.maximum(height, width), np.minimum(height, width)
-    counts = np.histogram(np.sqrt(height * width), [*EDGES, np.inf])[0]
-    filled = np.flatnonzero(counts)
     return Sizes(
         smallest=_size(good[by_area[0]]),
         median=_size(good[by_area[len(good) // 2]]),
         largest=_size(good[by_area[-1]]),
-        histogram=tuple(
-            SizeBin(low=EDGES[i], high=EDGES[i + 1] if i + 1 < len(EDGES) else None, images=int(counts[i]))
-            for i in range(filled[0], filled[-1] + 1)
-        ),
+        histogram=size_histogram(good),
         elongated={ids[readable[i]]: _size(good[i]) for i in np.flatnonzero(longest >= ELONGATED * shortest)},
         huge={ids[readable[i]]: _size(good[i]) for i in np.flatnonzero(height * width > HUGE)},
     )

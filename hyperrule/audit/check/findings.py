@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from hyperrule.data.inspection import SizeBin
 from hyperrule.data.listing import Split
 from hyperrule.rule import Regime
 
@@ -15,14 +16,6 @@ class Size(Facts):
 
     height: int
     width: int
-
-
-class SizeBin(Facts):
-    """Images whose side, the square root of their area, is from `low` to below `high` pixels."""
-
-    low: int
-    high: int | None
-    images: int
 
 
 class Sizes(Facts):
@@ -72,7 +65,7 @@ class Member(Facts):
     split: Split | None
 
 
-class Alike(Facts):
+class DuplicateGroups(Facts):
     """Groups of images that are alike; `images` counts those that need not be there, or must not."""
 
     images: int
@@ -83,9 +76,9 @@ class Duplicates(Facts):
     """Images that are alike within a class and split (all but one of each group count), across classes (all count) and
     across splits (those in validation and test that are like one in training count)."""
 
-    within_class: Alike
-    across_classes: Alike
-    across_splits: Alike
+    within_class: DuplicateGroups
+    across_classes: DuplicateGroups
+    across_splits: DuplicateGroups
 
 
 class Findings(Facts):

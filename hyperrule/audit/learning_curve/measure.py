@@ -15,7 +15,7 @@ SEEDS = 5  # subsets of each size
 
 
 @dataclass(frozen=True)
-class Measured:
+class SubsetAccuracies:
     """What probes of subsets got right; `labels` int64 [P] ascending, the last all that there are.
 
     `correct` bool [P, seeds, test images]: of all labels there is one subset, so its rows are the same.
@@ -36,7 +36,7 @@ def measure(
     testing: tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]],
     classes: int,
     reporter: Reporter,
-) -> Measured:
+) -> SubsetAccuracies:
     """From features [N, D] and labels [N] of both; every class has training images."""
     features, labels = training
     test_features, test_labels = testing
@@ -54,7 +54,7 @@ def measure(
         for counts in sizes[:-1]:
             parts.append([correct(subset(labels, counts, seed)) for seed in range(SEEDS)])
             report(1 + len(parts), "sizes")
-    return Measured(np.array([counts.sum() for counts in sizes]), np.array([*parts, everything]))
+    return SubsetAccuracies(np.array([counts.sum() for counts in sizes]), np.array([*parts, everything]))
 
 
 def halved(counts: Indices) -> list[Indices]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 from hyperrule.backbones.fetch.http import complete, failures_told
 from hyperrule.backbones.zoo import BUCKET
 from hyperrule.errors import BackboneError
-from hyperrule.support.files import alone, cache_folder, os_errors_as, whole_file
+from hyperrule.support.files import atomic_write, cache_folder, file_lock, os_errors_as
 from hyperrule.support.progress import Reporter
 
 
@@ -63,7 +63,7 @@ def fetch(file: str, reporter: Reporter) -> Weights:
     pooch.get_logger().setLevel("WARNING")
     bucket = pooch.Pooch(folder, base_url="", registry={file: None}, urls={file: url})
     told = failures_told(f"cannot download {url}", f"bring the file yourself: {put}")
-    with told, alone(folder / ".download", reporter):
+    with told, file_lock(folder / ".download", reporter):
         bucket.fetch(file, downloader=download)
     return verified(file, url)
 
@@ -112,8 +112,8 @@ def _records() -> dict[str, Record]:
 
 
 def _record(file: str, record: Record) -> None:
-    with os_errors_as(BackboneError, f"cannot record {file}"), alone(_folder() / ".record"):
+    with os_errors_as(BackboneError, f"cannot record {file}"), file_lock(_folder() / ".record"):
         records = sorted((_records() | {file: record}).items())
         lines = ",\n".join(f"{json.dumps(name)}: {each.model_dump_json()}" for name, each in records)
-        with whole_file(_record_file()) as partial:
+        with atomic_write(_record_file()) as partial:
             partial.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")

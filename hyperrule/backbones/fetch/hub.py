@@ -12,7 +12,7 @@ from typing import Any
 
 from hyperrule.backbones.fetch.http import failures_told, opened
 from hyperrule.errors import BackboneError
-from hyperrule.support.files import alone, cache_folder
+from hyperrule.support.files import cache_folder, file_lock
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import size
 
@@ -94,7 +94,7 @@ def unpack(archive: Path, reporter: Reporter) -> Path:
     with failures_told(f"cannot unpack {archive}", "fetch or copy it again", Exception):
         with archive.open("rb") as stream:
             folder = cache_folder() / "unpacked" / hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-        with alone(folder.parent / ".lock", reporter):
+        with file_lock(folder.parent / ".lock", reporter):
             return _saved_model(folder) or _unpacked(archive, folder, reporter)
 
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from hyperrule.backbones.bit.checkpoints import HEAD, write_arrays
 from hyperrule.backbones.lite0.package import NAME, Arrays, head_file, module_folder, read_state_dict, weights_file
 from hyperrule.errors import BackboneError, RunError
-from hyperrule.support.files import alone, os_errors_as, whole_file
+from hyperrule.support.files import atomic_write, file_lock, os_errors_as
 
 
 class Stage(NamedTuple):
@@ -132,13 +132,13 @@ def lite0_saved_model(say: Callable[[str], None]) -> Path:
     damaged or of another network, RunError if the cache folder cannot be written.
     """
     source, target, head = weights_file(), module_folder(), head_file()
-    with os_errors_as(RunError, f"cannot write {target}"), alone(target.parent / ".lock"):
+    with os_errors_as(RunError, f"cannot write {target}"), file_lock(target.parent / ".lock"):
         if target.is_dir() and head.is_file():  # another process made them meanwhile
             return target
         say(f"Making {NAME} from {source.name} in {target}, once.")
         arrays = read_state_dict(source)
         kernel, bias = _take(arrays, "_fc.weight", (CLASSES, FEATURES)).T, _take(arrays, "_fc.bias", (CLASSES,))
-        with whole_file(head) as partial:
+        with atomic_write(head) as partial:
             write_arrays(partial, {f"{HEAD}kernel": kernel[np.newaxis, np.newaxis], f"{HEAD}bias": bias})
         if target.is_dir():
             return target

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hyperrule.backbones.info import ModuleFacts
 from hyperrule.errors import BackboneError
-from hyperrule.support.files import alone, cache_folder, whole_file
+from hyperrule.support.files import atomic_write, cache_folder, file_lock
 from hyperrule.support.progress import Reporter, silent_native_stderr
 
 FORMAT = 1  # of the facts; others are found out anew
@@ -16,14 +16,14 @@ def module_facts(folder: Path, reporter: Reporter) -> ModuleFacts:
     written."""
     sha256 = folder_sha256(folder)
     stored = cache_folder() / "modules" / f"{sha256[:16]}.v{FORMAT}.json"
-    with alone(stored.with_suffix(".lock"), reporter):
+    with file_lock(stored.with_suffix(".lock"), reporter):
         if (known := _known(stored)) is not None:
             return known
         reporter.say(f"Looking into {folder} (once) ...")
         with silent_native_stderr():
             from hyperrule.backbones.saved_model.inspection import inspect
         facts = inspect(folder, sha256, stored.with_suffix(".npz"))
-        with whole_file(stored) as partial:
+        with atomic_write(stored) as partial:
             partial.write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return facts
 

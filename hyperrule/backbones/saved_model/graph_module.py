@@ -67,7 +67,7 @@ class SavedModule:
         )
 
     @property
-    def heeds_training(self) -> bool:
+    def uses_training_argument(self) -> bool:
         """Whether training and inference are two graphs."""
         return self._train is not None and self._train.function is not self._infer.function
 
@@ -116,7 +116,7 @@ class GraphModule(Backbone):
         self.resources = self.saved.module
         self.features = self.saved.features
         self.side = self.saved.side
-        self.heeds_training = self.saved.heeds_training
+        self.uses_training_argument = self.saved.uses_training_argument
         self._trained = {variable.ref() for variable in self.saved.trainable_variables}
         self._arrays = {
             f"module/{index:04d}/{variable.name.split(':')[0]}": _adopted(variable, variable.ref() in self._trained)

@@ -15,10 +15,10 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from hyperrule.backbones.bit.checkpoints import HEAD, write_arrays
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
-from hyperrule.backbones.info import INPUT_RANGES, AsItIs, InputRange, ModuleFacts
+from hyperrule.backbones.info import INPUT_RANGES, InputRange, ModuleFacts, OpaqueNetwork
 from hyperrule.backbones.saved_model.graph_module import SavedModule
 from hyperrule.backbones.saved_model.transplant import Match, matches
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 
 Floats = npt.NDArray[np.float32]
 
@@ -78,7 +78,7 @@ def _inspected(folder: Path, sha256: str, weights: Path) -> ModuleFacts:
         update={
             "failed_proof": failed,
             "deviations": _deviations(module),
-            "as_it_is": AsItIs(
+            "opaque": OpaqueNetwork(
                 trainable=_trains(module),
                 side=module.side,
                 keeps_statistics=any(op.startswith("Assign") for op in operations),
@@ -131,7 +131,7 @@ def _transplant(module: SavedModule, weights: Path) -> tuple[dict[str, object] |
         for input_range, answers in originals.items():
             differences = tuple(map(difference, outputs, answers))
             if np.max(differences) <= TOLERANCE:  # False for NaN, as Python's max is not
-                with whole_file(weights) as partial:
+                with atomic_write(weights) as partial:
                     write_arrays(partial, arrays)
                 return {
                     "features": match.architecture.features,

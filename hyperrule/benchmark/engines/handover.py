@@ -10,10 +10,10 @@ from tempfile import mkdtemp
 
 from rich.console import Console
 
-from hyperrule.benchmark.cells import Planned
+from hyperrule.benchmark.cells import PreparedCell
 from hyperrule.benchmark.ledger import claim
 from hyperrule.planning.finetune import Plan
-from hyperrule.support.files import alone
+from hyperrule.support.files import file_lock
 from hyperrule.support.progress import Reporter
 
 LOCK = "lock"  # held as long as the command lives
@@ -32,7 +32,7 @@ class _Pickler(pickle.Pickler):
 def scratch_folder(folder: Path) -> Iterator[Path]:
     """A folder in it for the block, for the files of one command; those of commands that were killed go."""
     with ExitStack() as held:
-        with alone(folder / ".lock"):
+        with file_lock(folder / ".lock"):
             for other in folder.glob(".planned-*"):
                 with claim(other, LOCK, "") as left_behind:
                     if left_behind:
@@ -43,16 +43,16 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
         yield scratch
 
 
-def write_planned(file: Path, planned: Sequence[Planned]) -> None:
+def write_planned(file: Path, planned: Sequence[PreparedCell]) -> None:
     """Cells of one data set, whose images are inspected."""
     with file.open("wb") as stream:
         _Pickler(stream, pickle.HIGHEST_PROTOCOL).dump(list(planned))
 
 
-def read_planned(file: Path) -> list[Planned]:
+def read_planned(file: Path) -> list[PreparedCell]:
     """What this program has written; a pickle of anybody else's can do anything."""
     with file.open("rb") as stream:
-        planned: list[Planned] = pickle.load(stream)
+        planned: list[PreparedCell] = pickle.load(stream)
     return planned
 
 

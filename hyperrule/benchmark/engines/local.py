@@ -14,7 +14,7 @@ from signal import Signals
 from hyperrule.benchmark.engines.pieces import Order, Piece, signals_to, stopped_by
 from hyperrule.planning.machine.machine import this_machine
 from hyperrule.training.launch.hosts import Worker
-from hyperrule.training.launch.process import Running
+from hyperrule.training.launch.process import WorkerProcess
 
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -28,7 +28,7 @@ def run_locally(folder: Path, orders: Sequence[Order], jobs: int, ended: Callabl
     """
     events: Events = SimpleQueue()
     left, free = deque(orders), list(reversed(range(jobs)))
-    running: dict[int, tuple[Piece, Running]] = {}
+    running: dict[int, tuple[Piece, WorkerProcess]] = {}
     received: Signals | None = None
     with signals_to(events.put):
         while running or (left and received is None):
@@ -56,12 +56,12 @@ def command(folder: Path, order: Order) -> list[str]:
     return [sys.executable, "-m", "hyperrule.benchmark.engines.work", str(folder), order.model_dump_json()]
 
 
-def _start(slot: int, folder: Path, order: Order, events: Events) -> Running:
+def _start(slot: int, folder: Path, order: Order, events: Events) -> WorkerProcess:
     machine, environment = this_machine(), {}
     if order.jobs > 1:
         environment = threads(machine.cores // order.jobs) | gpus(slot, order.jobs, _visible(len(machine.gpus)))
     worker = Worker(slot, "this machine", (), environment)
-    return Running(worker, command(folder, order), lambda slot, code: events.put((slot, code)))
+    return WorkerProcess(worker, command(folder, order), lambda slot, code: events.put((slot, code)))
 
 
 def _visible(count: int) -> list[str]:

@@ -1,1 +1,1 @@
-"""Kinds of storage, a module each: every one lists its images by the contract of `hyperrule.data.listing`."""
+"""One module for each way in which data is stored; all list images by the contract of `data.listing`."""

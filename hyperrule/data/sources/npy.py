@@ -16,7 +16,7 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.support.files import alone, cache_folder, whole_file
+from hyperrule.support.files import atomic_write, cache_folder, file_lock
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import size
 
@@ -102,11 +102,11 @@ class Npy:
             stream.seek(0)
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             target = cache_folder() / "arrays" / sha256[:16] / quote(self.member, safe="")
-            with alone(target.parent.with_suffix(".lock"), reporter):
+            with file_lock(target.parent.with_suffix(".lock"), reporter):
                 if not target.exists():
                     reporter.say(f"Unpacking {self.member} of {self.file} ({size(info.file_size)}) to {target}.")
                     target.parent.mkdir(exist_ok=True)
-                    with whole_file(target) as partial, archive.open(info) as packed, partial.open("wb") as out:
+                    with atomic_write(target) as partial, archive.open(info) as packed, partial.open("wb") as out:
                         shutil.copyfileobj(packed, out, 2**20)
             return target, 0
 

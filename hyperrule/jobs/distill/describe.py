@@ -13,7 +13,7 @@ from hyperrule.backbones.info import BackboneInfo
 from hyperrule.backbones.zoo import CLASSES, find
 from hyperrule.errors import BackboneError
 from hyperrule.planning.distill import TeacherInfo
-from hyperrule.prediction.released import Asked, describe_classifier, run_of
+from hyperrule.prediction.released import ClassifierOptions, describe_classifier, run_of
 from hyperrule.recipe import DistillRecipe
 from hyperrule.support.progress import Reporter
 
@@ -46,7 +46,7 @@ def describe_teacher(recipe: DistillRecipe, reporter: Reporter, fetch: bool = Tr
         return TeacherInfo(backbone=backbone, head=None, classes=len(names), class_names=names)
     if not _is_classifier(recipe, backbone):
         return features_only
-    known = describe_classifier(recipe.teacher, Asked(input_range=recipe.teacher_range), reporter)
+    known = describe_classifier(recipe.teacher, ClassifierOptions(input_range=recipe.teacher_range), reporter)
     if known.activation != "softmax":
         reporter.say(f"{known.name} was trained with a {known.activation}: its features are matched, not its logits.")
         return features_only
@@ -74,7 +74,7 @@ def _told_of(options: dict[str, str]) -> Iterator[None]:
 def _is_classifier(recipe: DistillRecipe, backbone: BackboneInfo) -> bool:
     if (run := run_of(Path(os.path.expanduser(recipe.teacher)))) is not None:
         return head_classes(run / "weights.npz", backbone.features) is not None
-    if backbone.as_it_is is None:
+    if backbone.opaque is None:
         return backbone.path is not None and head_classes(Path(backbone.path), backbone.features) is not None
     if (released := find(recipe.teacher)) is not None:
         return released.head is not None

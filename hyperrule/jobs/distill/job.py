@@ -1,7 +1,7 @@
 """The job: pool -> teacher and student -> training -> agreement -> weights and export, each into the run folder."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,17 +15,16 @@ from hyperrule.data.images import Examples
 from hyperrule.data.pipeline import training_batches
 from hyperrule.data.pool import Pool
 from hyperrule.data.preprocess import InceptionAugmentation
-from hyperrule.errors import RunFolderError
 from hyperrule.evaluation.agreement import Agreements, Answers, agreement, labels_among
 from hyperrule.evaluation.inference import Floats, Pass, write_predictions
-from hyperrule.exporting.parity import Parity, read_parities
+from hyperrule.exporting.parity import Parity
 from hyperrule.jobs.distill.student import Student, Teacher
 from hyperrule.jobs.job import Job
+from hyperrule.jobs.result import Distilled
 from hyperrule.planning.distill import DistillPlan
-from hyperrule.planning.training_plan import Calibration
 from hyperrule.reporting.make import finish_run
-from hyperrule.run_folder import RunFolder, reserved
-from hyperrule.support.files import whole_file
+from hyperrule.run_folder import RunFolder
+from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Report, Reporter
 from hyperrule.training.classifier import POLICIES
 from hyperrule.training.optimizer import adamw
@@ -33,16 +32,6 @@ from hyperrule.training.step import TrainingStep
 
 SAMPLE, SAMPLE_ON_A_BUDGET = 2_048, 256  # images by which the teacher's features are standardised
 LEAST_SCALE = 1e-3  # of a feature, against the mean of all: one that never moves must not be divided by 0
-
-
-@dataclass(frozen=True)
-class Distilled:
-    """A finished distillation: its folder, its plan, its figures; `parity` is None where there is no classifier."""
-
-    run: RunFolder
-    plan: DistillPlan
-    agreements: Agreements
-    parity: Parity | None
 
 
 class Distillation(Job[DistillPlan, Distilled]):
@@ -71,7 +60,7 @@ class Distillation(Job[DistillPlan, Distilled]):
         policy = POLICIES[plan.precision.value]
         backbone = ResNetV2(plan.backbone.network, policy, initializer, remat=plan.remat.value)
         self.classifier = student = Student(backbone, Teacher(plan.teacher, plan.precision.value), plan)
-        optimizer = adamw(plan.weight_decay.value / plan.base_learning_rate.value, student.undecayed)
+        optimizer = adamw(plan.weight_decay.value / plan.base_lr.value, student.undecayed)
         self.step = TrainingStep(student, self.strategy, plan.batch.value, optimizer, xla=plan.xla.value)
 
     def initialise(self) -> None:
@@ -177,11 +166,11 @@ class Distillation(Job[DistillPlan, Distilled]):
         agreements = self._agreements(answers)
         parity = self._write(answers, agreements) if self.workers.chief else None
         told = self.workers.texts(parity.model_dump_json() if parity is not None else "")[0]  # the others wait here
-        return Distilled(self.run, self.plan, agreements, Parity.model_validate_json(told) if told else None)
+        return Distilled(self.run, self.plan, Parity.model_validate_json(told) if told else None, agreements)
 
     def _write(self, answers: Answers, agreements: Agreements) -> Parity | None:
         run, parity = self.run, None
-        with whole_file(run.weights_file) as partial:
+        with atomic_write(run.weights_file) as partial:
             write_arrays(partial, self.classifier.bit_arrays(with_head=self.matches_logits))
         run.write(run.eval_file, agreements.model_dump_json(indent=2) + "\n")
         if answers.teacher is not None:
@@ -192,25 +181,3 @@ class Distillation(Job[DistillPlan, Distilled]):
             parity = self.export(by_teacher, probabilities)
         finish_run(run, self.reporter)
         return parity
-
-
-def run_distillation(plan: DistillPlan, pool: Pool, run: RunFolder | None, reporter: Reporter) -> Distilled:
-    """Execute a plan into a new run folder, under runs/ if none is given. Raises as `finetuning.run_plan` does."""
-    with reserved(run, f"{plan.teacher.name}-{plan.backbone.architecture}".lower()) as folder:
-        return Distillation(plan, pool, folder, reporter).execute(resuming=False)
-
-
-def resume_distillation(
-    plan: DistillPlan, pool: Pool, run: RunFolder, calibration: Calibration | None, reporter: Reporter
-) -> Distilled:
-    """Go on with the run in a folder, as `finetuning.resume_run` does."""
-    return Distillation(plan, pool, run, reporter).execute(resuming=True, calibration=calibration)
-
-
-def folder_distilled(run: RunFolder) -> Distilled:
-    """The result of a finished run, from its files."""
-    plan = run.read_plan()
-    if not isinstance(plan, DistillPlan):
-        raise RunFolderError(f"{run.path} holds a fine-tuning, not a distillation.")
-    agreements = Agreements.model_validate_json(run.eval_file.read_text(encoding="utf-8"))
-    return Distilled(run, plan, agreements, read_parities(run.parity_file).get("saved_model"))

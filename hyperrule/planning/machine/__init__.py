@@ -1,1 +1,1 @@
-"""What a machine offers: cores, GPUs, container limits, cluster and speed."""
+"""What a machine offers: cores, memory, GPUs, other workers, and its measured speed."""

@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hyperrule.support.files import cache_folder, whole_file
-from hyperrule.support.version import __version__
+from hyperrule import __version__
+from hyperrule.support.files import atomic_write, cache_folder
 
 FORMAT = 1
 LIBRARIES = ("tensorflow", "keras")  # those that make a step fast or slow
@@ -73,7 +73,7 @@ def stored_speed(device: str) -> Speed | None:
 def store_speed(speed: Speed) -> Path:
     """Write it where `stored_speed` looks. Raises RunError."""
     file = speed_file(speed.device)
-    with whole_file(file) as partial:
+    with atomic_write(file) as partial:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(speed.model_dump_json(indent=2) + "\n")
     return file

@@ -20,7 +20,7 @@ CLOSING = "hyperrule: "  # how the one line begins with which a command says why
 CLEAR_ROW = "\r\x1b[K"  # of worker 0's live display, which is drawn again below
 
 
-class Running:
+class WorkerProcess:
     """A worker's process, or the ssh that leads to it, and threads that read its stderr and wait.
 
     stdout and, on this machine, stderr of worker 0 are ours: its live display sees the terminal. When the process is

@@ -20,7 +20,7 @@ from types import FrameType
 from hyperrule.errors import Interrupted, RunError, UserError
 from hyperrule.support.wording import printable
 from hyperrule.training.launch.hosts import Worker
-from hyperrule.training.launch.process import Running, say
+from hyperrule.training.launch.process import WorkerProcess, say
 
 LOST_WORKER = 60.0  # seconds that the others have to notice it and to end by themselves
 LOST_CAUSE = 5.0  # the same where a request cannot be met: each finds that out alone
@@ -32,12 +32,12 @@ STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 @dataclass(frozen=True)
-class Ended:
+class WorkerExit:
     index: int
     code: int
 
 
-Events = SimpleQueue["Ended | signal.Signals"]
+Events = SimpleQueue["WorkerExit | signal.Signals"]
 
 
 class Escalation:
@@ -56,7 +56,7 @@ class Escalation:
     def seconds_left(self) -> float | None:
         return None if self._due is None else max(0.0, self._due - time.monotonic())
 
-    def act(self, left: list[Running]) -> None:
+    def act(self, left: list[WorkerProcess]) -> None:
         """The next thing is due; None cuts the lines."""
         _, number = self._plan.popleft()
         if number == signal.SIGTERM:
@@ -77,12 +77,12 @@ def supervise(workers: Sequence[Worker], command: Sequence[str], again: str) -> 
     events: Events = SimpleQueue()
 
     def ended(index: int, code: int) -> None:
-        events.put(Ended(index, code))
+        events.put(WorkerExit(index, code))
 
     with _signals_as(events):
-        running: list[Running] = []
+        running: list[WorkerProcess] = []
         try:
-            running += (Running(worker, command, ended) for worker in workers)
+            running += (WorkerProcess(worker, command, ended) for worker in workers)
             codes, received = _watch(running, events)
         except BaseException:
             for one in running:
@@ -96,7 +96,7 @@ def supervise(workers: Sequence[Worker], command: Sequence[str], again: str) -> 
     return _verdict(running, codes, again)
 
 
-def _watch(running: list[Running], events: Events) -> tuple[dict[int, int], signal.Signals | None]:
+def _watch(running: list[WorkerProcess], events: Events) -> tuple[dict[int, int], signal.Signals | None]:
     """Until all have ended: exit codes by worker in the order of their ends, and the first signal that came."""
     left = {one.worker.index: one for one in running}
     codes: dict[int, int] = {}
@@ -122,7 +122,7 @@ def _watch(running: list[Running], events: Events) -> tuple[dict[int, int], sign
     return codes, received
 
 
-def _verdict(running: list[Running], codes: dict[int, int], again: str) -> int:
+def _verdict(running: list[WorkerProcess], codes: dict[int, int], again: str) -> int:
     """The exit code of the first that failed, and the reason where worker 0 has not told it."""
     index, code = next((index, code) for index, code in codes.items() if code)
     first = running[index]

@@ -1,10 +1,12 @@
-"""The forms in which a classifier leaves, what each needs to run, and how near to the evaluation it has to be."""
+"""The forms of an exported classifier: what each needs to run, how near to the evaluation it has to be, and the card
+that travels inside it."""
 
 from importlib.util import find_spec
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
+from hyperrule import __version__
 from hyperrule.errors import UserError
 from hyperrule.support.wording import did_you_mean
 
@@ -96,3 +98,19 @@ def require(name: FormatName) -> None:
     """Raises UserError unless the packages of the format can be imported."""
     if missing := [package for package in FORMATS[name].packages if find_spec(package) is None]:
         raise UserError(f"{name} needs {' and '.join(missing)}. Install: pip install 'hyperrule[{name}]'")
+
+
+CARD_FILE = "hyperrule.json"
+
+
+class Card(BaseModel):
+    """Images are RGB in [0, 1], upright, resized to `size` x `size` pixels, bilinear without antialiasing;
+    probabilities, in the order of `class_names`, are softmax(logits / `temperature`)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    class_names: tuple[str, ...]
+    size: int
+    temperature: float
+    made_by: str = f"hyperrule {__version__}"

@@ -1,0 +1,69 @@
+"""Values, lists and tables as Markdown, and the sections of a model card that all kinds of runs have."""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from hyperrule.evaluation.intervals import Interval
+from hyperrule.planning.training_plan import TrainingPlan
+from hyperrule.support.wording import plain
+
+
+def sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def between(interval: Interval) -> str:
+    return f"{interval.low:.1%} to {interval.high:.1%}"
+
+
+def percentage(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def decimal(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def bullets(items: Iterable[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)
+
+
+def fenced(text: str, language: str) -> str:
+    fence = "`" * (1 + max(2, *map(len, re.findall("`+", text)), 0))
+    return f"{fence}{language}\n{text}{fence}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def shown_decision(value: Any) -> str:
+    """
+    >>> shown_decision(True), shown_decision(None), shown_decision(0.003), shown_decision((1, 2))
+    ('yes', 'none', '0.003', '1, 2')
+    """
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case None:
+            return "none"
+        case int() | float():
+            return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+        case tuple():
+            return ", ".join(map(shown_decision, value))
+        case _:
+            return str(value)
+
+
+def departures(plan: TrainingPlan) -> Iterator[str]:
+    yield "## Departures from the BiT-HyperRule"
+    made_so = [f"{name}: {shown_decision(made.value)} ({plain(made.reason)})" for name, made in plan.deviations.items()]
+    yield bullets(made_so) if made_so else "none"
+
+
+def skipped_images(skipped: dict[str, str]) -> Iterator[str]:
+    if skipped:
+        yield "## Images left out"
+        yield bullets(f"{plain(image)}: {plain(problem)}" for image, problem in skipped.items())
