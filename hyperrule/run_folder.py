@@ -37,7 +37,6 @@ from hyperrule.support.files import atomic_write, os_errors_as, try_file_lock
 from hyperrule.support.wording import resume_command
 
 P = TypeVar("P", bound=TrainingPlan)
-FINETUNE_ALONE = 4  # the format before there were other jobs; else it is the same
 RUNS = Path("runs")  # where new ones go, if nothing else is said
 
 
@@ -103,8 +102,6 @@ class RunFolder:
             )
         try:
             stored = json.loads(self.plan_file.read_text(encoding="utf-8"))
-            if stored["format"] == FINETUNE_ALONE:
-                stored |= {"format": FORMAT, "job": "finetune"}
             if stored["format"] != FORMAT:
                 raise RunFolderError(
                     f"{self.plan_file} has format {stored['format']}; this version reads {FORMAT}. "

@@ -1,9 +1,12 @@
 """What is found in single image files, good and bad."""
 
 import io
+import os
 import struct
 import subprocess
 import sys
+import threading
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from hyperrule.data.images import Files, TableColumn
-from hyperrule.data.inspection import CHUNK, Facts, Problems, inspect, opened
+from hyperrule.data.inspection import CHUNK, Facts, Problems, inspect, on_all_cores, opened
 from hyperrule.support.progress import Reporter
 
 RNG = np.random.default_rng(0)
@@ -182,6 +185,19 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "folder.jpg").mkdir()
     _, problems = inspect(Files.of(tmp_path, ["folder.jpg", "gone.jpg"]), True, Reporter(quiet=True))
     assert problems == {0: "is a directory", 1: "no such file or directory"}
+
+
+def worker(_: object, __: int) -> tuple[int, int]:
+    time.sleep(0.01)  # or the first would have done it all before the second is there
+    return os.getpid(), threading.get_ident()
+
+
+@pytest.mark.parametrize("quota", [1, 2])
+def test_no_more_at_once_than_the_quota_of_a_container_leaves(quota: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hyperrule.support.limits.allowed_cores", lambda: 8)
+    monkeypatch.setattr("hyperrule.support.limits.core_limit", lambda: quota)
+    with on_all_cores(worker, Files.of(Path(), []), range(40)) as found:
+        assert len(set(found)) <= quota
 
 
 def test_many_images_are_as_each_alone() -> None:

@@ -30,7 +30,7 @@ from hyperrule.support.progress import Reporter, silent_native_stderr
 from hyperrule.support.wording import resume_command
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
-CARD, OLD_CARD = "model_card.md", "summary.md"  # the file that a run writes last; what it was called once
+CARD = "model_card.md"  # the file that a run writes last
 TOLD_APART = 3.0  # times as far off must the second-best input range be
 PLAUSIBLE = 0.6  # standard deviations that the best may be off; 0.16 when EfficientNet-Lite0 was measured
 
@@ -99,7 +99,7 @@ def is_backbone(path: Path) -> bool:
 
 def is_finished(run: Path) -> bool:
     """Whether the run in a folder came to its end."""
-    return any((run / name).is_file() for name in (CARD, OLD_CARD))
+    return (run / CARD).is_file()
 
 
 def _of_path(path: Path, input_range: InputRange | None, reporter: Reporter) -> BackboneInfo:

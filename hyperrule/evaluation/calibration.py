@@ -45,7 +45,7 @@ class TemperatureScaling(BaseModel):
     """Probabilities are softmax(logits / temperature), the temperature fitted on `examples` images of `fitted_on`.
 
     `before` and `after` are of the test images. Where the temperature is fitted on those, `after` is as honest as
-    `before`: each half is judged by the temperature of the other.
+    `before`: each half gets the temperature that the other decides on, which may be none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -89,32 +89,38 @@ def fit_temperature(logits: Floats, labels: Labels) -> float:
 
 def scale_temperature(logits: Floats, labels: Labels, validation: tuple[Floats, Labels] | None) -> TemperatureScaling:
     """Fit on the validation examples' logits and labels, or, without them, on the test examples' `logits`
-    [N, classes] and `labels` [N]; both judged on the latter.
-
-    The temperature is 1 where one of the least cross-entropy would make the calibration error larger: a few confident
-    mistakes can do that.
+    [N, classes] and `labels` [N]; both judged on the latter, of which none has a say in whether its own logits are
+    scaled. Where the halves of the test do not agree, the temperature is half as far from 1, in logarithms.
     """
-    fitted, fitted_labels = validation if validation is not None else (logits, labels)
-    crosswise = _scaled_crosswise(fitted, fitted_labels)
-    helps = reliability(crosswise, fitted_labels).ece < reliability(fitted, fitted_labels).ece
-    temperature = fit_temperature(fitted, fitted_labels) if helps else 1.0
-    scaled = crosswise if validation is None and helps else logits / temperature
+    if validation is not None:
+        temperature = _decided(*validation)
+        scaled = logits / temperature
+    else:
+        pairs = np.arange(len(labels)) // 2 % 2  # of every class: they are sorted
+        halves = [np.flatnonzero(pairs == half) for half in (0, 1)]
+        decided = [_decided(logits[half], labels[half]) for half in halves]
+        scaled = logits.copy()
+        for half, of_the_other in zip(halves, reversed(decided), strict=True):
+            scaled[half] /= of_the_other
+        temperature = float(fit_temperature(logits, labels) ** np.mean([one != 1 for one in decided]))
     return TemperatureScaling(
         temperature=temperature,
         fitted_on="test" if validation is None else "validation",
-        examples=len(fitted_labels),
+        examples=len(labels if validation is None else validation[1]),
         before=reliability(logits, labels),
         after=reliability(scaled, labels),
     )
 
 
-def _scaled_crosswise(logits: Floats, labels: Labels) -> Floats:
-    """Each half of the examples divided by the temperature of the other."""
+def _decided(logits: Floats, labels: Labels) -> float:
+    """The temperature that is fitted, or 1 where one of the least cross-entropy would make the calibration error
+    larger: a few confident mistakes can do that. It is tried crosswise, on each half that of the other."""
     scaled = logits.copy()
-    halves = [np.arange(start, len(labels), 2) for start in (0, 1)]  # of every class: they are sorted
+    halves = [np.arange(start, len(labels), 2) for start in (0, 1)]
     for half, other in (halves, halves[::-1]):
         scaled[half] /= fit_temperature(logits[other], labels[other])
-    return scaled
+    helps = reliability(scaled, labels).ece < reliability(logits, labels).ece
+    return fit_temperature(logits, labels) if helps else 1.0
 
 
 def reliability(logits: Floats, labels: Labels) -> Reliability:

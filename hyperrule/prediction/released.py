@@ -242,10 +242,7 @@ def _with_head(backbone: BackboneInfo) -> _Found:
 def _refuse_export(backbone: BackboneInfo) -> None:
     """hyperrule's exports of foreign networks return features as modules, and tell their classes beside."""
     folder = Path(backbone.path or "")
-    is_old = (folder / "assets" / "labels.txt").is_file()  # from before there was a card
-    if (folder / "assets.extra" / CARD_FILE).is_file() or (
-        is_old and b"classify_bytes" in (folder / "saved_model.pb").read_bytes()
-    ):
+    if (folder / "assets.extra" / CARD_FILE).is_file():
         raise BackboneError(
             f"{backbone.path} is the export of a run, which returns features to whoever does not call its signatures. "
             "Give the run folder."
