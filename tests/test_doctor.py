@@ -229,7 +229,7 @@ def test_a_tensorflow_that_does_not_start_is_told(
 ) -> None:
     script = tmp_path / "program.py"
     script.write_text(program)
-    monkeypatch.setattr(installation, "PROGRAM", script)
+    monkeypatch.setattr(installation, "ASKING", (sys.executable, "-P", str(script)))
     monkeypatch.setattr(installation, "SECONDS", 1.0 if "sleep" in program else 60.0)
     assert error in (ask_tensorflow().error or "")
 
@@ -238,7 +238,7 @@ def test_what_tensorflow_complains_of_is_passed_on(tmp_path: Path, monkeypatch: 
     script = tmp_path / "program.py"
     log = "2026-01-31 12:00:00.000001: W external/gpu_device.cc:2343] Could not load dynamic library 'libcudnn.so.9'"
     script.write_text(f'import sys\nprint({log!r}, file=sys.stderr)\nprint(\'{{"gpus": [], "cuda": "12.5.1"}}\')')
-    monkeypatch.setattr(installation, "PROGRAM", script)
+    monkeypatch.setattr(installation, "ASKING", (sys.executable, "-P", str(script)))
     assert ask_tensorflow().complaints == ("Could not load dynamic library 'libcudnn.so.9'",)
 
 
