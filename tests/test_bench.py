@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from command_line import SMALL, start
 
 import hyperrule
+from hyperrule.backbones.describe import describe_backbone
 from hyperrule.benchmark import run_grid as grid_module
 from hyperrule.benchmark.cells import PreparedCell, planned_cells
 from hyperrule.benchmark.engines import local, trained
@@ -33,6 +34,8 @@ from hyperrule.benchmark.grid import Cell, Grid, read_grid
 from hyperrule.benchmark.ledger import Line, append, at_work, claim, read_ledger
 from hyperrule.benchmark.run_grid import plan_grid, run_grid
 from hyperrule.cli import main
+from hyperrule.data.images import Examples
+from hyperrule.data.open import open_source
 from hyperrule.errors import Interrupted, RunError, RunFolderError
 from hyperrule.evaluation.features import features_file, features_of
 from hyperrule.evaluation.probe import fit_probe
@@ -626,3 +629,16 @@ def test_two_runs_on_one_folder_share_it_even_if_one_is_killed(pets: dict[str, A
     assert len(list(out.path.glob(".planned-*"))) == 1  # of the one that was killed
     hyperrule.bench(file, out=out.path, quiet=True)
     assert not list(out.path.glob(".planned-*"))
+
+
+def test_features_are_named_by_known_hashes_without_reading_an_image(image_folder: Path, tmp_path: Path) -> None:
+    images = open_source(str(image_folder), reporter=QUIET).examples("train")
+    info = describe_backbone("bit-r26x0.5")
+    unknown = Examples(images.ids, images.labels, images.contents)
+    named = features_file(info, unknown, 32)
+    assert named != features_file(info, unknown.take(np.arange(len(images))[::-1]), 32)
+    for file in image_folder.rglob("*.jpg"):
+        file.unlink()
+    assert features_file(info, images, 32) == named
+    with pytest.raises(FileNotFoundError):
+        features_file(info, unknown, 32)

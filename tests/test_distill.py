@@ -36,7 +36,7 @@ from hyperrule.training.optimizer import adamw
 from hyperrule.training.step import TrainingStep
 
 CLASSES = 7
-SMALL: dict[str, Any] = {"student": "r26x0.5", "batch": 8, "crop": 32, "precision": "float32", "steps": 6}
+SMALL: dict[str, Any] = {"student": "r14x0.5", "batch": 8, "crop": 32, "precision": "float32", "steps": 6}
 MATCH_BOTH: dict[str, Any] = {"features_weight": 2.0, "feature_norm": 5.0}
 
 

@@ -181,11 +181,13 @@ def joined(parts: Sequence[EncodedImages]) -> EncodedImages:
 
 @dataclass(frozen=True)
 class Examples:
-    """`labels` are int32 [n], indices into `DatasetInfo.class_names`."""
+    """`labels` are int32 [n], indices into `DatasetInfo.class_names`; `sha256` are the hashes of the encoded images,
+    uint8 [n, 32], None where they are not known."""
 
     ids: Sequence[str]
     labels: npt.NDArray[np.int32]
     contents: EncodedImages
+    sha256: npt.NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -195,4 +197,5 @@ class Examples:
         return (self.contents[index] for index in range(len(self)))
 
     def take(self, indices: Indices) -> "Examples":
-        return Examples([self.ids[i] for i in indices], self.labels[indices], self.contents.take(indices))
+        sha256 = None if self.sha256 is None else self.sha256[indices]
+        return Examples([self.ids[i] for i in indices], self.labels[indices], self.contents.take(indices), sha256)

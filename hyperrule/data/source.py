@@ -111,7 +111,12 @@ class Source:
         if split == "train":
             members = self._by_content(members)
         listing = self.listing
-        return Examples([listing.ids[i] for i in members], listing.labels[members], listing.contents.take(members))
+        return Examples(
+            [listing.ids[i] for i in members],
+            listing.labels[members],
+            listing.contents.take(members),
+            self.facts["sha256"][members],
+        )
 
     @cached_property
     def splits(self) -> dict[Split, Indices]:

@@ -1,14 +1,17 @@
-"""Files: written whole or not at all, locked against other processes, cached, and their errors in one line."""
+"""Files: written whole or not at all, locked against other processes, cached; errors in one line; .npy headers."""
 
 import errno
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any, TextIO
+from tokenize import TokenError
+from typing import IO, Any, Self, TextIO
 
+import numpy as np
 import pooch
 
 from hyperrule.errors import HyperruleError, RunError, UserError
@@ -20,6 +23,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LONGEST_WAIT = 1.0  # seconds between two looks at a lock
+NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 BEYOND = 2**40  # bytes: no file that is locked is so large
 
 
@@ -148,3 +152,31 @@ def _lock_on_windows(stream: IO[Any]) -> None:
     stream.seek(BEYOND)  # a byte that is locked cannot be read by others
     msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
     stream.seek(0, os.SEEK_END)
+
+
+class PickledObjects(ValueError):
+    """A .npy file whose objects would have to be unpickled, which may run code."""
+
+
+@dataclass(frozen=True)
+class NpyHeader:
+    """What a .npy file says of its array; `offset` is where the data begin, in bytes from the start of the file."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    order: str
+    offset: int
+
+    @classmethod
+    def read(cls, stream: IO[bytes]) -> Self:
+        """Raises ValueError if the stream holds no array, or Python objects, which are never unpickled."""
+        version = np.lib.format.read_magic(stream)
+        if version not in NPY_HEADERS:
+            raise ValueError(f"version {version} of .npy")
+        try:
+            shape, is_fortran, dtype = NPY_HEADERS[version](stream)
+        except TokenError:
+            raise ValueError("a damaged header") from None
+        if dtype.hasobject:
+            raise PickledObjects("an array of Python objects, which may run code when it is read; save numbers or text")
+        return cls(dtype, shape, "F" if is_fortran else "C", stream.tell())

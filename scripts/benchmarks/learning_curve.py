@@ -19,8 +19,9 @@ from threadpoolctl import threadpool_limits
 
 from hyperrule.audit.learning_curve.curve import a_class
 from hyperrule.audit.learning_curve.extrapolate import FITTED, Expected, look_ahead
-from hyperrule.audit.learning_curve.measure import halved, measure, subset
+from hyperrule.audit.learning_curve.measure import halved, measure
 from hyperrule.data.images import Examples
+from hyperrule.data.selection import nested_subset
 from hyperrule.evaluation.features import FrozenFeatures, frozen_features
 from hyperrule.evaluation.probe import BLAS_THREADS, fit_probe
 from hyperrule.recipe import Recipe
@@ -72,7 +73,7 @@ def forecasts(training: Labelled, testing: Labelled, classes: int, seeds: int) -
     features, labels = training
     sizes = halved(np.bincount(labels, minlength=classes))
     for seed in range(seeds):
-        parts = [subset(labels, counts, seed) for counts in sizes]
+        parts = [nested_subset(labels, counts, seed) for counts in sizes]
         top1 = [accuracy(features[part], labels[part], testing, classes) for part in parts]
         for known in range(FITTED - 1, len(parts) - 1):
             part = parts[known]

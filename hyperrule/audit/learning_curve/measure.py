@@ -8,6 +8,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from hyperrule.data.images import Indices
+from hyperrule.data.selection import nested_subset
 from hyperrule.evaluation.probe import BLAS_THREADS, fit_probe
 from hyperrule.support.progress import Reporter
 
@@ -52,7 +53,7 @@ def measure(
     parts = []
     with reporter.stage("Probes", len(sizes), done=1) as report:
         for counts in sizes[:-1]:
-            parts.append([correct(subset(labels, counts, seed)) for seed in range(SEEDS)])
+            parts.append([correct(nested_subset(labels, counts, seed)) for seed in range(SEEDS)])
             report(1 + len(parts), "sizes")
     return SubsetAccuracies(np.array([counts.sum() for counts in sizes]), np.array([*parts, everything]))
 
@@ -75,15 +76,3 @@ def _halvings(counts: Indices) -> Iterator[Indices]:
             return
         times += 1
         part = np.maximum(counts >> times, 1)
-
-
-def subset(labels: npt.NDArray[np.int32], counts: Indices, seed: int) -> Indices:
-    """Numbers of so many images of each class (int64 [classes]), ascending; a seed's smaller lie in its larger ones."""
-    return np.sort(
-        np.concatenate(
-            [
-                np.random.default_rng((seed, label)).permutation(np.flatnonzero(labels == label))[:count]
-                for label, count in enumerate(counts)
-            ]
-        )
-    )

@@ -1,7 +1,7 @@
 """The BiT ResNet-v2 on paper: its units, arrays and cost, without TensorFlow.
 
 Structure and array names: google-research/big_transfer, `bit_tf2/models.py` and
-`bit_pytorch/models.py`; "R26" (two units a block) is hyperrule's own small network.
+`bit_pytorch/models.py`; "R26" (two units a block) is hyperrule's own small network, "R14" (one) its smallest.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from functools import cached_property
 from math import prod
 
 UNITS_PER_BLOCK: dict[int, tuple[int, int, int, int]] = {
+    14: (1, 1, 1, 1),
     26: (2, 2, 2, 2),
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),

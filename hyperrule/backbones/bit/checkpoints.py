@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from hyperrule.backbones.bit.architecture import UNITS_PER_BLOCK, Architecture
 from hyperrule.errors import BackboneError
+from hyperrule.support.files import NpyHeader, PickledObjects
 from hyperrule.support.wording import listed
 
 Arrays = dict[str, npt.NDArray[np.float32]]
@@ -127,19 +128,18 @@ def _array_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with _damage_told(path), zipfile.ZipFile(path) as archive:
         for member in archive.namelist():
             with archive.open(member) as stream:
-                version = np.lib.format.read_magic(stream)
-                read_header = (
-                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                )
-                shape, _, dtype = read_header(stream)
-            if dtype.kind not in "fiub" and not dtype.hasobject:
-                raise BackboneError(f"{path} is not a BiT checkpoint: array {member} has type {dtype}, not numbers.")
-            if dtype.hasobject:
+                try:
+                    header = NpyHeader.read(stream)
+                except PickledObjects:
+                    raise BackboneError(
+                        f"{path} holds pickled Python objects ({member}), which can run code when they are read; "
+                        "only numeric arrays are allowed. Save it again from its source with numpy.savez."
+                    ) from None
+            if header.dtype.kind not in "fiub":
                 raise BackboneError(
-                    f"{path} holds pickled Python objects ({member}), which can run code when they are read; "
-                    "only numeric arrays are allowed. Save it again from its source with numpy.savez."
+                    f"{path} is not a BiT checkpoint: array {member} has type {header.dtype}, not numbers."
                 )
-            shapes[canonical_name(member.removesuffix(".npy"))] = shape
+            shapes[canonical_name(member.removesuffix(".npy"))] = header.shape
     return shapes
 
 
