@@ -20,6 +20,7 @@ from hyperrule.planning.training_plan import TrainingPlan
 
 Floats = npt.NDArray[np.float32]
 AT_ONCE = 2**22  # numbers of one collective: 16 MiB
+LEAST_ROOM = 2**8
 LOST = (  # what TensorFlow raises when a peer is gone
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -102,7 +103,9 @@ class Workers:
         return self.sum(words).astype(np.uint16).view(np.int64).reshape(numbers.shape)
 
     def _summed(self, part: Floats) -> Floats:
-        room = 1 << max(0, int(part.size - 1)).bit_length()  # few shapes, few graphs
+        room = LEAST_ROOM
+        while room < part.size:  # few shapes, few graphs
+            room *= 4
         padded = np.zeros(room, np.float32)
         padded[: part.size] = part
         total = self._all_reduce(tf.constant(padded))
