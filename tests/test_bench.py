@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -36,7 +37,7 @@ from hyperrule.benchmark.run_grid import plan_grid, run_grid
 from hyperrule.cli import main
 from hyperrule.data.images import Examples
 from hyperrule.data.open import open_source
-from hyperrule.errors import Interrupted, RunError, RunFolderError
+from hyperrule.errors import DataError, Interrupted, RunError, RunFolderError
 from hyperrule.evaluation.features import features_file, features_of
 from hyperrule.evaluation.probe import fit_probe
 from hyperrule.planning.finetune import training_examples
@@ -95,8 +96,8 @@ def prepared(grid: dict[str, Any], path: Path) -> tuple[Grid, BenchFolder]:
 
 def work_through(grid: Grid, folder: BenchFolder, retry_failed: bool = False) -> list[Line]:
     every = planned_cells(grid, grid.cells(), QUIET).planned
-    write_planned(folder.path / "planned", every)
-    every = read_planned(folder.path / "planned")
+    write_planned(folder.path / "planned.json", every)
+    every = read_planned(folder.path / "planned.json")
     for piece in dict.fromkeys(map(Piece.of, grid.cells())):
         work(folder, [one for one in every if Piece.of(one.cell) == piece], retry_failed, QUIET)
     return read_ledger(folder.ledger_file)
@@ -110,6 +111,67 @@ def refused(grid: dict[str, Any], tmp_path: Path, *arguments: str) -> str:
     lines = result.stderr.strip().splitlines()
     assert (result.exit_code, len(lines), result.stdout, out.exists()) == (2, 1, "", False), result.output
     return lines[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"skip_corrupt": True}, {"exclude": True}])
+def test_what_is_handed_over_is_not_inspected_again(
+    options: dict[str, Any], pets: dict[str, Any], image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "exclude" in options:
+        options = {"exclude": str(tmp_path / "out.csv")}
+        (tmp_path / "out.csv").write_text("id\nwarm/03.jpg\n")
+    if "skip_corrupt" in options:
+        (image_folder / "cold" / "00.jpg").write_text("no image")
+    pets["datasets"]["pets"] |= options
+    before = planned(pets)
+    write_planned(tmp_path / "0.json", before)
+    monkeypatch.setattr("hyperrule.data.source.inspect", lambda *_: pytest.fail("inspected again"))
+    after = read_planned(tmp_path / "0.json")
+    assert [(one.cell, one.plan, one.l2, one.key) for one in after] == [
+        (one.cell, one.plan, one.l2, one.key) for one in before
+    ]
+    ours, theirs = after[0].source, before[0].source
+    assert ours.info == theirs.info
+    for split in ("train", "test"):
+        assert list(ours.examples(split).ids) == list(theirs.examples(split).ids)
+        assert list(ours.examples(split).encoded()) == list(theirs.examples(split).encoded())
+
+
+def test_data_that_changed_after_they_were_handed_over(
+    pets: dict[str, Any], image_folder: Path, tmp_path: Path
+) -> None:
+    write_planned(tmp_path / "0.json", planned(pets))
+    (image_folder / "warm" / "03.jpg").rename(image_folder / "warm" / "99.jpg")
+    with pytest.raises(DataError, match="has other images than when the grid was planned"):
+        read_planned(tmp_path / "0.json")
+    shutil.rmtree(image_folder)
+    with pytest.raises(DataError, match="does not exist"):
+        read_planned(tmp_path / "0.json")
+
+
+class Bomb:
+    """Leaves a file behind if it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[Path]]:
+        return Path.touch, (self.mark,)
+
+
+def test_nothing_that_is_handed_over_is_run(pets: dict[str, Any], tmp_path: Path) -> None:
+    cells, arrays, mark = tmp_path / "0.json", tmp_path / "0.npz", tmp_path / "exploded"
+    write_planned(cells, planned(pets))
+    whole, bomb = cells.read_bytes(), pickle.dumps(Bomb(mark))
+    np.savez(tmp_path / "objects.npz", allow_pickle=True, facts=np.array([Bomb(mark)], object))
+    for file, content in ((arrays, bomb), (arrays, (tmp_path / "objects.npz").read_bytes()), (cells, bomb)):
+        file.write_bytes(content)
+        with pytest.raises(RunFolderError, match=r"0\.json is damaged"):
+            read_planned(cells)
+    cells.write_bytes(whole)
+    assert not mark.exists()
+    pickle.loads(bomb)
+    assert mark.exists()  # the bomb is live
 
 
 def test_ledger_has_the_last_line_of_every_key(tmp_path: Path) -> None:

@@ -108,9 +108,9 @@ def run_grid(grid: Grid, folder: BenchFolder, run: Engine, jobs: int, retry_fail
 
 
 def _handed_over(planned: list[PreparedCell], missing: list[PreparedCell], scratch: Path) -> dict[str, Path]:
-    """A file for every data set of which cells are missing."""
+    """A file for every data set of which cells are missing; its arrays lie beside it."""
     datasets = dict.fromkeys(one.cell.dataset for one in missing)
-    files = {dataset: scratch / f"{index}.pickle" for index, dataset in enumerate(datasets)}
+    files = {dataset: scratch / f"{index}.json" for index, dataset in enumerate(datasets)}
     for dataset, file in files.items():
         write_planned(file, [one for one in planned if one.cell.dataset == dataset])
     return files
