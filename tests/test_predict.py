@@ -354,7 +354,7 @@ def test_a_savedmodel_whose_outputs_are_logits(small: Path, photographs: Path, t
 def test_a_savedmodel_of_one_size_and_unknown_range(photographs: Path, tmp_path: Path) -> None:
     SmallNet("none").save(tmp_path / "fixed", side=48)
     image = images_in(photographs)[0]
-    with pytest.raises(BackboneError, match=r"cannot be told .* Say it with --input-range"):
+    with pytest.raises(BackboneError, match=r"is unknown .* Set it with --input-range"):
         hyperrule.predict(tmp_path / "fixed", image, quiet=True)
     with pytest.raises(BackboneError, match=r"takes images of 48 x 48 pixels only\. Received: 64\."):
         hyperrule.predict(tmp_path / "fixed", image, size=64, input_range="-1,1", quiet=True)

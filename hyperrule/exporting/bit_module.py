@@ -59,7 +59,7 @@ def write_module(
     if not found <= TOLERANCE:
         raise RunError(
             f"the SavedModel, loaded again, disagrees with the native network: outputs differ by {found:.2g} of the "
-            f"largest, allowed are {TOLERANCE:g}. Please report this."
+            f"largest (allowed: {TOLERANCE:g}). Please report this."
         )
     return found
 

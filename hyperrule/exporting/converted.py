@@ -103,7 +103,9 @@ def export_keras(classifier: Classifier, card: Card, file: Path) -> None:
     """
     network = classifier.backbone
     if not isinstance(network, ResNetV2):
-        raise UserError("--format keras is for BiT: this network is a graph of TensorFlow's. Take saved_model or onnx.")
+        raise UserError(
+            "--format keras is for BiT networks: this one is an opaque TensorFlow graph. Use saved_model or onnx."
+        )
     images = keras.Input((card.size, card.size, 3), name="images")
     low, high = classifier.input_range
     features = _features(network, layers.Rescaling(high - low, low)(images))
