@@ -446,7 +446,7 @@ def test_a_run_of_a_foreign_network(
     assert_run_predicts(run_folder, classifier, images)
     shutil.copytree(run_folder / "export" / "saved_model" / "1", tmp_path / "elsewhere")
     shutil.rmtree(tmp_path / "elsewhere" / "assets.extra")  # as exports were before they had a card
-    with pytest.raises(BackboneError, match=r"is the export of a run, which returns features .* Give the run folder"):
+    with pytest.raises(BackboneError, match=r"is the export of a run: .* returns features, .* Give the run folder"):
         hyperrule.predict(tmp_path / "elsewhere", images, quiet=True)
 
 
@@ -529,7 +529,7 @@ def refused(files: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.
         ),
         (
             ["sayakpaul/distill_bit_r50x1_160_feature_extraction", "image.png"],
-            ["Released with one: sayakpaul/distill_bit_resnet50x1_160_classification."],
+            ["Released with a head: sayakpaul/distill_bit_resnet50x1_160_classification."],
         ),
     ],
 )
