@@ -450,7 +450,7 @@ def test_a_savedmodel_of_text_and_a_broken_one(tmp_path: Path) -> None:
         lambda words: tf.strings.length(words), input_signature=[tf.TensorSpec([None], tf.string)]
     )
     tf.saved_model.save(text, str(tmp_path / "text"))
-    with pytest.raises(BackboneError, match="one batch of square float images"):
+    with pytest.raises(BackboneError, match="no function whose only arguments are one batch of square float images"):
         describe_backbone(str(tmp_path / "text"))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "saved_model.pb").write_bytes(b"no graph")
