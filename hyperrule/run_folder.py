@@ -1,18 +1,18 @@
-"""The run folder: what a training leaves, and the interface between its stages.
+"""The run folder: the files of a training, through which its stages pass on their results.
 
-plan.json            what runs, with reasons; written first
-metrics.jsonl        one line a step and an evaluation
-tensorboard/         the same as event files, where they were asked for
-checkpoints/         step-*.npz: weights and what the optimizer keeps, while the run is unfinished
+plan.json            all values of the run, with reasons; written first
+metrics.jsonl        one line for each step and each evaluation
+tensorboard/         the same as event files, with --tensorboard
+checkpoints/         step-*.npz: weights and optimizer state, while the run is unfinished; the last two are kept
 weights.npz          the trained network in BiT's public format
-eval.json            figures over all test examples; of a distillation, over those held out
-predictions.parquet  one row each of these; for a distillation, the label is the teacher's
-pictures.parquet     of a fine-tuning: small pictures of samples and mistakes, for the report
-export/              the classifier to deploy, saved_model/1 first; parity.json: each compared with eval
+eval.json            figures over all test examples (distillation: over the held-out images)
+predictions.parquet  one row for each of these examples (distillation: the label is the teacher's)
+pictures.parquet     fine-tuning only: small pictures of samples and mistakes, for the report
+export/              the classifier to deploy: saved_model/1, then others; parity.json compares each with eval.json
 report.html          the result for people, on one page
-model_card.md        the same for whoever gets the model; written last, so its presence means "finished"
+model_card.md        the result for users of the model; written last, so its presence means "finished"
 
-Checkpoints of a run: one .npz a time, written whole or not at all, the last two kept.
+Checkpoints are written whole or not at all.
 """
 
 import fcntl
@@ -38,11 +38,12 @@ from hyperrule.support.files import os_errors_as, whole_file
 from hyperrule.support.wording import resume_command
 
 P = TypeVar("P", bound=TrainingPlan)
-FINETUNE_ALONE = 4  # the format before there were other jobs; else it is the same
+FINETUNE_ALONE = 4  # the format when finetune was the only job; otherwise like FORMAT
+KEPT = 2  # checkpoints
 
 
 class RunFolder:
-    """`resume` is what to type to go on with an unfinished run."""
+    """A run folder. `resume` is the command that continues an unfinished run."""
 
     def __init__(self, path: Path, resume: str | None = None) -> None:
         self.path = path
@@ -56,7 +57,7 @@ class RunFolder:
         self.eval_file = path / "eval.json"
         self.predictions_file = path / "predictions.parquet"
         self.export = path / "export"
-        self.saved_model = self.export / "saved_model" / "1"  # as TensorFlow Serving wants it
+        self.saved_model = self.export / "saved_model" / "1"  # TensorFlow Serving's layout
         self.parity_file = self.export / "parity.json"
         self.pictures_file = path / "pictures.parquet"
         self.report_file = path / "report.html"
@@ -67,7 +68,7 @@ class RunFolder:
         return is_finished(self.path)
 
     def create(self, plan: TrainingPlan) -> None:
-        """Make the folder and write its plan, in one moment. Raises RunFolderError if it is not empty."""
+        """Create the folder with its plan in one atomic step. Raises RunFolderError if it is not empty."""
         check_free(self.path)
         text = plan.model_dump_json(indent=2) + "\n"
         if self.path.exists():  # empty, and perhaps a mount point
@@ -86,8 +87,8 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder within the block. Raises RunFolderError if another process has it."""
-        # A file of its own, never replaced, and open for writing: network file systems ask for that.
+        """Lock the folder within the block. Raises RunFolderError if another process has locked it."""
+        # A separate file, never replaced, and open for writing: network file systems need that.
         with ExitStack() as held:
             with os_errors_as(RunFolderError, f"{self.path} cannot be locked"):
                 lock = held.enter_context(self.lock_file.open("a"))
@@ -102,7 +103,7 @@ class RunFolder:
                     self.lock_file.unlink(missing_ok=True)
 
     def read_plan(self) -> TrainingPlan:
-        """The stored plan. Raises RunFolderError if there is none or it is of another format."""
+        """Return the stored plan. Raises RunFolderError if there is none, or one of another format."""
         if not self.plan_file.is_file():
             raise RunFolderError(
                 f"{self.path} is no run folder: it has no plan.json. Give the folder that finetune or distill printed."
@@ -122,15 +123,17 @@ class RunFolder:
             raise RunFolderError(f"{self.plan_file} is damaged: {' '.join(str(error).split())[:200]}") from None
 
     def read_plan_of(self, kind: type[P]) -> P:
-        """The stored plan, of a kind of training. Raises RunFolderError if it is of another, too."""
+        """Return the stored plan. Raises RunFolderError as `read_plan` does, and if the plan is of another kind."""
         plan = self.read_plan()
         if not isinstance(plan, kind):
             raise RunFolderError(f"{self.path} holds a {plan.KIND}, not a {kind.KIND}.")
         return plan
 
     def read_temperature(self) -> float:
-        """By which the logits are divided for calibrated probabilities; 1 where that was never fitted. Raises
-        RunFolderError if eval.json is damaged."""
+        """Return the temperature, by which logits are divided for calibrated probabilities; 1 if none was fitted.
+
+        Raises RunFolderError if eval.json is damaged.
+        """
         if not self.eval_file.exists():
             return 1.0
         try:
@@ -149,7 +152,7 @@ class RunFolder:
             stream.write(json.dumps(line) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All whole lines; a last one that was cut short is left out."""
+        """Return all lines; a last line that was cut short is left out."""
         if not self.metrics_file.exists():
             return []
         lines = []
@@ -161,20 +164,20 @@ class RunFolder:
         return lines
 
     def rewind_metrics(self, step: int) -> None:
-        """Forget what was logged after `step` steps were done, for a run that resumes there."""
+        """Delete the lines of all steps after `step`, where a run resumes."""
         kept = [line for line in self.read_metrics() if line["step"] <= step]
         self.write(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def _umask() -> int:
-    """What the user takes away from the permissions of new files; mkdtemp takes away everything of others."""
+    """Return the process's umask; mkdtemp ignores it and makes private folders."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
 def check_free(path: Path) -> None:
-    """Raises RunFolderError unless the path is free, or an empty folder, in a place we can write."""
+    """Raise RunFolderError unless the path is free or an empty folder, and its parent is writable."""
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"--out {path} is a file. Choose a folder that does not exist yet.")
     if path.is_dir() and any(path.iterdir()):
@@ -194,19 +197,18 @@ def check_free(path: Path) -> None:
 
 
 def free_run_folder(dataset: str) -> Path:
-    """runs/NAME, or runs/NAME-2 and so on where that is taken."""
+    """Return runs/NAME, NAME from the data set, or runs/NAME-2 and so on if that exists."""
     last = Path(os.path.expanduser(dataset)).resolve().name
     name = re.sub(r"[^\w.-]+", "-", last.removeprefix("tfds:").removeprefix("hf:")).strip("-.") or "run"
     candidates = (Path("runs", name if number == 1 else f"{name}-{number}") for number in range(1, 10**6))
     return next(path for path in candidates if not path.exists())
 
 
-KEPT = 2
-
-
 def save_checkpoint(folder: Path, step: int, arrays: Arrays, resume: str) -> Path:
-    """Write the state after `step` steps. Raises RunError, older checkpoints untouched, if it cannot; the error tells
-    people to go on with `resume`."""
+    """Write the state after `step` steps, and delete all checkpoints but the last two.
+
+    If writing fails, raises RunError, which names the command `resume`, and keeps older checkpoints.
+    """
     with os_errors_as(RunError, f"cannot write {folder}"):
         folder.mkdir(exist_ok=True)
     target = folder / f"step-{step:08d}.npz"
@@ -222,7 +224,7 @@ def save_checkpoint(folder: Path, step: int, arrays: Arrays, resume: str) -> Pat
 
 
 def latest_checkpoint(folder: Path, say: Callable[[str], None] = lambda line: None) -> tuple[int, Arrays] | None:
-    """Step and state of the newest checkpoint that can be read, or None; `say` hears of those passed over."""
+    """Return step and state of the newest readable checkpoint, or None; `say` reports damaged ones."""
     for path in reversed(_checkpoints(folder)):
         try:
             return int(path.stem.removeprefix("step-")), read_arrays(path)
