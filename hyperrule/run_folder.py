@@ -1,18 +1,18 @@
-"""The run folder: what a training leaves, and the interface between its stages.
+"""The run folder: the files of a training, through which its stages pass on their results.
 
-plan.json            what runs, with reasons; written first
-metrics.jsonl        one line a step and an evaluation
-tensorboard/         the same as event files, where they were asked for
-checkpoints/         step-*.npz: weights and what the optimizer keeps, while the run is unfinished
+plan.json            all values of the run, with reasons; written first
+metrics.jsonl        one line for each step and each evaluation
+tensorboard/         the same as event files, with --tensorboard
+checkpoints/         step-*.npz: weights and optimizer state, while the run is unfinished; the last two are kept
 weights.npz          the trained network in BiT's public format
-eval.json            figures over all test examples; of a distillation, over those held out
-predictions.parquet  one row each of these; for a distillation, the label is the teacher's
-pictures.parquet     of a fine-tuning: small pictures of samples and mistakes, for the report
-export/              the classifier to deploy, saved_model/1 first; parity.json: each compared with eval
+eval.json            figures over all test examples (distillation: over the held-out images)
+predictions.parquet  one row for each of these examples (distillation: the label is the teacher's)
+pictures.parquet     fine-tuning only: small pictures of samples and mistakes, for the report
+export/              the classifier to deploy: saved_model/1, then others; parity.json compares each with eval.json
 report.html          the result for people, on one page
-model_card.md        the same for whoever gets the model; written last, so its presence means "finished"
+model_card.md        the result for users of the model; written last, so its presence means "finished"
 
-Checkpoints of a run: one .npz a time, written whole or not at all, the last two kept.
+Checkpoints are written whole or not at all.
 """
 
 import json
@@ -38,10 +38,11 @@ from hyperrule.support.wording import resume_command
 
 P = TypeVar("P", bound=TrainingPlan)
 RUNS = Path("runs")  # where new ones go, if nothing else is said
+KEPT = 2  # checkpoints
 
 
 class RunFolder:
-    """`resume` is what to type to go on with an unfinished run."""
+    """A run folder. `resume` is the command that continues an unfinished run."""
 
     def __init__(self, path: Path, resume: str | None = None) -> None:
         self.path = path
@@ -56,7 +57,7 @@ class RunFolder:
         self.eval_file = path / "eval.json"
         self.predictions_file = path / "predictions.parquet"
         self.export = path / "export"
-        self.saved_model = self.export / "saved_model" / "1"  # as TensorFlow Serving wants it
+        self.saved_model = self.export / "saved_model" / "1"  # TensorFlow Serving's layout
         self.parity_file = self.export / "parity.json"
         self.pictures_file = path / "pictures.parquet"
         self.report_file = path / "report.html"
@@ -75,7 +76,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder within the block, which may lie in another. Raises RunFolderError if another process has
+        """Lock the folder within the block; blocks may be nested. Raises RunFolderError if another process has locked
         it."""
         if self._held:
             yield
@@ -95,7 +96,7 @@ class RunFolder:
                 _locks.remove(lock)
 
     def read_plan(self) -> TrainingPlan:
-        """The stored plan. Raises RunFolderError if there is none or it is of another format."""
+        """Return the stored plan. Raises RunFolderError if there is none, or one of another format."""
         if not self.plan_file.is_file():
             raise RunFolderError(
                 f"{self.path} is no run folder: it has no plan.json. Give the folder that finetune or distill printed."
@@ -113,15 +114,17 @@ class RunFolder:
             raise RunFolderError(f"{self.plan_file} is damaged: {' '.join(str(error).split())[:200]}") from None
 
     def read_plan_of(self, kind: type[P]) -> P:
-        """The stored plan, of a kind of training. Raises RunFolderError if it is of another, too."""
+        """Return the stored plan. Raises RunFolderError as `read_plan` does, and if the plan is of another kind."""
         plan = self.read_plan()
         if not isinstance(plan, kind):
             raise RunFolderError(f"{self.path} holds a {plan.KIND}, not a {kind.KIND}.")
         return plan
 
     def read_temperature(self) -> float:
-        """By which the logits are divided for calibrated probabilities; 1 where that was never fitted. Raises
-        RunFolderError if eval.json is damaged."""
+        """Return the temperature, by which logits are divided for calibrated probabilities; 1 if none was fitted.
+
+        Raises RunFolderError if eval.json is damaged.
+        """
         if not self.eval_file.exists():
             return 1.0
         try:
@@ -140,7 +143,7 @@ class RunFolder:
             stream.write(json.dumps(line) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All whole lines; a last one that was cut short is left out."""
+        """Return all lines; a last line that was cut short is left out."""
         if not self.metrics_file.exists():
             return []
         lines = []
@@ -152,7 +155,7 @@ class RunFolder:
         return lines
 
     def rewind_metrics(self, step: int) -> None:
-        """Forget what was logged after `step` steps were done, for a run that resumes there."""
+        """Delete the lines of all steps after `step`, where a run resumes."""
         kept = [line for line in self.read_metrics() if line["step"] <= step]
         self.write(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
 
@@ -237,8 +240,10 @@ def _candidates(name: str) -> Iterator[Path]:
 
 
 def check_free(path: Path) -> None:
-    """Raises RunFolderError unless the path is free, or an empty folder, in a place we can write; there may be a lock,
-    of a process that holds it or was killed before it began."""
+    """Raise RunFolderError unless the path is free or an empty folder, and its parent is writable.
+
+    A lock file may lie there: another process holds it, or was killed before it began.
+    """
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"--out {path} is a file. Choose a folder that does not exist yet.")
     if path.is_dir() and set(os.listdir(path)) - {RunFolder(path).lock_file.name}:
@@ -257,12 +262,11 @@ def check_free(path: Path) -> None:
         raise RunFolderError(f"--out {path}: no permission to write in {parent}.")
 
 
-KEPT = 2
-
-
 def save_checkpoint(folder: Path, step: int, arrays: State, resume: str) -> Path:
-    """Write the state after `step` steps. Raises RunError, older checkpoints untouched, if it cannot; the error tells
-    people to go on with `resume`."""
+    """Write the state after `step` steps, and delete all checkpoints but the last two.
+
+    If writing fails, raises RunError, which names the command `resume`, and keeps older checkpoints.
+    """
     with os_errors_as(RunError, f"cannot write {folder}"):
         folder.mkdir(exist_ok=True)
     target = folder / f"step-{step:08d}.npz"
@@ -278,7 +282,7 @@ def save_checkpoint(folder: Path, step: int, arrays: State, resume: str) -> Path
 
 
 def latest_checkpoint(folder: Path, say: Callable[[str], None] = lambda line: None) -> tuple[int, State] | None:
-    """Step and state of the newest checkpoint that can be read, or None; `say` hears of those passed over."""
+    """Return step and state of the newest readable checkpoint, or None; `say` reports damaged ones."""
     for path in reversed(_checkpoints(folder)):
         try:
             return _step_of(path), read_arrays(path)

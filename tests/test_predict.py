@@ -376,7 +376,7 @@ def test_a_savedmodel_whose_outputs_are_logits(small: Path, photographs: Path, t
 def test_a_savedmodel_of_one_size_and_unknown_range(photographs: Path, tmp_path: Path) -> None:
     SmallNet("none").save(tmp_path / "fixed", side=48)
     image = images_in(photographs)[0]
-    with pytest.raises(BackboneError, match=r"cannot be told .* Say it with --input-range"):
+    with pytest.raises(BackboneError, match=r"is unknown .* Set it with --input-range"):
         hyperrule.predict(tmp_path / "fixed", image, quiet=True)
     with pytest.raises(BackboneError, match=r"takes images of 48 x 48 pixels only\. Received: 64\."):
         hyperrule.predict(tmp_path / "fixed", image, size=64, input_range="-1,1", quiet=True)
@@ -468,7 +468,7 @@ def test_a_run_of_a_foreign_network(
     assert_run_predicts(run_folder, classifier, images)
     shutil.copytree(run_folder / "export" / "saved_model" / "1", tmp_path / "elsewhere")
     shutil.rmtree(tmp_path / "elsewhere" / "assets.extra")  # as exports were before they had a card
-    with pytest.raises(BackboneError, match=r"is the export of a run, which returns features .* Give the run folder"):
+    with pytest.raises(BackboneError, match=r"is the export of a run: .* returns features, .* Give the run folder"):
         hyperrule.predict(tmp_path / "elsewhere", images, quiet=True)
 
 
@@ -551,7 +551,7 @@ def refused(files: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.
         ),
         (
             ["sayakpaul/distill_bit_r50x1_160_feature_extraction", "image.png"],
-            ["Released with one: sayakpaul/distill_bit_resnet50x1_160_classification."],
+            ["Released with a head: sayakpaul/distill_bit_resnet50x1_160_classification."],
         ),
     ],
 )

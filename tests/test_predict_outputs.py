@@ -90,10 +90,10 @@ def test_a_list_on_stdin(tree: Path, monkeypatch: pytest.MonkeyPatch, data: byte
 @pytest.mark.parametrize(
     ("given", "data", "words"),
     [
-        ("a/*.jgp", b"", "no image matches 'a/*.jgp'. Of globs and folders, these files count: .bmp, .gif"),
+        ("a/*.jgp", b"", "no image matches 'a/*.jgp'. In globs and folders, only these files count: .bmp, .gif"),
         ("gone/**/*.jpg", b"", "no image matches 'gone/**/*.jpg'"),
         ("-", b"\n\n", "the list of images on stdin is empty"),
-        ("-", b"gone\nlost\n", "no file that stdin lists exists: gone, lost."),
+        ("-", b"gone\nlost\n", "none of the files listed on stdin exists: gone, lost."),
         ("/dev/null", b"", "/dev/null is neither a file nor a folder"),
     ],
 )

@@ -132,7 +132,7 @@ IMAGENET_1K = "ImageNet-1k (1.3 M images)"
 IMAGENET_21K = "ImageNet-21k (14 M images)"
 BOTH = "ImageNet-21k (14 M images), then ImageNet-1k"
 JFT = "JFT-300M (300 M images)"
-TAUGHT = "ImageNet-1k images, taught by a BiT-M R152x2"
+TAUGHT = "ImageNet-1k images, distilled from a BiT-M R152x2"
 
 CODE_LICENCE = "Apache-2.0 (that of google-research/big_transfer; the files state none)"
 HUB_LICENCE = "Apache-2.0 (TF Hub's default; the module pages state none)"

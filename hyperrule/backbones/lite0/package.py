@@ -49,8 +49,8 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in STORAGES:
             return STORAGES[name]
         raise BackboneError(
-            f"{self.path} asks for {f'{module}.{name}'[:80]!r}, which could run code when it is read; only tensors are "
-            "allowed. Do not use this file; fetch it from its publisher."
+            f"{self.path} refers to {f'{module}.{name}'[:80]!r}, which could run code when it is read; only tensors "
+            "are allowed. Do not use this file; download it from its publisher."
         )
 
     def persistent_load(self, pid: Any) -> str:
