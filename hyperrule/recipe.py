@@ -170,7 +170,7 @@ class Recipe(TrainingRecipe):
     )
     validation_split: str | None = Field(None, examples=["NAME"], description="Split to evaluate on during training.")
     test_split: str | None = Field(None, examples=["NAME"], description="Split to measure the result on.")
-    data_dir: str | None = Field(None, examples=["FOLDER"], description="Where TFDS or Hugging Face data sets lie.")
+    data_dir: str | None = Field(None, examples=["FOLDER"], description="Folder of TFDS or Hugging Face data sets.")
     image_key: str | None = Field(None, examples=["NAME"], description="Column, feature or field of the images.")
     label_key: str | None = Field(None, examples=["NAME"], description="Column, feature or field of the labels.")
     exclude: str | None = Field(
@@ -196,7 +196,9 @@ class Recipe(TrainingRecipe):
     balance: Balance = Field(
         "none", description="Help rare classes: sample all equally often, or weight the loss. The rule does neither."
     )
-    split_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the random split, for data without a test split.")
+    split_seed: int = Field(
+        0, ge=0, lt=2**31, description="Seed of the random train/test split, for data without splits."
+    )
     head_init: Literal["zeros", "probe"] | None = Field(
         None, description="Initialise the head with zeros (the rule) or a closed-form linear probe."
     )
@@ -243,7 +245,7 @@ def load_recipe(name: str) -> dict[str, Any]:
     try:
         options = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(options, dict):
         raise RecipeError(f"{path} must hold 'key: value' lines. Received: {type(options).__name__}")
     return {str(key): value for key, value in options.items()}
@@ -329,7 +331,7 @@ class DistillRecipe(TrainingRecipe):
     )
     dataset: Annotated[tuple[str, ...], BeforeValidator(paths)] = Field(
         min_length=1,
-        description="Data set as for finetune, or a folder of unlabelled images; only the training split is used, without "
+        description="Data set as for finetune, or a folder of unlabelled images; only the training split is used, not its "
         "labels. Several data sets form one pool.",
     )
     shares: Annotated[tuple[Annotated[int, Field(gt=0, le=1000)], ...] | None, BeforeValidator(numbers)] = Field(
@@ -337,7 +339,7 @@ class DistillRecipe(TrainingRecipe):
         examples=["N,N,..."],
         description="Sampling ratio of the data sets, such as 13,7; default: in proportion to their images.",
     )
-    data_dir: str | None = Field(None, examples=["FOLDER"], description="Where TFDS or Hugging Face data sets lie.")
+    data_dir: str | None = Field(None, examples=["FOLDER"], description="Folder of TFDS or Hugging Face data sets.")
     split_seed: int = Field(
         0,
         ge=0,
@@ -385,7 +387,7 @@ class DistillRecipe(TrainingRecipe):
     def _each_once(self) -> Self:
         if repeated := sorted({name for name in self.dataset if self.dataset.count(name) > 1}):
             raise ValueError(
-                f"dataset must name each data set once; use shares to sample one more often. Received twice: {repeated[0]}"
+                f"dataset must name each data set once; shares sample one more often. Received twice: {repeated[0]}"
             )
         return self
 
