@@ -300,7 +300,7 @@ def test_students_and_teachers_by_name() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"shares": "3,1"}, "shares must be one number for each data set, 1. Received: 2"),
+        ({"shares": "3,1"}, "shares must have one number per data set, 1. Received: 2"),
         ({"student": "r27x1"}, "depth must be one of [26, 50, 101, 152]. Received: 27"),
         ({"warmup": 9}, "warmup must be shorter than the 6 steps. Received: 9"),
         ({"teacher": "bit-r26x0.5", "logits_weight": 1}, "has no softmax head, so there are no logits"),
