@@ -43,7 +43,6 @@ DATA_OPTIONS = {  # options that have an effect on commands that do not train
 }
 R = TypeVar("R", bound="TrainingRecipe")
 SECONDS = {"s": 1, "m": 60, "h": 3600}
-R = TypeVar("R", bound="TrainingRecipe")
 
 
 def seconds(budget: Any) -> Any:
@@ -350,8 +349,8 @@ class DistillRecipe(TrainingRecipe):
     )
     dataset: Annotated[tuple[str, ...], BeforeValidator(paths)] = Field(
         min_length=1,
-        description="Data set as for finetune, or a folder of unlabelled images; only the training split is used, not its "
-        "labels. Several data sets form one pool.",
+        description="Data set as for finetune, or a folder of unlabelled images; only the training split is used, not "
+        "its labels. Several data sets form one pool.",
     )
     shares: Annotated[tuple[Annotated[int, Field(gt=0, le=1000)], ...] | None, BeforeValidator(numbers)] = Field(
         None,

@@ -243,10 +243,7 @@ def _with_head(backbone: BackboneInfo) -> _Found:
 def _refuse_export(backbone: BackboneInfo) -> None:
     """Raise BackboneError for hyperrule's exports of opaque graphs: called as modules, they return features."""
     folder = Path(backbone.path or "")
-    is_old = (folder / "assets" / "labels.txt").is_file()  # an export of a version without the card
-    if (folder / "assets.extra" / CARD_FILE).is_file() or (
-        is_old and b"classify_bytes" in (folder / "saved_model.pb").read_bytes()
-    ):
+    if (folder / "assets.extra" / CARD_FILE).is_file():
         raise BackboneError(
             f"{backbone.path} is the export of a run: called as a module, it returns features, not logits. "
             "Give the run folder instead."
