@@ -34,13 +34,6 @@ Balance = Literal["none", "sampler", "loss"]
 LENGTHS = ("steps", "epochs", "budget")  # at most one may be set
 SPLITS = ("train_split", "validation_split", "test_split")
 LISTED = ("dataset", *SPLITS, "data_dir", "image_key", "label_key")  # select the images and assign the splits
-PROBED = ("backbone", "input_range", "split_seed", "exclude", "skip_corrupt", "strict_data")
-DATA_OPTIONS = {  # options that have an effect on commands that do not train
-    "check": (*LISTED[1:], "split_seed", "exclude"),
-    "evaluate": (*LISTED[1:], "exclude"),
-    "label-errors": (*LISTED[1:], *PROBED),
-    "learning-curve": (*LISTED[1:], *PROBED),
-}
 R = TypeVar("R", bound="TrainingRecipe")
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
@@ -233,17 +226,6 @@ def make_recipe(options: Mapping[str, Any], kind: type[R]) -> R:
         )
     except ValidationError as error:
         raise RecipeError("; ".join(_explained(mistake, kind) for mistake in error.errors())) from None
-
-
-def make_data_recipe(command: str, dataset: str | os.PathLike[str], options: Mapping[str, Any]) -> Recipe:
-    """A checked recipe of DATA_OPTIONS. Raises RecipeError as `make_recipe` does, and for other options."""
-    taken = DATA_OPTIONS[command]
-    if unknown := [name for name in options if name not in taken]:
-        raise RecipeError(
-            f"{command} does not take {', '.join(map(repr, unknown))}.{did_you_mean(unknown[0], taken)} "
-            f"Of the options of a recipe it takes {', '.join(taken)}."
-        )
-    return make_recipe({"dataset": dataset, **options}, Recipe)
 
 
 def load_recipe(name: str) -> dict[str, Any]:

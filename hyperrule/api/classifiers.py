@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperrule.backbones.info import InputRange
 from hyperrule.data.listing import Split
-from hyperrule.data.open import source_of
+from hyperrule.data.open import make_data_recipe, source_of
 from hyperrule.errors import RecipeError, UserError
 from hyperrule.evaluation.label_matching import match_folders
 from hyperrule.exporting.parity import Parity, add_parity
@@ -19,7 +19,6 @@ from hyperrule.prediction.exported import Model, describe_model
 from hyperrule.prediction.formats import FormatName, checked_format, place
 from hyperrule.prediction.images import find_images, labelled_images
 from hyperrule.prediction.released import ClassifierOptions, describe_classifier, make_classifier_options
-from hyperrule.recipe import make_data_recipe
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import os_errors_as, parent_made, taking_its_place
 from hyperrule.support.progress import Reporter, silent_native_stderr

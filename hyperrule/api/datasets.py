@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperrule.data.open import source_of
+from hyperrule.data.open import make_data_recipe, source_of
 from hyperrule.errors import RecipeError, UserError
-from hyperrule.recipe import make_data_recipe
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter
 

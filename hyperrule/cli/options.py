@@ -12,8 +12,9 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
+from hyperrule.data.open import DATA_OPTIONS
 from hyperrule.errors import RecipeError
-from hyperrule.recipe import DATA_OPTIONS, LENGTHS, Recipe, TrainingRecipe, load_recipe, parse_assignment
+from hyperrule.recipe import LENGTHS, Recipe, TrainingRecipe, load_recipe, parse_assignment
 
 F = TypeVar("F", bound=Callable[..., Any])
 
