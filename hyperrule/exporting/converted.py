@@ -49,7 +49,7 @@ def export_litert(classifier: Classifier, card: Card, quantize: Quantize, calibr
         converter.target_spec.supported_types = [tf.float16]
     if quantize == "int8":
         converter.representative_dataset = lambda: _images(calibration, card.size)
-    # Warnings: float inputs have no statistics; the debugger's interpreter, unused here, is old.
+    # Irrelevant warnings: float inputs have no statistics; the debugger's interpreter, unused here, is deprecated.
     with warnings.catch_warnings(action="ignore"), silent_native_stderr():
         if quantize == "int8" and isinstance(classifier.backbone, ResNetV2):
             file.write_bytes(_quantized_but_for_normalisation(converter))

@@ -170,7 +170,7 @@ class Loop(Generic[P]):
 
     def _stop(self, done: int) -> None:
         self._checkpoint(done)
-        self.workers.wait()  # for the chief, which is still writing
+        self.workers.wait()  # the chief, still writing, would fail if the others ended
         raise self._interrupted(done)
 
     def _interrupted(self, done: int) -> Interrupted:

@@ -62,8 +62,8 @@ def fetch(file: str, reporter: Reporter) -> Weights:
 
     pooch.get_logger().setLevel("WARNING")
     bucket = pooch.Pooch(folder, base_url="", registry={file: None}, urls={file: url})
-    told = failures_told(f"cannot download {url}", f"get the file yourself: {put}")
-    with told, file_lock(folder / ".download", reporter):
+    one_line_errors = failures_told(f"cannot download {url}", f"get the file yourself: {put}")
+    with one_line_errors, file_lock(folder / ".download", reporter):
         bucket.fetch(file, downloader=download)
     return verified(file, url)
 
