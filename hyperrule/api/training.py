@@ -42,8 +42,7 @@ CPU_LIMIT = "TF_MKL_ALLOC_MAX_BYTES"
 
 
 def plan(**options: Any) -> Plan:
-    """What `finetune(**options)` would do, each value with its reason; TensorFlow is not imported, but to look
-    into a SavedModel for the first time.
+    """Plan `finetune(**options)`: every value with its reason. Imports TensorFlow only to inspect a new SavedModel.
 
     Options are those of `hyperrule.recipe.Recipe`; `dataset` is required. Weights that 'hyperrule backbones'
     lists are not downloaded. Raises UserError.
@@ -57,19 +56,19 @@ def finetune(
 ) -> Finetuned:
     """Fine-tune, evaluate, export; returns the finished run.
 
-    `out` is the run folder, by default a new one under `runs/`. With `restartable`, a run that is there is gone on
-    with, if it is of the same request, or its result returned. `quiet` shows no progress. On a CPU,
-    TensorFlow is set to deterministic operations, and Keras' global seed is set. Other
-    options are those of `hyperrule.recipe.Recipe`; `dataset` is required; `memory_limit` bounds a CPU only if
-    TensorFlow has not been imported yet. Where TF_CONFIG or SLURM say that
-    this process is one of several workers, all of them must call this; the first alone writes. Raises UserError, with
-    nothing written, if the request cannot be met; RunError if the work cannot be finished.
+    `out` is the run folder, by default a new one under `runs/`. With `restartable`, an unfinished run of the same
+    request in `out` is resumed, and the result of a finished one returned. `quiet` shows no progress. `options` are
+    those of `hyperrule.recipe.Recipe`; `dataset` is required; `memory_limit` bounds a CPU only if TensorFlow has not
+    been imported yet. If TF_CONFIG or SLURM make this process one of several workers, all of them must call this; only
+    the first writes. Sets Keras' global seed and, on a CPU, TensorFlow's deterministic operations.
+
+    Raises UserError, with nothing written, if the request cannot be met; RunError if the work cannot be finished.
     """
     return FINETUNING.run(out, restartable, quiet, options)
 
 
 def plan_distillation(**options: Any) -> DistillPlan:
-    """What `distill(**options)` would do, each value with its reason. Raises UserError."""
+    """Plan `distill(**options)`: every value with its reason. Raises UserError."""
     with os_errors_as(UserError, "a path cannot be used"):
         return _plan_distillation(make_recipe(options, DistillRecipe), Reporter(), fetch=False)[0]
 
@@ -77,17 +76,16 @@ def plan_distillation(**options: Any) -> DistillPlan:
 def distill(
     *, out: str | Path | None = None, restartable: bool = False, quiet: bool = False, **options: Any
 ) -> Distilled:
-    """Train a BiT to be like a teacher, by function matching on images without labels; returns the finished run.
+    """Distil a teacher into a BiT, by function matching on images without labels; returns the finished run.
 
-    `options` are those of `hyperrule.recipe.DistillRecipe`; `teacher` and `dataset` (one or several) are
-    required. All else is as for `finetune`. The student is in the run's weights.npz, and the run folder is a `backbone`
-    for `finetune`.
+    `options` are those of `hyperrule.recipe.DistillRecipe`; `teacher` and `dataset` (one or several) are required. All
+    else is as for `finetune`. The run's weights.npz holds the student; `finetune` takes the run folder as `backbone`.
     """
     return DISTILLATION.run(out, restartable, quiet, options)
 
 
 def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result:
-    """Go on with an unfinished run, of `finetune` or `distill`, under its own plan, on whatever devices there are now.
+    """Resume an unfinished run of `finetune` or `distill` under its own plan, on the devices that there are now.
 
     Data and networks must be what they were, and `options`, if any, must not change the plan:
     raises RunFolderError with the differences otherwise, or if the run is finished.
@@ -103,9 +101,9 @@ def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result:
 
 @dataclass(frozen=True)
 class Training(Generic[R, P, D, T]):
-    """A kind of training: what may be asked of it, how that is planned, and the job that carries the plan out.
+    """A kind of training: its recipe, its planner, its job and its result.
 
-    `plan` gives the plan and the data, opened; `job` imports TensorFlow; `result` reads a finished run.
+    `plan` returns the plan and the opened data; `job` imports TensorFlow; `result` reads a finished run.
     """
 
     recipe: type[R]
@@ -117,9 +115,10 @@ class Training(Generic[R, P, D, T]):
         with _run_folder(out, restartable) as (folder, begun):
             with os_errors_as(UserError, "a path cannot be used"):
                 if folder is not None and begun:
-                    if folder.finished:
-                        return self.result(folder)
-                    return self.resume(folder, folder.read_plan(), quiet, options)
+                    stored = folder.read_plan()
+                    if TRAININGS[stored.job] is not self:
+                        raise RunFolderError(f"{folder.path} holds a {stored.KIND}. Choose another --out.")
+                    return self.result(folder) if folder.finished else self.resume(folder, stored, quiet, options)
                 reporter = _reporter(quiet)
                 planned, data = self.plan(make_recipe(options, self.recipe), reporter)
             with reserved(folder, planned.run_name) as run:
@@ -168,7 +167,7 @@ def _reporter(quiet: bool) -> Reporter:
 
 @contextmanager
 def _run_folder(out: str | Path | None, restartable: bool) -> Iterator[tuple[RunFolder | None, bool]]:
-    """The folder that is asked for, and whether its run has begun and is to be gone on with; if not, it is held."""
+    """Yield the folder `out`, and whether to resume the run in it; a new one is reserved within the block."""
     if restartable and out is None:
         raise RecipeError("--restartable needs a run folder that every start can find: say --out FOLDER.")
     if out is None:
@@ -195,7 +194,7 @@ def _measured(stored: TrainingPlan, recipe: TrainingRecipe) -> Calibration | Non
 def _resumable(
     folder: RunFolder, stored: TrainingPlan, planned: P, recipe: TrainingRecipe, options: Mapping[str, Any]
 ) -> P:
-    """What is planned anew, where it is the stored plan but for how it is cut up. Raises RunFolderError."""
+    """Return the new plan, if it differs from the stored one in its execution at most. Raises RunFolderError."""
     own = planned.recipe.model_copy(update={"precision": recipe.precision})
     asked = planned.model_copy(update={"recipe": own})
     if recipe.precision == "auto":
@@ -205,7 +204,7 @@ def _resumable(
     calibration = _measured(stored, recipe)
     if differences := stored.differences(asked if calibration is None else asked.calibrated(calibration)):
         raise RunFolderError(
-            f"{folder.path} runs under another plan than asked for: {'; '.join(differences)}. "
+            f"{folder.path} was planned differently: {'; '.join(differences)}. "
             "Resume it without other options and with its own data, or start a new run with --out."
         )
     return asked

@@ -107,8 +107,8 @@ TPU_CORES = 8  # of one host: v2 and v3 boards, docs.cloud.google.com/tpu/docs/s
 
 @dataclass(frozen=True)
 class Planner(ABC, Generic[R]):
-    """Decides how `backbone` is trained by as many `workers` with such a machine each; what is learned, its kinds
-    decide."""
+    """Decides how `workers` processes, each with such a `machine`, train `backbone`. Subclasses decide what is
+    learned."""
 
     recipe: R
     backbone: BackboneInfo
@@ -119,18 +119,19 @@ class Planner(ABC, Generic[R]):
 
     @property
     def other_memory(self) -> int:
-        """Bytes that something besides the training of the backbone takes of every device."""
+        """Bytes of device memory that are used by something other than training the backbone."""
         return 0
 
     @abstractmethod
     def evaluated_once(self) -> Decided[int | None]:
-        """Why there is no evaluation on the way unless it is asked for."""
+        """The decision to evaluate only once, at the end, with its reason."""
 
     def execution(self, crop: int, batch: int, steps: int, evaluated: int, passes: int = 3) -> dict[str, Any]:
-        """The fields of a plan that every training has, for `steps` of `batch` images of `crop` pixels, of which a
-        step takes `passes` through the network, and an evaluation of so many images.
+        """Decide the fields that all plans share.
 
-        Raises RecipeError if the machine or the backbone does not allow what is asked for.
+        Training takes `steps` steps of `batch` images of `crop` x `crop` pixels, `passes` forward passes' worth of work
+        each; evaluation takes `evaluated` images. Raises RecipeError if the machine or the backbone does not allow what
+        the recipe asks for.
         """
         precision = self.precision()
         micro_batch, remat = self.micro_batch(crop, batch, precision.value)
@@ -170,7 +171,7 @@ class Planner(ABC, Generic[R]):
     def precision(self) -> Decided[Precision]:
         asked = self.recipe.precision
         if self.backbone.opaque is not None:
-            whatever = "" if asked in ("auto", "float32") else f", whatever is asked ({asked})"
+            whatever = "" if asked in ("auto", "float32") else f"; {asked} has no effect"
             reason = f"a SavedModel's types are those it was saved with{whatever}"
             return Decided(value="float32", reason=reason, source="backbone")
         if asked != "auto":
@@ -189,20 +190,22 @@ class Planner(ABC, Generic[R]):
         return xla_of(self.machine, precision)
 
     def worker_count(self) -> int:
-        """Raises RecipeError if several would not do the same as one."""
+        """The number of workers. Raises RecipeError if several could not train like one."""
         own = self.backbone.opaque
         if self.workers > 1 and own is not None and own.keeps_statistics:
             raise RecipeError(
-                f"{self.backbone.name} keeps statistics of its own (batch norm), which {self.workers} workers would "
+                f"{self.backbone.name} keeps its own statistics (batch norm), which {self.workers} workers would "
                 "not share. Use one process, with all GPUs of one machine, or a BiT."
             )
         return self.workers
 
     def micro_batch(self, crop: int, batch: int, precision: Precision) -> tuple[Decided[int], Decided[bool]]:
-        """The micro-batch, and whether activations are kept or computed again."""
+        """Decide the micro-batch, and whether activations are recomputed in the backward pass."""
         asked = self.recipe.remat
         if asked and self.backbone.opaque is not None:
-            raise RecipeError(f"--remat needs the units of a BiT; {self.backbone.name} runs as it is. Leave it out.")
+            raise RecipeError(
+                f"--remat needs the units of a BiT; {self.backbone.name} is an opaque graph. Leave it out."
+            )
         share = math.ceil(batch / (self.workers * self.devices))
         limit = self.recipe.memory_limit
         least = self.other_memory + memory_bytes(
@@ -215,7 +218,7 @@ class Planner(ABC, Generic[R]):
             )
         size, recomputed = fit(self.backbone, crop, share, precision, self.machine, limit, asked, self.other_memory)
         memory = "memory" if limit is None else f"a limit of {limit / 2**30:.3g} GiB"
-        reason = f"of each device's share of the batch ({share}), as much at once as {memory} and speed want"
+        reason = f"the largest part of a device's share of the batch ({share}) that fits into {memory} and gains speed"
         micro_batch = Decided(value=size, reason=reason, source="machine")
         if (given := self.recipe.micro_batch) is not None:
             reason = "asked for" if given <= share else f"{given} asked for, more than a device's share"
@@ -223,12 +226,14 @@ class Planner(ABC, Generic[R]):
         if asked is not None:
             return micro_batch, Decided(value=asked, reason="asked for", source=ASKED)
         if recomputed:
-            return micro_batch, Decided(value=True, reason=f"{memory} does not do for less work", source="machine")
+            return micro_batch, Decided(
+                value=True, reason=f"activations do not fit into {memory}: they are computed again", source="machine"
+            )
         return micro_batch, Decided(value=False, reason="activations fit into memory", source="machine")
 
     @property
     def devices(self) -> int:
-        """Of one worker."""
+        """Number of devices of one worker."""
         return TPU_CORES if self.recipe.devices == "tpu" else max(1, len(self.machine.gpus))
 
     def checkpoint_every(self) -> Decided[int | None]:
@@ -238,15 +243,15 @@ class Planner(ABC, Generic[R]):
 
 
 def installed_versions() -> dict[str, str]:
-    """Of what is installed and can change a result."""
+    """Versions of the installed libraries that can change a result."""
     return {"hyperrule": __version__, **{library: installed_version(library) or "unknown" for library in LIBRARIES}}
 
 
 def absolute(path: str | None) -> str | None:
-    """The same from any working directory, so that a plan can be resumed from there."""
+    """Make a path absolute, so that a plan can be resumed from any working directory."""
     return None if path is None else os.path.abspath(os.path.expanduser(path))
 
 
 def located_backbone(asked: str, found: BackboneInfo) -> str:
-    """What was asked for, as a path that is the same from any working directory where it is a file."""
+    """Return what the user asked for, as an absolute path if it is a file."""
     return found.origin if found.kind == "file" else asked
