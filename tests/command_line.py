@@ -1,9 +1,9 @@
-"""The command line in a process of its own, on work that is small."""
+"""Run the command line in a fresh process, on small work."""
 
 import subprocess
 import sys
 
-# Small pixels and few steps: what is tested is the way through, not the accuracy.
+# Few pixels and few steps: these tests check that the work runs through, not its accuracy.
 SMALL = {"batch": 8, "steps": 12, "resize": 40, "crop": 32, "precision": "float32", "checkpoint_every": 1}
 
 
