@@ -1,4 +1,4 @@
-"""Every kind of backbone keeps one contract; BiTs among SavedModels are recognised; pixels are never taken wrongly."""
+"""Every kind of backbone keeps one contract; BiT SavedModels are recognised; wrong pixel ranges are refused."""
 
 import logging
 import shutil

@@ -1,4 +1,4 @@
-"""Distillation: the losses, the optimizer, the trajectory however it is cut up, and the job from end to end."""
+"""Distillation: the losses, the optimizer, the trajectory however it is split, and the job from end to end."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The network and its step against the golden figures, autodiff and itself."""
+"""The network and its step against the golden figures, autodiff and each other."""
 
 import re
 from collections.abc import Callable

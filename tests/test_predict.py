@@ -1,4 +1,4 @@
-"""Classifiers as they are: predictions and accuracy against the network called directly, and what is refused."""
+"""Released classifiers: predictions and accuracy against the network called directly, and refused requests."""
 
 import importlib.util
 import json
