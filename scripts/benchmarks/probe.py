@@ -21,7 +21,6 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from hyperrule.backbones.bit.checkpoints import StoredArrays
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data.images import Examples, Files
 from hyperrule.data.open import open_source
@@ -29,7 +28,7 @@ from hyperrule.evaluation.inference import Evaluator
 from hyperrule.evaluation.probe import fit_probe
 from hyperrule.planning.machine.cluster import Cluster
 from hyperrule.support.progress import Reporter
-from hyperrule.training.classifier import make_classifier
+from hyperrule.training.classifier import load_classifier
 from hyperrule.training.workers import Workers
 
 DATA = Path(os.environ.get("HYPERRULE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -99,10 +98,7 @@ def main() -> None:
         every = list(tasks(Path(scratch)))
         for name in args.backbones:
             info = describe_backbone(name, Reporter())
-            classifier = make_classifier(info, 1)
-            if info.network is not None and info.path is not None:
-                with StoredArrays(Path(info.path)) as arrays:
-                    classifier.load(arrays, with_head=False)
+            classifier = load_classifier(info, 1)
             evaluator = Evaluator(classifier, SIDE, 64, Workers(tf.distribute.get_strategy(), Cluster()))
             found = {task.name: accuracies(evaluator, task) for task in every}
             counted = [value for task, by_shots in found.items() if task != "digits" for value in by_shots.values()]
