@@ -1,7 +1,9 @@
 """Run the command line in a fresh process, on small work."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 # A small network, few pixels and few steps: these tests check that the work runs through, not its accuracy.
 SMALL = {
@@ -19,12 +21,30 @@ def flags(options: dict[str, object]) -> list[str]:
     return [part for key, value in options.items() for part in (f"--{key.replace('_', '-')}", str(value))]
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "hyperrule", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+WITHOUT_EXPORT = f"""
+import sys
+sys.path.append({str(Path(__file__).parent)!r})
+from conftest import exporting_nothing
+from hyperrule.cli import main
+with exporting_nothing():
+    main(prog_name="hyperrule")
+"""
 
 
-def run(*arguments: str) -> tuple[int, str, str]:
-    process = start(*arguments)
+def start(*arguments: str, export: bool = True, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+    """Without `export`, runs end as under the fixture `without_export`."""
+    program = ["-m", "hyperrule"] if export else ["-c", WITHOUT_EXPORT]
+    return subprocess.Popen(
+        [sys.executable, *program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+    )
+
+
+def run(*arguments: str, export: bool = True) -> tuple[int, str, str]:
+    process = start(*arguments, export=export)
     out, err = process.communicate()
     return process.returncode, out, err

@@ -1,10 +1,13 @@
 """Shared test data: tiny image folders, the golden figures, and real images if they are available."""
 
+import ctypes
+import gc
 import os
+import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +42,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The user's own cache is neither read nor changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYPERRULE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _memory() -> Iterator[None]:
+    """Graphs of one file are gone when the next begins."""
+    yield
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.clear_session()
+    gc.collect()
+    with suppress(AttributeError, OSError):  # where the C library is another
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
     """Two classes that differ in colour, 10 JPEGs of 20 x 24 px each, in CLASS/NN.jpg."""
@@ -53,7 +75,7 @@ def image_folder(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def _exporting_nothing() -> Iterator[None]:
+def exporting_nothing() -> Iterator[None]:
     """Make runs in this process skip export and report, half of a small run's time, for tests of earlier stages."""
     from hyperrule.data.images import Examples
     from hyperrule.exporting.parity import Parity, add_parity
@@ -86,13 +108,13 @@ def _exporting_nothing() -> Iterator[None]:
 
 @pytest.fixture
 def without_export() -> Iterator[None]:
-    with _exporting_nothing():
+    with exporting_nothing():
         yield
 
 
 @pytest.fixture(scope="module")
 def module_without_export() -> Iterator[None]:
-    with _exporting_nothing():
+    with exporting_nothing():
         yield
 
 

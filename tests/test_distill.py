@@ -36,6 +36,7 @@ from hyperrule.training.optimizer import adamw
 from hyperrule.training.step import TrainingStep
 
 CLASSES = 7
+BIT = Architecture(14, 0.5)
 SMALL: dict[str, Any] = {"student": "r14x0.5", "batch": 8, "crop": 32, "precision": "float32", "steps": 6}
 MATCH_BOTH: dict[str, Any] = {"features_weight": 2.0, "feature_norm": 5.0}
 
@@ -53,10 +54,9 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """R26x0.5 with the golden figures' weights and a head of seven classes."""
-    architecture = Architecture(26, 0.5)
-    arrays = {name: golden_array(name, shape) for name, shape in architecture.array_shapes.items()}
-    arrays[f"{HEAD}kernel"] = golden_array("kernel", (1, 1, architecture.features, CLASSES)) * 0.1
+    """R14x0.5 with the golden figures' weights and a head of seven classes."""
+    arrays = {name: golden_array(name, shape) for name, shape in BIT.array_shapes.items()}
+    arrays[f"{HEAD}kernel"] = golden_array("kernel", (1, 1, BIT.features, CLASSES)) * 0.1
     arrays[f"{HEAD}bias"] = np.zeros(CLASSES, np.float32)
     file = tmp_path_factory.mktemp("teacher") / "teacher.npz"
     write_arrays(file, arrays)
@@ -77,7 +77,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def golden_arrays_features(images: np.ndarray) -> np.ndarray:
     """What a network with the teacher's weights, in training form, makes of images in [0, 1]."""
-    network = ResNetV2(Architecture(26, 0.5), initializer="zeros")
+    network = ResNetV2(BIT, initializer="zeros")
     for name, variable in network.arrays.items():
         variable.assign(golden_array(name, variable.shape))
     return network(2 * images - 1).numpy()
@@ -99,8 +99,8 @@ def student_of(plan: DistillPlan, devices: int) -> TrainingStep:
     """The student with the golden figures' weights, its map and its teacher's scale set to something."""
     strategy = strategy_of(devices)
     with strategy.scope():
-        student = Student(ResNetV2(Architecture(26, 0.5)), Teacher(plan.teacher, "float32"), plan)
-        arrays = {name: golden_array(name, shape) for name, shape in Architecture(26, 0.5).array_shapes.items()}
+        student = Student(ResNetV2(BIT), Teacher(plan.teacher, "float32"), plan)
+        arrays = {name: golden_array(name, shape) for name, shape in BIT.array_shapes.items()}
         student.load(arrays, with_head=False)
         student.mean.assign(tf.fill(student.mean.shape, 0.5))
         student.scale.assign(tf.fill(student.scale.shape, 2.0))
@@ -209,7 +209,7 @@ def test_run_folder_holds_a_bit_that_says_what_the_student_says(finished: Path, 
         len(os.listdir(pool)) - held_out(plan),
     )
     arrays = read_arrays(folder.weights_file)
-    assert set(arrays) == {*Architecture(26, 0.5).array_shapes, f"{HEAD}kernel", f"{HEAD}bias"}
+    assert set(arrays) == {*BIT.array_shapes, f"{HEAD}kernel", f"{HEAD}bias"}
     overall = Agreement.model_validate(json.loads(folder.eval_file.read_text())["overall"])
     assert overall.examples == held_out(plan)
     assert 0 <= overall.top1_agreement <= 1
@@ -226,7 +226,7 @@ def test_run_folder_holds_a_bit_that_says_what_the_student_says(finished: Path, 
     prediction = hyperrule.predict(finished, pool / "000.png", top=CLASSES, quiet=True)[0]
     assert {likely.class_name for likely in prediction.classes} == {str(index) for index in range(CLASSES)}
     # The scale that was asked for, on what the run measures; the head made up for it, or the export would differ.
-    backbone = ResNetV2(Architecture(26, 0.5), initializer="zeros")
+    backbone = ResNetV2(BIT, initializer="zeros")
     for name, variable in backbone.arrays.items():
         variable.assign(arrays[name])
     names = [path for path in pool.iterdir() if path.name in held_out_names(folder)]
@@ -248,14 +248,14 @@ def held_out_names(folder: RunFolder) -> list[str]:
 def test_stopped_and_resumed_ends_in_the_same_bits(finished: Path, pool: Path, teacher: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     asked = flags({"teacher": teacher, "dataset": pool, "out": out, "checkpoint_every": 1, **SMALL, **MATCH_BOTH})
-    process = start("distill", *asked)
+    process = start("distill", *asked, export=False)
     folder = RunFolder(out)
     while process.poll() is None and len(folder.read_metrics()) < 2:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not folder.finished
-    code, stdout, stderr = run("distill", "--resume", str(out), "--json")
+    code, stdout, stderr = run("distill", "--resume", str(out), "--json", export=False)
     assert code == 0, stderr
     assert json.loads(stdout)["steps"] == 6
     weights, whole = (read_arrays(RunFolder(path).weights_file) for path in (out, finished))
@@ -268,13 +268,13 @@ def test_features_are_matched_where_there_is_no_head(pool: Path, foreign: Path, 
     )
     assert result.parity is None
     assert not result.run.export.exists()
-    assert set(read_arrays(result.run.weights_file)) == set(Architecture(26, 0.5).array_shapes)
+    assert set(read_arrays(result.run.weights_file)) == set(BIT.array_shapes)
     assert result.agreements.overall.top1_agreement is None
     losses = [line["loss"] for line in result.run.read_metrics()]
     assert 0.1 < losses[0] < 2  # of the variance, of which a zero map explains nothing; blends have less
     # It is a backbone, but no classifier.
     planned = hyperrule.plan(dataset="digits", backbone=str(result.run.path))
-    assert planned.backbone.architecture == "R26x0.5"
+    assert planned.backbone.architecture == "R14x0.5"
     code, _, stderr = run("predict", str(result.run.path), str(pool / "000.png"))
     assert (code, len(stderr.splitlines())) == (2, 1)
     assert "features only" in stderr

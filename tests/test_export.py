@@ -51,8 +51,8 @@ def with_head(classifier: Classifier, scale: float) -> Classifier:
 
 @pytest.fixture(scope="module")
 def bit() -> Classifier:
-    classifier = with_head(make_classifier(describe_backbone("random-r26x0.5"), len(NAMES)), scale=10)
-    arrays = Architecture(26, 0.5).array_shapes
+    classifier = with_head(make_classifier(describe_backbone("random-r14x0.5"), len(NAMES)), scale=10)
+    arrays = Architecture(14, 0.5).array_shapes
     classifier.load({name: golden_array(name, shape) for name, shape in arrays.items()}, with_head=False)
     return classifier
 
@@ -169,7 +169,7 @@ def test_a_module_trains_and_is_a_backbone_again(
     assert len(gradients) == len(bit.backbone.arrays)
     assert all(np.abs(gradient).max() > 0 for gradient in gradients)
     info = describe_backbone(str(written("module", "none")))
-    assert (info.architecture, info.features) == ("R26x0.5", bit.backbone.features)
+    assert (info.architecture, info.features) == ("R14x0.5", bit.backbone.features)
 
 
 @pytest.mark.parametrize("quantize", ["none", "int8"])

@@ -88,9 +88,9 @@ def test_micro_batches_and_devices_change_nothing_but_rounding() -> None:
     def trajectory(devices: int, micro_batch: int) -> list[float]:
         strategy = strategy_of(devices)
         with strategy.scope():
-            classifier = native(Architecture(26, 0.5), 3)
+            classifier = native(Architecture(14, 0.5), 3)
             classifier.load(
-                {name: golden_array(name, shape) for name, shape in Architecture(26, 0.5).array_shapes.items()},
+                {name: golden_array(name, shape) for name, shape in Architecture(14, 0.5).array_shapes.items()},
                 with_head=False,
             )
             step = TrainingStep(classifier, strategy, 48)

@@ -14,12 +14,12 @@ from hyperrule.data.pipeline import MicroBatch
 from hyperrule.training.classifier import POLICIES, Classifier
 from hyperrule.training.step import TrainingStep
 
-ARCHITECTURE = Architecture(26, 0.5)
+ARCHITECTURE = Architecture(14, 0.5)
 BATCH = 8
 
 
 def step_of(devices: int = 1, precision: str = "float32", **options: Any) -> TrainingStep:
-    """R26x0.5 with the golden figures' weights and an empty head of three classes."""
+    """R14x0.5 with the golden figures' weights and an empty head of three classes."""
     strategy = strategy_of(devices)
     with strategy.scope():
         classifier = Classifier(ResNetV2(ARCHITECTURE, POLICIES[precision], remat=options.pop("remat", False)), 3)

@@ -61,7 +61,7 @@ def test_killed_at_any_moment_and_resumed_ends_in_the_same_bits(uninterrupted: d
     begin = ["finetune", "--dataset", str(uninterrupted["data"]), "--out", str(out), *flags(options)]
     killed_at = []
     for _ in range(KILLS):
-        process = start(*(["finetune", "--resume", str(out)] if out.exists() else begin))
+        process = start(*(["finetune", "--resume", str(out)] if out.exists() else begin), export=False)
         before = steps_done(out)
         while process.poll() is None and steps_done(out) <= before:
             time.sleep(0.02)
@@ -71,7 +71,7 @@ def test_killed_at_any_moment_and_resumed_ends_in_the_same_bits(uninterrupted: d
         assert process.returncode == -signal.SIGKILL
         killed_at.append(steps_done(out))
     print(f"killed after {killed_at} of {options['steps']} steps")
-    code, _, stderr = run("finetune", "--resume", str(out))
+    code, _, stderr = run("finetune", "--resume", str(out), export=False)
     assert code == 0, stderr
     hyperrule.finetune(dataset=uninterrupted["data"], out=whole, quiet=True, **options)
     assert same_weights(out, whole)
@@ -84,7 +84,9 @@ def test_signals_leave_a_checkpoint_and_say_how_to_go_on(
 ) -> None:
     out = tmp_path / "run"
     options = {**SMALL, "checkpoint_every": 1000}
-    process = start("finetune", "--dataset", str(uninterrupted["data"]), "--out", str(out), *flags(options))
+    process = start(
+        "finetune", "--dataset", str(uninterrupted["data"]), "--out", str(out), *flags(options), export=False
+    )
     while process.poll() is None and steps_done(out) < 2:
         time.sleep(0.02)
     process.send_signal(number)
@@ -305,6 +307,7 @@ def test_budget_shrinks_every_boundary_once_and_is_frozen(
         assert 0 < measured.step < measured.elapsed
         return measured.model_copy(update={"step": (3600 - measured.elapsed - measured.evaluation) / 8.5})
 
+    monkeypatch.setattr("hyperrule.jobs.budget.CALIBRATION_SECONDS", 0.5)
     monkeypatch.setattr("hyperrule.jobs.job.calibrate", slow_device)
     result = hyperrule.finetune(dataset=str(uninterrupted["data"]), out=out, quiet=True, **options)
     plan = result.run.read_plan()

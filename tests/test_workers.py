@@ -5,8 +5,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from command_line import SMALL, flags
+from command_line import SMALL, flags, start
 from PIL import Image
 
 import hyperrule
@@ -46,27 +44,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Workers:
     """Two processes of `hyperrule finetune` on loopback."""
 
-    def __init__(self, *arguments: str, cwd: Path | None = None) -> None:
+    def __init__(self, *arguments: str, export: bool = True, cwd: Path | None = None) -> None:
         with ExitStack() as held:
             sockets = [held.enter_context(socket.socket()) for _ in range(2)]
             for one in sockets:
                 one.bind(("127.0.0.1", 0))
             addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+        tasks = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}} for index in range(2)]
         self.processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "hyperrule", "finetune", *arguments],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                cwd=cwd,
-                env={
-                    **os.environ,
-                    "TF_CONFIG": json.dumps(
-                        {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-                    ),
-                },
-            )
-            for index in range(2)
+            start("finetune", *arguments, export=export, cwd=cwd, TF_CONFIG=json.dumps(task)) for task in tasks
         ]
 
     def ended(self) -> list[tuple[int, str, str]]:
@@ -156,7 +142,7 @@ def test_worker_killed_ends_the_others_and_all_go_on_as_if_nothing_had_happened(
 ) -> None:
     run = RunFolder(tmp_path / "run")
     command = ("--dataset", str(images), "--out", str(run.path), "--restartable", *flags(OPTIONS))
-    workers = Workers(*command)
+    workers = Workers(*command, export=moment == "export")
     while not reached(moment, run):
         assert all(process.poll() is None for process in workers.processes), workers.ended()
         time.sleep(0.01)
@@ -171,7 +157,7 @@ def test_worker_killed_ends_the_others_and_all_go_on_as_if_nothing_had_happened(
         assert code == 1
         assert "another worker is gone" in stderr.splitlines()[-1]
         assert "Traceback" not in stderr
-    again = Workers(*command).ended()
+    again = Workers(*command, export=moment == "export").ended()
     assert [code for code, _, _ in again] == [0, 0], again
     expected = weights(whole)
     assert all(np.array_equal(array, expected[name]) for name, array in weights(run).items())
@@ -183,7 +169,7 @@ def test_one_worker_told_to_stop_stops_both_after_a_checkpoint(images: Path, tmp
     (tmp_path / "runs" / images.name).mkdir(parents=True)
     run = RunFolder(tmp_path / "runs" / f"{images.name}-2")
     options = {**OPTIONS, "steps": 400, "checkpoint_every": 1000}
-    workers = Workers("--dataset", str(images), *flags(options), cwd=tmp_path)
+    workers = Workers("--dataset", str(images), *flags(options), export=False, cwd=tmp_path)
     while not reached("training", run):
         assert all(process.poll() is None for process in workers.processes), workers.ended()
         time.sleep(0.01)
