@@ -17,7 +17,7 @@ from hyperrule.prediction.released import ReleasedClassifier
 from hyperrule.prediction.runtimes import RUNTIMES
 from hyperrule.support.limits import usable_cores
 from hyperrule.support.progress import Reporter, silent_native_stderr
-from hyperrule.support.wording import first_line, printable
+from hyperrule.support.wording import first_line, one_line, printable
 from hyperrule.training.classifier import load_classifier
 
 SMALLEST = np.finfo(np.float32).tiny  # a probability that has a logarithm
@@ -53,7 +53,7 @@ def _logits_of_export(classifier: ExportedClassifier) -> Logits:
             probabilities = export.classify
             probabilities(np.zeros((1, classifier.size, classifier.size, 3), np.float32))
     except Exception as error:  # of whatever kind a runtime raises
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise BackboneError(f"{printable(classifier.path)} cannot be loaded: {reason}") from error
     return lambda images: tf.math.log(tf.maximum(probabilities(images.numpy()), SMALLEST))
 

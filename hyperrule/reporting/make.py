@@ -15,7 +15,7 @@ from hyperrule.reporting.page import GENERATOR, render_comparison, render_report
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Reporter
-from hyperrule.support.wording import resume_command
+from hyperrule.support.wording import one_line, resume_command
 
 DEFAULT = Path("report.html")
 KINDS: dict[str, type[FinishedRun]] = {"finetune": FinetunedRun, "distill": DistilledRun}
@@ -110,6 +110,6 @@ def finish_run(run: RunFolder, reporter: Reporter, keep: Callable[[], None] = la
     except Interrupted:
         raise
     except Exception as error:  # whatever it is: hours of training must not depend on a page
-        reporter.say(f"Warning: {run.report_file} could not be made ({' '.join(str(error).split())[:200]}).")
+        reporter.say(f"Warning: {run.report_file} could not be made ({one_line(error)}).")
     write_card(run)
     shutil.rmtree(run.checkpoints, ignore_errors=True)  # only now: until the card is there, they are the run

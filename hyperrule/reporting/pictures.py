@@ -19,6 +19,7 @@ from hyperrule.errors import RunFolderError
 from hyperrule.pages.thumbnails import data_uri, thumbnail
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import atomic_write
+from hyperrule.support.wording import one_line
 
 CLASSES, SAMPLES = 24, 4  # classes with samples, training images of each
 MISTAKES = 24
@@ -67,8 +68,7 @@ def read_pictures(run: RunFolder) -> Pictures:
         return Pictures(pictures.samples, pictures.mistakes, tuple(map(SizeBin.model_validate, sizes)))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
-            f"{run.pictures_file} is damaged: {' '.join(str(error).split())[:200]}. "
-            "Delete it for a report without pictures."
+            f"{run.pictures_file} is damaged: {one_line(error)}. Delete it for a report without pictures."
         ) from None
 
 

@@ -50,6 +50,15 @@ def number(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
+def one_line(error: BaseException, most: int = 200) -> str:
+    """What an error says, its lines in one, cut after `most` characters.
+
+    >>> one_line(ValueError("no number:\\n  x"))
+    'no number: x'
+    """
+    return " ".join(str(error).split())[:most]
+
+
 def first_line(error: BaseException) -> str:
     """What an error says first: TensorFlow's go on with where in the graph they come from.
 

@@ -16,6 +16,7 @@ from hyperrule.backbones.zoo import BUCKET
 from hyperrule.errors import BackboneError
 from hyperrule.support.files import atomic_write, cache_folder, file_lock, os_errors_as
 from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import one_line
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,7 @@ def _records() -> dict[str, Record]:
         text = re.sub(r",\s*}\s*$", "}", file.read_text(encoding="utf-8"))
         return TypeAdapter(dict[str, Record]).validate_json(text)
     except (OSError, ValueError) as error:
-        raise BackboneError(
-            f"{file} cannot be read: {' '.join(str(error).split())[:200]}. Repair or delete it."
-        ) from None
+        raise BackboneError(f"{file} cannot be read: {one_line(error)}. Repair or delete it.") from None
 
 
 def _record(file: str, record: Record) -> None:
