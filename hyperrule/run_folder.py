@@ -33,7 +33,7 @@ from hyperrule.planning.distill import DistillPlan
 from hyperrule.planning.finetune import Plan
 from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.training_plan import FORMAT, TrainingPlan
-from hyperrule.support.files import atomic_write, os_errors_as, try_file_lock
+from hyperrule.support.files import atomic_write, os_errors_as, try_file_lock, write_text
 from hyperrule.support.wording import one_line, resume_command
 
 P = TypeVar("P", bound=TrainingPlan)
@@ -135,8 +135,7 @@ class RunFolder:
 
     def write(self, file: Path, text: str) -> None:
         """Write a file of the run whole or not at all."""
-        with atomic_write(file) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_text(file, text)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         with os_errors_as(RunError, f"cannot write {self.metrics_file}"), self.metrics_file.open("a") as stream:

@@ -13,7 +13,7 @@ from hyperrule.reporting.finished_run import FinishedRun
 from hyperrule.reporting.model_card import model_card
 from hyperrule.reporting.page import GENERATOR, render_comparison, render_report
 from hyperrule.run_folder import RunFolder
-from hyperrule.support.files import atomic_write
+from hyperrule.support.files import write_text
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import one_line, resume_command
 
@@ -51,8 +51,7 @@ def make_report(folders: Sequence[RunFolder], out: Path | None) -> ReportFiles:
     page = render_report(runs[0]) if len(runs) == 1 else render_comparison(runs)
     headlines = {str(run.folder.path): run.headline for run in runs}
     if target is not None:
-        with atomic_write(target) as partial:
-            partial.write_text(page, encoding="utf-8")
+        write_text(target, page)
         return ReportFiles(target, None, headlines)
     (folder,), (run,) = folders, runs
     card = model_card(run)

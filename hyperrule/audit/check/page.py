@@ -15,7 +15,7 @@ from hyperrule.data.selection import write_exclusions
 from hyperrule.data.source import Source
 from hyperrule.pages.rendering import render
 from hyperrule.pages.thumbnails import pictures
-from hyperrule.support.files import atomic_write
+from hyperrule.support.files import write_text
 
 T = TypeVar("T")
 
@@ -48,8 +48,7 @@ class CheckReport(Findings):
         if self._source is None:
             raise ValueError("these findings came without their images: call hyperrule.check")
         page = render_page(self, self._source)
-        with atomic_write(file) as partial:
-            partial.write_text(page, encoding="utf-8")
+        write_text(file, page)
 
 
 def render_page(found: Findings, source: Source) -> str:
