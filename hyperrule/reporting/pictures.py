@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from hyperrule.data.images import Examples
 from hyperrule.data.inspection import SizeBin, size_histogram
+from hyperrule.data.selection import evenly_spread
 from hyperrule.data.source import Source
 from hyperrule.errors import RunFolderError
 from hyperrule.pages.thumbnails import data_uri, thumbnail
@@ -79,7 +80,7 @@ def _samples(source: Source) -> Iterator[Row]:
     listing, training = source.listing, source.splits["train"]
     for label, name in enumerate(listing.class_names[:CLASSES]):
         members = training[listing.labels[training] == label]
-        for place in np.unique(np.linspace(0, len(members) - 1, SAMPLES).round().astype(np.int64)):
+        for place in evenly_spread(len(members), SAMPLES):
             if (jpeg := thumbnail(listing.contents, members[place])) is not None:
                 yield listing.ids[members[place]], name, "sample", jpeg
 
