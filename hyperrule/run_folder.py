@@ -33,8 +33,8 @@ from hyperrule.planning.distill import DistillPlan
 from hyperrule.planning.finetune import Plan
 from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.training_plan import FORMAT, TrainingPlan
-from hyperrule.support.files import atomic_write, os_errors_as, try_file_lock
-from hyperrule.support.wording import resume_command
+from hyperrule.support.files import atomic_write, os_errors_as, try_file_lock, write_text
+from hyperrule.support.wording import one_line, resume_command
 
 P = TypeVar("P", bound=TrainingPlan)
 RUNS = Path("runs")  # where new ones go, if nothing else is said
@@ -111,7 +111,7 @@ class RunFolder:
             kind: type[TrainingPlan] = DistillPlan if stored["job"] == "distill" else Plan
             return kind.model_validate(stored)
         except (ValueError, KeyError, TypeError, ValidationError) as error:
-            raise RunFolderError(f"{self.plan_file} is damaged: {' '.join(str(error).split())[:200]}") from None
+            raise RunFolderError(f"{self.plan_file} is damaged: {one_line(error)}") from None
 
     def read_plan_of(self, kind: type[P]) -> P:
         """Return the stored plan. Raises RunFolderError as `read_plan` does, and if the plan is of another kind."""
@@ -131,12 +131,11 @@ class RunFolder:
             calibration = json.loads(self.eval_file.read_text(encoding="utf-8")).get("calibration")
             return 1.0 if calibration is None else float(calibration["temperature"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunFolderError(f"{self.eval_file} is damaged: {' '.join(str(error).split())[:200]}") from None
+            raise RunFolderError(f"{self.eval_file} is damaged: {one_line(error)}") from None
 
     def write(self, file: Path, text: str) -> None:
         """Write a file of the run whole or not at all."""
-        with atomic_write(file) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_text(file, text)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         with os_errors_as(RunError, f"cannot write {self.metrics_file}"), self.metrics_file.open("a") as stream:

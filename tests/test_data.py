@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from hyperrule.data.images import Examples, TableColumn
 from hyperrule.data.open import open_source
-from hyperrule.data.pipeline import evaluation_batches, training_batches, undecodable
+from hyperrule.data.pipeline import decodable_batches, evaluation_batches, training_batches, undecodable
 from hyperrule.data.preprocess import Augmentation, decode, for_evaluation
 from hyperrule.data.selection import Shard, few_shot, hold_out
 from hyperrule.errors import DataError
@@ -237,3 +237,12 @@ def test_undecodable_names_the_bad_ones() -> None:
     contents = [good.contents[0], good.contents[1][:40], good.contents[2]]
     assert undecodable(good) == []
     assert undecodable(Examples(["a", "b", "c"], good.labels, TableColumn.of(contents))) == ["b"]
+
+
+def test_images_that_can_be_decoded_come_in_order_and_nothing_pads_them() -> None:
+    good = open_source("digits").examples("test").take(np.arange(6))
+    contents = [content[:40] if index in (1, 5) else content for index, content in enumerate(good.encoded())]
+    batches = list(decodable_batches(TableColumn.of(contents), 16, 3))
+    assert [numbers.numpy().tolist() for numbers, _ in batches] == [[0, 2, 3], [4]]
+    images = np.concatenate([images.numpy() for _, images in batches])
+    assert np.array_equal(images, np.stack([for_evaluation(contents[index], 16).numpy() for index in (0, 2, 3, 4)]))

@@ -8,7 +8,7 @@ import hyperrule
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.cli.options import collect
 from hyperrule.data.open import open_source
-from hyperrule.planning.cost import fit, memory_bytes
+from hyperrule.planning.cost import fit, fit_inference, memory_bytes
 from hyperrule.planning.finetune import Plan, make_plan
 from hyperrule.planning.machine.machine import Gpu, Machine
 from hyperrule.planning.training_plan import Calibration
@@ -69,6 +69,12 @@ def test_limit_decides_what_is_in_memory_at_once_and_is_given_as_the_reason() ->
     assert limited.micro_batch.value < large.micro_batch.value
     assert limited.estimate.memory < 4 * 2**30 < large.estimate.memory
     assert "limit of 4 GiB" in limited.micro_batch.reason
+
+
+def test_inference_takes_as_many_images_as_fit_up_to_32() -> None:
+    roomy, tight = machine_of(), machine_of().model_copy(update={"available_memory": 2**30})
+    assert [fit_inference(R50X1, 128, examples, roomy) for examples in (5, 32, 1000)] == [5, 32, 32]
+    assert 1 <= fit_inference(R50X1, 480, 1000, tight) < 32
 
 
 def test_recomputation_is_chosen_where_nothing_else_fits_and_said() -> None:

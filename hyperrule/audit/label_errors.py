@@ -29,7 +29,7 @@ from hyperrule.evaluation.features import FrozenFeatures
 from hyperrule.evaluation.probe import BLAS_THREADS, L2_CANDIDATES, fit_probes
 from hyperrule.pages.rendering import render
 from hyperrule.pages.thumbnails import pictures
-from hyperrule.support.files import atomic_write
+from hyperrule.support.files import atomic_write, write_text
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import number
 
@@ -102,8 +102,7 @@ class LabelErrors(BaseModel):
             raise ValueError("these findings came without their images: call hyperrule.label_errors")
 
         page = render_page(self, self._source)
-        with atomic_write(file) as partial:
-            partial.write_text(page, encoding="utf-8")
+        write_text(file, page)
 
 
 def in_words(found: LabelErrors) -> str:

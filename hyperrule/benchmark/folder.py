@@ -27,7 +27,7 @@ from hyperrule.errors import RunFolderError
 from hyperrule.planning.planner import installed_versions
 from hyperrule.planning.training_plan import EXECUTION_FIELDS
 from hyperrule.run_folder import RunFolder
-from hyperrule.support.files import atomic_write, file_lock, os_errors_as
+from hyperrule.support.files import file_lock, os_errors_as, write_text
 
 BEGUN = {".lock", "grid.yaml.partial"}  # what another process has that is about to write the grid, or was killed then
 
@@ -58,8 +58,7 @@ class BenchFolder:
         self.check()
         path = self.path
         with os_errors_as(RunFolderError, f"--out {path} cannot be used"), file_lock(path / ".lock"):
-            with atomic_write(self.grid_file) as partial:
-                partial.write_text(grid.to_yaml(), encoding="utf-8")
+            write_text(self.grid_file, grid.to_yaml())
             self.index.note(grid, planned)
             self._write_subsets(planned)
 
@@ -104,8 +103,7 @@ class Index:
         """Add keys; whoever shares the folder holds a lock."""
         wordings = _wordings(grid)
         known = {**self._read(), **{wordings[one.cell]: one.key for one in planned}}
-        with atomic_write(self.file) as partial:
-            partial.write_text(json.dumps(known, indent=0), encoding="utf-8")
+        write_text(self.file, json.dumps(known, indent=0))
 
     def _read(self) -> dict[str, str]:
         if not self.file.exists():

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hyperrule.errors import RunError, RunFolderError
 from hyperrule.support.files import lock_stream, os_errors_as, try_file_lock
+from hyperrule.support.wording import one_line
 
 FORMAT: Literal[1] = 1
 
@@ -113,7 +114,7 @@ def _parsed(path: Path, number: int, text: bytes) -> Line:
             )
         return Line.model_validate(stored)
     except (ValueError, KeyError, TypeError, ValidationError) as error:
-        raise RunFolderError(f"line {number} of {path} is damaged: {' '.join(str(error).split())[:160]}") from None
+        raise RunFolderError(f"line {number} of {path} is damaged: {one_line(error, 160)}") from None
 
 
 LOOKED_AT = 0.05  # seconds in which whoever asks `at_work` has let go of a lock again

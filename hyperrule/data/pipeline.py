@@ -117,14 +117,24 @@ def evaluation_batches(
 
 def undecodable(examples: Examples) -> list[str]:
     """Ids of the examples whose image cannot be read or decoded; decodes every one, on all cores."""
-
-    def decoded(encoded: tf.Tensor, index: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return index, tf.shape(decode(encoded))
-
-    numbers = tf.data.Dataset.range(len(examples))
-    survivors = load_images(examples.contents, numbers, lambda index: index, decoded).ignore_errors()
+    survivors = _decodable(examples.contents, lambda encoded: tf.shape(decode(encoded)))
     good = {int(index) for index, _ in survivors.as_numpy_iterator()}
     return [example for index, example in enumerate(examples.ids) if index not in good]
+
+
+def decodable_batches(contents: EncodedImages, crop: int, micro_batch: int) -> tf.data.Dataset:
+    """Every image that can be decoded once, in order, prepared as `evaluation_batches` does: numbers int64 [M], and
+    images float32 [M, crop, crop, 3] in [0, 1]. The last micro-batch may be smaller; nothing pads it."""
+    return _decodable(contents, lambda encoded: for_evaluation(encoded, crop)).batch(micro_batch).prefetch(2)
+
+
+def _decodable(contents: EncodedImages, prepare: Callable[[tf.Tensor], tf.Tensor]) -> tf.data.Dataset:
+    """Number and `prepare(encoded)` of every image for which that does not fail, in order."""
+
+    def load(encoded: tf.Tensor, number: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return number, prepare(encoded)
+
+    return load_images(contents, tf.data.Dataset.range(len(contents)), lambda index: index, load).ignore_errors()
 
 
 def _order(count: int, seed: int) -> Callable[[tf.Tensor], tf.Tensor]:

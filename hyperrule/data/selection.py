@@ -70,6 +70,16 @@ def _shuffled_members(labels: npt.NDArray[np.int32], seed: int, classes: int | N
     ]
 
 
+def evenly_spread(count: int, most: int) -> Indices:
+    """At most `most` of the numbers below `count`, ascending, from the first to the last at even distances.
+
+    >>> evenly_spread(9, 4).tolist(), evenly_spread(2, 4).tolist(), evenly_spread(0, 4).tolist()
+    ([0, 3, 5, 8], [0, 1], [])
+    """
+    spread: Indices = np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+    return spread
+
+
 @dataclass(frozen=True)
 class Shard:
     """Worker `index` of `count`, with `devices` that each take a micro-batch at a time.

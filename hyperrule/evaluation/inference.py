@@ -19,12 +19,12 @@ from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data.images import Examples
 from hyperrule.data.pipeline import evaluation_batches, undecodable
 from hyperrule.errors import DataError, RunError
-from hyperrule.planning.cost import fit
+from hyperrule.planning.cost import fit_inference
 from hyperrule.planning.machine.cluster import Cluster
 from hyperrule.planning.machine.machine import this_machine
 from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Report, Reporter
-from hyperrule.support.wording import listed
+from hyperrule.support.wording import first_line, listed
 from hyperrule.training import runtime
 from hyperrule.training.classifier import Classifier, fold, load_classifier
 from hyperrule.training.workers import Workers
@@ -93,7 +93,6 @@ class Evaluator:
         return self._features(examples, report)
 
 
-BATCH = 32  # at most; larger ones are hardly faster
 SEED = 0  # of random weights
 
 
@@ -106,15 +105,15 @@ def extract(info: BackboneInfo, examples: Examples, size: int, reporter: Reporte
         keras.utils.set_random_seed(SEED)
         with workers.strategy.scope():
             classifier = load_classifier(info, classes=1)
-        batch, _ = fit(info, size, min(BATCH, len(examples)), "float32", machine)
-        evaluator = Evaluator(classifier, size, batch, workers)
+        evaluator = Evaluator(classifier, size, fit_inference(info, size, len(examples), machine), workers)
         with reporter.stage("Features", len(examples)) as report:
             return evaluator.features(examples, report)
     except tf.errors.OpError as error:
         if bad := undecodable(examples):
             raise DataError(f"{len(bad)} of the images cannot be decoded: {listed(bad)}.") from None
-        reason = str(error.message).strip().splitlines()[0]
-        raise RunError(f"TensorFlow failed to extract features at {size} px: {reason}. Try a smaller size.") from error
+        raise RunError(
+            f"TensorFlow failed to extract features at {size} px: {first_line(error)}. Try a smaller size."
+        ) from error
 
 
 def write_predictions(

@@ -27,6 +27,7 @@ from hyperrule.backbones.saved_model.inspection import (
 from hyperrule.errors import RunError
 from hyperrule.exporting.saved_model import HubForm
 from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import first_line
 
 Floats = npt.NDArray[np.float32]
 
@@ -56,7 +57,7 @@ def write_module(
         ]
     except tf.errors.OpError as error:
         # The message begins with names of operations and temporary files.
-        raise OSError(str(error.message).strip().splitlines()[0].rsplit("; ")[-1]) from error
+        raise OSError(first_line(error).rsplit("; ")[-1]) from error
     found = float(np.max(differences))  # NaN if any difference is
     if not found <= TOLERANCE:
         raise RunError(

@@ -12,6 +12,7 @@ from hyperrule.recipe import make_recipe
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import one_line
 
 
 def images_of(
@@ -58,4 +59,4 @@ def evaluated_examples(
         probabilities = np.asarray(table["probabilities"].combine_chunks().flatten(), np.float32)
         return Examples(testing.ids, labels, testing.contents), probabilities.reshape(-1, len(class_names))
     except (ValueError, KeyError) as error:
-        raise RunFolderError(f"{run.predictions_file} is damaged: {' '.join(str(error).split())[:200]}") from None
+        raise RunFolderError(f"{run.predictions_file} is damaged: {one_line(error)}") from None

@@ -25,6 +25,7 @@ from hyperrule.prediction.released import ReleasedClassifier
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import first_line
 from hyperrule.training.classifier import load_classifier
 
 
@@ -94,5 +95,5 @@ def _converting(what: str) -> Iterator[None]:
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise RunError(f"this network cannot be converted to {what}: {reason[:300]}") from error

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from hyperrule.errors import RunFolderError
 from hyperrule.prediction.formats import FormatName, Quantize, export_name
 from hyperrule.support.files import atomic_write
+from hyperrule.support.wording import one_line
 
 
 class Parity(BaseModel):
@@ -48,9 +49,7 @@ def read_parities(file: Path) -> dict[str, Parity]:
     try:
         return _PARITIES.validate_json(file.read_bytes())
     except ValueError as error:
-        raise RunFolderError(
-            f"{file} is damaged, or of another version: {' '.join(str(error).split())[:200]}"
-        ) from None
+        raise RunFolderError(f"{file} is damaged, or of another version: {one_line(error)}") from None
 
 
 def add_parity(file: Path, parity: Parity) -> Parity:

@@ -13,6 +13,7 @@ from hyperrule.backbones.bit.checkpoints import write_arrays
 from hyperrule.data.images import Examples
 from hyperrule.data.pipeline import training_batches
 from hyperrule.data.preprocess import Augmentation
+from hyperrule.data.selection import evenly_spread
 from hyperrule.data.source import Source
 from hyperrule.evaluation.calibration import FITTED_ON_AT_MOST, scale_temperature
 from hyperrule.evaluation.inference import write_predictions
@@ -57,8 +58,7 @@ class HeadOnBackbone(Job[Plan, R]):
         if "validation" not in splits or self.plan.test_split.value == "validation":
             return None
         examples = self.source.examples("validation")
-        most = min(len(examples), FITTED_ON_AT_MOST)
-        return examples.take(np.linspace(0, len(examples) - 1, most).round().astype(np.int64))
+        return examples.take(evenly_spread(len(examples), FITTED_ON_AT_MOST))
 
     @property
     def evaluated_at_the_end(self) -> int:

@@ -28,7 +28,7 @@ from hyperrule.prediction.formats import AFTER_GPU, FLOAT32, Card
 from hyperrule.run_folder import RunFolder, latest_checkpoint, save_checkpoint
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Report, Reporter
-from hyperrule.support.wording import listed
+from hyperrule.support.wording import first_line, listed
 from hyperrule.training import runtime
 from hyperrule.training.classifier import Classifier, fold
 from hyperrule.training.loop import Feed, Loop
@@ -171,7 +171,7 @@ class Job(ABC, Generic[P, R]):
         try:
             yield
         except tf.errors.OpError as error:
-            reason = str(error.message).strip().splitlines()[0]
+            reason = first_line(error)
             begun = self.run.plan_file.exists()
             again = f"Continue with: {self.run.resume}" if begun else "Start again."
             if self.cluster.count > 1 and isinstance(error, LOST):

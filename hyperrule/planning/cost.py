@@ -190,6 +190,7 @@ INFERENCE_EFFICIENCY = 0.55
 
 SHARE_OF_MEMORY = 0.8  # estimates of memory are within 25 % of what is measured
 CPU_MICRO_BATCH = 64  # larger ones are no faster on a CPU
+INFERENCE_BATCH = 32  # at most; larger ones are hardly faster
 
 # CPU seconds an image, R50x1, float32, 128 px, against micro-batches of 16: 1.90, 1.46, 1.23 and 1.03 times as many in
 # micro-batches of 1, 2, 4 and 8, since each adds up gradients of all weights; 1.18 times with units recomputed.
@@ -236,6 +237,11 @@ def fit(
         remat = backbone.network is not None and _recomputation_pays(backbone, crop, precision, kept, again)
     parts = math.ceil(share / max(1, again if remat else kept))
     return math.ceil(share / parts), remat
+
+
+def fit_inference(backbone: BackboneInfo, crop: int, examples: int, machine: Machine) -> int:
+    """Images that a device takes at once through the float32 network, of so many `examples`."""
+    return fit(backbone, crop, min(INFERENCE_BATCH, examples), "float32", machine)[0]
 
 
 def _recomputation_pays(backbone: BackboneInfo, crop: int, precision: str, kept: int, again: int) -> bool:

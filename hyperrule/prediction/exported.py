@@ -19,7 +19,7 @@ from hyperrule.prediction.released import (
     named_classes,
 )
 from hyperrule.support.progress import Reporter
-from hyperrule.support.wording import printable
+from hyperrule.support.wording import one_line, printable
 
 PIXELS = (0.0, 1.0)  # what every export takes
 
@@ -111,7 +111,7 @@ def _read(path: Path, runtime: _Runtime) -> Card:
         found = runtime.card(path)
         card = None if found is None else Card.model_validate_json(found)
     except Exception as error:  # runtimes raise errors of many types
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise BackboneError(f"{printable(path)} cannot be read as an export: {reason}") from None
     if card is None:
         raise BackboneError(

@@ -8,20 +8,18 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hyperrule.data.images import EncodedImages
-from hyperrule.data.pipeline import load_images
-from hyperrule.data.preprocess import for_evaluation
+from hyperrule.data.pipeline import decodable_batches
 from hyperrule.errors import BackboneError, RunError
-from hyperrule.planning.cost import fit
+from hyperrule.planning.cost import INFERENCE_BATCH, fit_inference
 from hyperrule.planning.machine.machine import this_machine
 from hyperrule.prediction.exported import ExportedClassifier, Model
 from hyperrule.prediction.released import ReleasedClassifier
 from hyperrule.prediction.runtimes import RUNTIMES
 from hyperrule.support.limits import usable_cores
 from hyperrule.support.progress import Reporter, silent_native_stderr
-from hyperrule.support.wording import printable
+from hyperrule.support.wording import first_line, one_line, printable
 from hyperrule.training.classifier import load_classifier
 
-BATCH = 32  # at most; larger ones are hardly faster
 SMALLEST = np.finfo(np.float32).tiny  # a probability that has a logarithm
 
 Logits = Callable[[tf.Tensor], tf.Tensor]
@@ -55,7 +53,7 @@ def _logits_of_export(classifier: ExportedClassifier) -> Logits:
             probabilities = export.classify
             probabilities(np.zeros((1, classifier.size, classifier.size, 3), np.float32))
     except Exception as error:  # of whatever kind a runtime raises
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise BackboneError(f"{printable(classifier.path)} cannot be loaded: {reason}") from error
     return lambda images: tf.math.log(tf.maximum(probabilities(images.numpy()), SMALLEST))
 
@@ -72,12 +70,12 @@ def streamed(classifier: Model, contents: EncodedImages, stage: str, reporter: R
 
 
 def _batches(classifier: Model, logits: Logits, contents: EncodedImages, stage: str, reporter: Reporter) -> Batches:
-    batch = min(BATCH, len(contents))
+    batch = min(INFERENCE_BATCH, len(contents))
     if isinstance(classifier, ReleasedClassifier):
-        batch, _ = fit(classifier.backbone, classifier.size, batch, "float32", this_machine())
+        batch = fit_inference(classifier.backbone, classifier.size, len(contents), this_machine())
     with _told(classifier), reporter.stage(stage, len(contents)) as report:
         done = 0
-        for indices, images in _decoded(contents, classifier.size, batch):
+        for indices, images in decodable_batches(contents, classifier.size, batch):
             yield indices.numpy(), logits(images)
             done = int(indices[-1]) + 1
             report(done, "")
@@ -85,20 +83,11 @@ def _batches(classifier: Model, logits: Logits, contents: EncodedImages, stage: 
             report(len(contents), "")
 
 
-def _decoded(contents: EncodedImages, side: int, batch: int) -> tf.data.Dataset:
-    """(index int64 [M], images float32 [M, side, side, 3] in [0, 1]) of those that can be decoded."""
-
-    def decoded(encoded: tf.Tensor, number: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return number, for_evaluation(encoded, side)
-
-    dataset = load_images(contents, tf.data.Dataset.range(len(contents)), lambda index: index, decoded)
-    return dataset.ignore_errors().batch(batch).prefetch(2)
-
-
 @contextmanager
 def _told(classifier: Model) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        reason = str(error.message).strip().splitlines()[0]
-        raise RunError(f"TensorFlow failed at {classifier.size} px: {reason}. Try another --size.") from error
+        raise RunError(
+            f"TensorFlow failed at {classifier.size} px: {first_line(error)}. Try another --size."
+        ) from error

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.colors import to_rgb
 
+from hyperrule.data.selection import evenly_spread
 from hyperrule.evaluation.calibration import Coverage, Reliability, coverages
 from hyperrule.evaluation.intervals import Interval, wilson
 from hyperrule.evaluation.metrics import Metrics
@@ -70,7 +71,7 @@ def coverage_figure(curve: Sequence[Coverage], marked: Threshold | None) -> Mark
     drawing = Drawing("coverage", _coverage_in_words(curve, marked), 300, 280)
     with drawing as axes:
         marker = 0 if len(curve) > FEW_POINTS else 5
-        shown = [curve[place] for place in np.unique(np.linspace(0, len(curve) - 1, MOST_POINTS).round().astype(int))]
+        shown = [curve[place] for place in evenly_spread(len(curve), MOST_POINTS)]
         axes.plot(
             [one.coverage for one in shown], [one.accuracy for one in shown], color=BLUE, marker="o", markersize=marker
         )

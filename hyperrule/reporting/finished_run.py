@@ -11,6 +11,7 @@ from hyperrule.errors import RunFolderError
 from hyperrule.exporting.parity import Parity
 from hyperrule.planning.training_plan import TrainingPlan
 from hyperrule.run_folder import RunFolder
+from hyperrule.support.wording import one_line
 
 
 @dataclass(frozen=True)
@@ -100,4 +101,4 @@ def damage(file: Path) -> Iterator[None]:
             f"{file} is missing: the run is not complete. Restore it, or train again with --out."
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # pyarrow's and pydantic's among them
-        raise RunFolderError(f"{file} is damaged: {' '.join(str(error).split())[:200]}") from None
+        raise RunFolderError(f"{file} is damaged: {one_line(error)}") from None

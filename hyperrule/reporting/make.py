@@ -13,9 +13,9 @@ from hyperrule.reporting.finished_run import FinishedRun
 from hyperrule.reporting.model_card import model_card
 from hyperrule.reporting.page import GENERATOR, render_comparison, render_report
 from hyperrule.run_folder import RunFolder
-from hyperrule.support.files import atomic_write
+from hyperrule.support.files import write_text
 from hyperrule.support.progress import Reporter
-from hyperrule.support.wording import resume_command
+from hyperrule.support.wording import one_line, resume_command
 
 DEFAULT = Path("report.html")
 KINDS: dict[str, type[FinishedRun]] = {"finetune": FinetunedRun, "distill": DistilledRun}
@@ -51,8 +51,7 @@ def make_report(folders: Sequence[RunFolder], out: Path | None) -> ReportFiles:
     page = render_report(runs[0]) if len(runs) == 1 else render_comparison(runs)
     headlines = {str(run.folder.path): run.headline for run in runs}
     if target is not None:
-        with atomic_write(target) as partial:
-            partial.write_text(page, encoding="utf-8")
+        write_text(target, page)
         return ReportFiles(target, None, headlines)
     (folder,), (run,) = folders, runs
     card = model_card(run)
@@ -110,6 +109,6 @@ def finish_run(run: RunFolder, reporter: Reporter, keep: Callable[[], None] = la
     except Interrupted:
         raise
     except Exception as error:  # whatever it is: hours of training must not depend on a page
-        reporter.say(f"Warning: {run.report_file} could not be made ({' '.join(str(error).split())[:200]}).")
+        reporter.say(f"Warning: {run.report_file} could not be made ({one_line(error)}).")
     write_card(run)
     shutil.rmtree(run.checkpoints, ignore_errors=True)  # only now: until the card is there, they are the run

@@ -14,11 +14,13 @@ import pyarrow.parquet as pq
 
 from hyperrule.data.images import Examples
 from hyperrule.data.inspection import SizeBin, size_histogram
+from hyperrule.data.selection import evenly_spread
 from hyperrule.data.source import Source
 from hyperrule.errors import RunFolderError
 from hyperrule.pages.thumbnails import data_uri, thumbnail
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import atomic_write
+from hyperrule.support.wording import one_line
 
 CLASSES, SAMPLES = 24, 4  # classes with samples, training images of each
 MISTAKES = 24
@@ -67,8 +69,7 @@ def read_pictures(run: RunFolder) -> Pictures:
         return Pictures(pictures.samples, pictures.mistakes, tuple(map(SizeBin.model_validate, sizes)))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
-            f"{run.pictures_file} is damaged: {' '.join(str(error).split())[:200]}. "
-            "Delete it for a report without pictures."
+            f"{run.pictures_file} is damaged: {one_line(error)}. Delete it for a report without pictures."
         ) from None
 
 
@@ -79,7 +80,7 @@ def _samples(source: Source) -> Iterator[Row]:
     listing, training = source.listing, source.splits["train"]
     for label, name in enumerate(listing.class_names[:CLASSES]):
         members = training[listing.labels[training] == label]
-        for place in np.unique(np.linspace(0, len(members) - 1, SAMPLES).round().astype(np.int64)):
+        for place in evenly_spread(len(members), SAMPLES):
             if (jpeg := thumbnail(listing.contents, members[place])) is not None:
                 yield listing.ids[members[place]], name, "sample", jpeg
 

@@ -46,6 +46,12 @@ def atomic_write(target: Path) -> Iterator[Path]:
         raise
 
 
+def write_text(target: Path, text: str) -> None:
+    """Write a UTF-8 file whole or not at all, as by `atomic_write`."""
+    with atomic_write(target) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def os_errors_as(kind: type[HyperruleError], what: str) -> Iterator[None]:
     """Turns an OSError within the block into `kind`, with `what` before the reason."""

@@ -50,6 +50,25 @@ def number(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
+def one_line(error: BaseException, most: int = 200) -> str:
+    """What an error says, its lines in one, cut after `most` characters.
+
+    >>> one_line(ValueError("no number:\\n  x"))
+    'no number: x'
+    """
+    return " ".join(str(error).split())[:most]
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first: TensorFlow's go on with where in the graph they come from.
+
+    >>> first_line(ValueError("no memory\\n at ...")), first_line(KeyboardInterrupt())
+    ('no memory', 'KeyboardInterrupt')
+    """
+    text = str(getattr(error, "message", error)).strip()  # str() of an OpError begins elsewhere
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 def did_you_mean(received: str, known: Iterable[str]) -> str:
     """A closing question with the closest known name, or nothing when none is close.
 

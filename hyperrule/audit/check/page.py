@@ -11,11 +11,11 @@ from pydantic import PrivateAttr
 
 from hyperrule.audit.check.findings import Findings
 from hyperrule.audit.check.verdicts import Verdict, facts, mode_in_words, verdicts
-from hyperrule.data.selection import write_exclusions
+from hyperrule.data.selection import evenly_spread, write_exclusions
 from hyperrule.data.source import Source
 from hyperrule.pages.rendering import render
 from hyperrule.pages.thumbnails import pictures
-from hyperrule.support.files import atomic_write
+from hyperrule.support.files import write_text
 
 T = TypeVar("T")
 
@@ -48,8 +48,7 @@ class CheckReport(Findings):
         if self._source is None:
             raise ValueError("these findings came without their images: call hyperrule.check")
         page = render_page(self, self._source)
-        with atomic_write(file) as partial:
-            partial.write_text(page, encoding="utf-8")
+        write_text(file, page)
 
 
 def render_page(found: Findings, source: Source) -> str:
@@ -81,9 +80,7 @@ def _shown(verdict: Verdict) -> ShownVerdict:
 
 def _spread(items: Sequence[T], most: int) -> list[T]:
     """At most so many items from the first to the last, evenly."""
-    if not len(items):
-        return []
-    return [items[place] for place in np.unique(np.linspace(0, len(items) - 1, most).round().astype(np.int64))]
+    return [items[place] for place in evenly_spread(len(items), most)]
 
 
 def _samples(source: Source) -> dict[str, list[str]]:

@@ -28,7 +28,7 @@ from hyperrule.data.listing import Split
 from hyperrule.evaluation.features import FrozenFeatures
 from hyperrule.pages.drawing import BLUE, ORANGE, PERCENT, Drawing
 from hyperrule.pages.rendering import percent, render
-from hyperrule.support.files import atomic_write
+from hyperrule.support.files import write_text
 
 
 class Point(BaseModel):
@@ -68,8 +68,7 @@ class LearningCurve(BaseModel):
         """One HTML page that needs nothing else. Raises RunError if it cannot be written."""
 
         page = render_page(self)
-        with atomic_write(file) as partial:
-            partial.write_text(page, encoding="utf-8")
+        write_text(file, page)
 
 
 def find_learning_curve(frozen: FrozenFeatures) -> LearningCurve:

@@ -14,8 +14,9 @@ from pydantic import BaseModel, TypeAdapter
 from hyperrule.backbones.fetch.http import complete, failures_told
 from hyperrule.backbones.zoo import BUCKET
 from hyperrule.errors import BackboneError
-from hyperrule.support.files import atomic_write, cache_folder, file_lock, os_errors_as
+from hyperrule.support.files import cache_folder, file_lock, os_errors_as, write_text
 from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import one_line
 
 
 @dataclass(frozen=True)
@@ -106,14 +107,11 @@ def _records() -> dict[str, Record]:
         text = re.sub(r",\s*}\s*$", "}", file.read_text(encoding="utf-8"))
         return TypeAdapter(dict[str, Record]).validate_json(text)
     except (OSError, ValueError) as error:
-        raise BackboneError(
-            f"{file} cannot be read: {' '.join(str(error).split())[:200]}. Repair or delete it."
-        ) from None
+        raise BackboneError(f"{file} cannot be read: {one_line(error)}. Repair or delete it.") from None
 
 
 def _record(file: str, record: Record) -> None:
     with os_errors_as(BackboneError, f"cannot record {file}"), file_lock(_folder() / ".record"):
         records = sorted((_records() | {file: record}).items())
         lines = ",\n".join(f"{json.dumps(name)}: {each.model_dump_json()}" for name, each in records)
-        with atomic_write(_record_file()) as partial:
-            partial.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+        write_text(_record_file(), f"{{\n{lines}\n}}\n")

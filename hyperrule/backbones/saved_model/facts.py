@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hyperrule.backbones.info import ModuleFacts
 from hyperrule.errors import BackboneError
-from hyperrule.support.files import atomic_write, cache_folder, file_lock
+from hyperrule.support.files import cache_folder, file_lock, write_text
 from hyperrule.support.progress import Reporter, silent_native_stderr
 
 FORMAT = 1  # of the cached facts; other formats are not read
@@ -25,8 +25,7 @@ def module_facts(folder: Path, reporter: Reporter) -> ModuleFacts:
         with silent_native_stderr():
             from hyperrule.backbones.saved_model.inspection import inspect
         facts = inspect(folder, sha256, stored.with_suffix(".npz"))
-        with atomic_write(stored) as partial:
-            partial.write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_text(stored, facts.model_dump_json(indent=2) + "\n")
     return facts
 
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from hyperrule.backbones.backbone import Backbone
 from hyperrule.errors import BackboneError
-from hyperrule.support.wording import listed
+from hyperrule.support.wording import first_line, listed
 
 
 class _Call(NamedTuple):
@@ -153,7 +153,7 @@ def _load(folder: Path) -> Any:
                 raise
             return tf.saved_model.load(str(folder), tags=[])  # TF1 modules: the graph without tags is for inference
     except (OSError, ValueError, KeyError, AttributeError, tf.errors.OpError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = first_line(error)[:200]
         raise BackboneError(f"{folder} cannot be loaded as a SavedModel: {reason}.") from None
 
 

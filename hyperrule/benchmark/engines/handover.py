@@ -24,6 +24,7 @@ from hyperrule.errors import DataError, RunError, RunFolderError
 from hyperrule.planning.finetune import Plan
 from hyperrule.support.files import file_lock, os_errors_as
 from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import one_line
 
 LOCK = "lock"  # held as long as the command lives
 
@@ -93,4 +94,4 @@ def _read(file: Path) -> tuple[_HandedOver, Facts]:
         with np.load(file.with_suffix(".npz"), allow_pickle=False) as arrays:
             return handed_over, arrays["facts"]
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise RunFolderError(f"{file} is damaged: {' '.join(str(error).split())[:200]}") from None
+        raise RunFolderError(f"{file} is damaged: {one_line(error)}") from None
