@@ -331,8 +331,8 @@ class DistillRecipe(TrainingRecipe):
     )
     dataset: Annotated[tuple[str, ...], BeforeValidator(paths)] = Field(
         min_length=1,
-        description="Data set as for finetune, or a folder of unlabelled images; only the training split is used, not its "
-        "labels. Several data sets form one pool.",
+        description="Data set as for finetune, or a folder of unlabelled images; only the training split is used, "
+        "without labels. Several data sets form one pool.",
     )
     shares: Annotated[tuple[Annotated[int, Field(gt=0, le=1000)], ...] | None, BeforeValidator(numbers)] = Field(
         None,

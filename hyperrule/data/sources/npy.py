@@ -1,4 +1,4 @@
-"""Arrays in .npy files and in .npz archives: what they are, known from their headers, and mapped into memory."""
+"""Arrays in .npy files and .npz archives: their headers, and their data mapped into memory."""
 
 import hashlib
 import shutil
@@ -20,12 +20,12 @@ from hyperrule.support.files import alone, cache_folder, whole_file
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import size
 
-LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip's member: lengths of the name and of the extra field that follow
+LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: lengths of the name and the extra field that follow it
 READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class Mapped(np.memmap[Any, np.dtype[Any]]):
-    """An array in a file, read where it is used. It is pickled as where it lies, not as what it holds."""
+    """An array mapped from a file and read on use. It is pickled as a reference to the file, without its data."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         order = "F" if self.flags.f_contiguous and not self.flags.c_contiguous else "C"
@@ -34,7 +34,7 @@ class Mapped(np.memmap[Any, np.dtype[Any]]):
 
 @dataclass(frozen=True)
 class Header:
-    """`offset` (bytes) is that of the data from the start of the .npy."""
+    """The header of a .npy file: the data start at byte `offset`; `order` is "C" or "F"."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -43,22 +43,22 @@ class Header:
 
     @classmethod
     def read(cls, stream: IO[bytes]) -> Self:
-        """Raises ValueError if the stream holds no array, or Python objects, which are never unpickled."""
+        """Read the header. Raises ValueError without an array, and for Python objects, which are never unpickled."""
         version = np.lib.format.read_magic(stream)
         if version not in READERS:
-            raise ValueError(f"version {version} of .npy")
+            raise ValueError(f"version {version} of .npy is not supported")
         try:
             shape, is_fortran, dtype = READERS[version](stream)
         except TokenError:
-            raise ValueError("a damaged header") from None
+            raise ValueError("the header is damaged") from None
         if dtype.hasobject:
-            raise ValueError("an array of Python objects, which may run code when it is read; save numbers or text")
+            raise ValueError("it holds Python objects, which may run code when read; save numbers or text")
         return cls(dtype, shape, "F" if is_fortran else "C", stream.tell())
 
 
 @dataclass(frozen=True)
 class Npy:
-    """A .npy file, or with `member` one in the .npz `file`."""
+    """The .npy file `file`, or the `member` of the .npz `file`."""
 
     file: Path
     member: str = ""
@@ -69,30 +69,30 @@ class Npy:
             return Header.read(stream)
 
     def load(self) -> npt.NDArray[Any]:
-        """All of it, in memory. Raises ValueError, OSError and zipfile.BadZipFile."""
+        """Load the array into memory. Raises ValueError, OSError and zipfile.BadZipFile."""
         with self._opened() as stream:
-            Header.read(stream)  # words the refusal of Python objects
+            Header.read(stream)  # for its clearer message about Python objects
             stream.seek(0)
             array: npt.NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
             return array
 
     def mapped(self, reporter: Reporter) -> Mapped:
-        """Mapped where it lies; if it is compressed, from the cache folder, unpacked there once.
+        """Map the array from its file; a compressed one is first unpacked, once, into the cache folder.
 
-        Raises OSError, zipfile.BadZipFile and RunError.
+        Raises ValueError, OSError, zipfile.BadZipFile and RunError.
         """
         header = self.header
         file, start = (self.file, 0) if not self.member else self._within(reporter)
         length = header.dtype.itemsize * int(np.prod(header.shape, dtype=np.int64))
         if file.stat().st_size < start + header.offset + length:
-            raise ValueError("the file is cut short")
+            raise ValueError("the file is truncated")
         if not length:
-            raise ValueError("an array without elements")
+            raise ValueError("an array has no elements")
         mapped: Mapped = Mapped(file, header.dtype, "r", start + header.offset, header.shape, header.order)  # type: ignore[call-overload]
         return mapped
 
     def _within(self, reporter: Reporter) -> tuple[Path, int]:
-        """The file in which the member lies as it is, and from which byte."""
+        """Return a file that holds the member uncompressed, and the byte at which it starts."""
         with self.file.open("rb") as stream, zipfile.ZipFile(stream) as archive:
             info = archive.getinfo(self.member)
             if info.compress_type == zipfile.ZIP_STORED:
@@ -121,7 +121,7 @@ class Npy:
 
 
 def members(archive: Path) -> dict[str, Npy]:
-    """The arrays of an .npz by their keys. Raises OSError and zipfile.BadZipFile."""
+    """Return the arrays of an .npz by key. Raises OSError and zipfile.BadZipFile."""
     with zipfile.ZipFile(archive) as opened:
         names = [name for name in opened.namelist() if name.endswith(".npy")]
     return {name.removesuffix(".npy"): Npy(archive, name) for name in names}
