@@ -65,9 +65,7 @@ def hints(class_names: Sequence[str]) -> tuple[str, ...]:
     signs = "other symbols: consider --no-flip; so are cropped ones: consider --no-crop"
     found = []
     if sided:
-        found.append(
-            f"mirroring swaps left and right, and a class is named {sided[0]!r}: if it is a side, use --no-flip"
-        )
+        found.append(f"mirroring swaps sides, and a class is named {sided[0]!r}: if that is a direction, use --no-flip")
     if names == DIGITS:
         found.append(f"classes are named 0 to 9: if these are digits, mirrored ones are {signs}")
     elif len(names) > 1 and names <= DIGIT_WORDS:
