@@ -169,7 +169,7 @@ def test_a_tar_that_is_cut_between_two_files_is_refused(tmp_path: Path, cache: P
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_another_file_by_that_name_is_refused(tmp_path: Path, cache: Path, suffix: str) -> None:
     (tmp_path / f"photos{suffix}").write_bytes(b"<html>404 Not Found</html>" * 99)
-    assert "no such archive" in refused(tmp_path / f"photos{suffix}", cache)
+    assert "not an archive" in refused(tmp_path / f"photos{suffix}", cache)
 
 
 def test_bytes_that_were_changed_are_noticed(tmp_path: Path, cache: Path) -> None:

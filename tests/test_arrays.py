@@ -205,7 +205,7 @@ def test_stored_images_are_read_where_they_are(tmp_path: Path, cache: Path) -> N
         ({"x": images(0), "y": np.zeros(0, int)}, ["[0, 4, 6, 3]", "no images"]),
         ({"x": images(2), "y": [0, 1, 1]}, ["2 images", "3 labels"]),
         ({"x": images(3), "y": [0, -1, 1]}, ["1 negative labels", "index 1 (-1)"]),
-        ({"x": images(3), "y": [0, 1, np.nan]}, ["no numbers", "index 2"]),
+        ({"x": images(3), "y": [0, 1, np.nan]}, ["not numbers", "index 2"]),
         ({"x": images(2), "y": np.array([0, 2**64 - 1], np.uint64)}, ["too large", "index 1"]),
         ({"x": images(2), "y": [0.5, 1]}, ["fractions", "index 0 (0.5)"]),
         ({"x": images(2), "y": ["a", ""]}, ["empty labels", "index 1"]),
@@ -213,7 +213,7 @@ def test_stored_images_are_read_where_they_are(tmp_path: Path, cache: Path) -> N
         ({"x": images(2), "y": [[1, 2], [0, 3]]}, ["[2, 2]", "one-hot"]),
         ({"x": images(2), "y": np.array(["a", 1], object)}, ["Python objects"]),
         ({"x": images(2), "y": np.array([1j, 2j])}, ["complex128", "integers or text"]),
-        ({"x_train": images(2), "y_train": [0, 1], "x_test": images(2)}, ["x_test without its counterpart"]),
+        ({"x_train": images(2), "y_train": [0, 1], "x_test": images(2)}, ["x_test without matching images or labels"]),
         ({"x_train": images(2), "y_train": [0, 1], "x_test": images(2), "y_test": ["a", "b"]}, ["one split"]),
         ({"pics": images(2), "kinds": [0, 1]}, ["pics, kinds", "x_train", "--image-key"]),
         ({}, ["no arrays"]),
@@ -229,7 +229,7 @@ def test_bad_arrays(tmp_path: Path, arrays: Arrays, words: list[str]) -> None:
 def test_an_archive_that_is_cut_short(tmp_path: Path, cache: Path, save: Callable[..., None], left: int) -> None:
     file = packed(tmp_path, save, images=images(9), labels=np.arange(9))
     file.write_bytes(file.read_bytes()[:left])
-    assert "cannot read arrays" in refused(file)
+    assert "cannot read the arrays" in refused(file)
     assert not list(cache.rglob("*.npy*"))
 
 
@@ -239,7 +239,7 @@ def test_compressed_images_that_are_damaged_leave_nothing(tmp_path: Path, cache:
     start = content.index(b"images.npy") + 500
     content[start : start + 50] = b"\0" * 50
     file.write_bytes(content)
-    assert "cannot read arrays" in refused(file)
+    assert "cannot read the arrays" in refused(file)
     assert not list(cache.rglob("*.npy*"))
 
 
@@ -248,7 +248,7 @@ def test_npy_that_is_cut_short(tmp_path: Path, left: int) -> None:
     np.save(tmp_path / "x.npy", images(9))
     np.save(tmp_path / "y.npy", np.arange(9))
     (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:left])
-    assert "cannot read arrays" in refused(tmp_path / "x.npy")
+    assert "cannot read the arrays" in refused(tmp_path / "x.npy")
 
 
 @pytest.mark.parametrize("name", ["missing.npz", "missing.npy", "folder.npz", "folder.npy"])
@@ -262,7 +262,7 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
     ("header", "words"),
     [
         ("{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000000,)}", "allocate"),
-        ("{'descr': '<i8', 'fortran_order': False, 'shape': (9,)", "a damaged header"),
+        ("{'descr': '<i8', 'fortran_order': False, 'shape': (9,)", "the header is damaged"),
     ],
 )
 def test_npy_with_a_header_that_lies(tmp_path: Path, header: str, words: str) -> None:

@@ -192,7 +192,7 @@ def npz_of_bytes(content: bytes) -> bytes:
         ),
         pytest.param(
             {"test/cats": 2, "test/dogs": 2},
-            ["nothing to train on", "folder test", "--train-split"],
+            ["no training split", "folder test", "--train-split"],
             id="test without train",
         ),
         pytest.param(

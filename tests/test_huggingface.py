@@ -198,7 +198,7 @@ def test_keys(tmp_path: Path) -> None:
     assert "Did you mean 'fine_label'" in message(tmp_path / "several", label_key="fine_labl")
     assert "'share'" in message(tmp_path / "several", label_key="share")
     dataset({"share": [0.5, 0.1]}, share=datasets.Value("float32")).save_to_disk(tmp_path / "none")
-    assert "no label of whole images" in message(tmp_path / "none")
+    assert "no image-level label" in message(tmp_path / "none")
     datasets.Dataset.from_dict({"label": [0, 1]}).save_to_disk(tmp_path / "blind")
     assert "no image" in message(tmp_path / "blind")
 

@@ -243,8 +243,8 @@ def test_bad_csv(folder: Path, content: str | bytes, words: list[str]) -> None:
     [
         ("", ["is empty"]),
         ('{"path":"a.jpg","label":"x"}\n\n{"path":"b.jpg"\n', ["row 3", "not JSON"]),
-        ('[{"path":"a.jpg","label":"x"}]\n', ["row 1", "no JSON object"]),
-        ('{"path":"a.jpg","label":"x"}\n["b.jpg"]\n', ["row 2", "no JSON object"]),
+        ('[{"path":"a.jpg","label":"x"}]\n', ["row 1", "not a JSON object"]),
+        ('{"path":"a.jpg","label":"x"}\n["b.jpg"]\n', ["row 2", "not a JSON object"]),
         ('{"path":"a.jpg","label":3}\n{"path":"b.jpg","label":"cat"}\n', ["numbers (row 1)", "text (row 2)", "quotes"]),
         ('{"path":"a.jpg","label":"x"}\n{"path":"b.jpg","label":true}\n', ["text (row 1)", "true or false (row 2)"]),
         ('{"path":"a.jpg","label":["x","y"]}\n', ["lists (row 1)", "one text"]),
@@ -270,7 +270,7 @@ def test_bad_json(folder: Path, content: str | bytes, words: list[str]) -> None:
         ({"path": ["a.jpg", "b.jpg"], "label": [0.5, 1.0]}, ["'label'", "fractions"]),
         ({"path": ["a.jpg", "b.jpg"], "label": [1.0, float("nan")]}, ["'label'", "empty", "row 2"]),
         ({"path": ["a.jpg", "b.jpg"], "label": [None, None]}, ["'label'", "empty", "row 1, 2"]),
-        ({"path": ["a.jpg", "b.jpg"], "label": [["x"], ["y"]]}, ["'label'", "list", "one an image"]),
+        ({"path": ["a.jpg", "b.jpg"], "label": [["x"], ["y"]]}, ["'label'", "list", "one per image"]),
         ({"image": [b"\xff\xd8", b"\xff\xd8"], "label": [0, 1]}, ["'image'", "binary", "text"]),
         ({"path": ["a.jpg", "z.jpg"], "label": [0, 1]}, ["row 2: z.jpg"]),
         ({"path": ["a.jpg", "b.jpg"], "label": NOT_UTF8}, ["'label'", "not UTF-8"]),
@@ -285,7 +285,7 @@ def test_bad_parquet(folder: Path, columns: dict[str, Any], words: list[str]) ->
 def test_a_parquet_file_that_is_cut_short(folder: Path, left: int) -> None:
     table = parquet(folder, path=["a.jpg"], label=["x"])
     table.write_bytes(table.read_bytes()[:left])
-    assert "no whole Parquet file" in refused(table)
+    assert "not a complete Parquet file" in refused(table)
 
 
 def test_a_key_that_is_not_there_is_guessed(folder: Path) -> None:

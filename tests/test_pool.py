@@ -84,7 +84,7 @@ def test_bad_images_are_named_or_left_out(tmp_path: Path) -> None:
         pool_of(folder)
     assert list(pool_of(folder, skip_corrupt=True).info.parts[0].skipped) == ["bad.jpg"]
     folder_of(tmp_path / "only/test/a", range(3))
-    with pytest.raises(DataError, match="nothing to train on"):
+    with pytest.raises(DataError, match="no training images"):
         pool_of(tmp_path / "only")
     assert len(pool_of(folder_of(tmp_path / "two", range(2))).held_out) == 1
     one = folder_of(tmp_path / "one", range(1))
@@ -111,7 +111,7 @@ def test_data_sets_of_one_name_are_told_apart_and_ignored_options_refused(tmp_pa
     one, two = folder_of(tmp_path / "one/train", range(50)), folder_of(tmp_path / "two/train", range(50, 100))
     names = [part.name for part in pool_of(one, two).info.parts]
     assert len(set(names)) == 2
-    with pytest.raises(DataError, match="--data-dir means nothing"):
+    with pytest.raises(DataError, match="--data-dir does not apply"):
         open_pool([str(one)], tmp_path, 0, False, Reporter(quiet=True))
 
 

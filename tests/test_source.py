@@ -50,7 +50,7 @@ def test_clean_data_raises_no_warning(photos: Path) -> None:
     [
         ("test/cats/leak.png", r"leakage, .* trained on: 1 \(test/cats/leak.png\)", True),
         ("train/dogs/too.png", r"label conflicts, .*: 2 \(train/cats/0.png, train/dogs/too.png\)", True),
-        ("train/cats/again.png", r"repeated in their class: 1 \(train/cats/again.png\)", False),
+        ("train/cats/again.png", r"more than once in their class: 1 \(train/cats/again.png\)", False),
     ],
 )
 def test_equal_images_are_told_and_refused_when_asked(copy: str, words: str, forbidden: bool, photos: Path) -> None:
@@ -147,7 +147,7 @@ def test_folders_may_be_nested_to_any_depth(photos: Path) -> None:
 
 def test_splits_may_have_any_name(photos: Path) -> None:
     (photos / "train").rename(photos / "monday")
-    with pytest.raises(DataError, match="nothing to train on, only folder test"):
+    with pytest.raises(DataError, match="no training split, only folder test"):
         _ = opened(photos).info
     source = open_source(str(photos), splits={"train": "monday", "test": "test"}, reporter=Reporter(quiet=True))
     assert {split: info.examples for split, info in source.info.splits.items()} == {"train": 12, "test": 4}

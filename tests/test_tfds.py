@@ -202,7 +202,7 @@ def test_bad_splits(pets: Path, splits: dict[Any, str], words: list[str]) -> Non
         ("tiny_pets/large", ["config large", "1.0.0"]),
         ("imagenet_resized/9x9", ["'9x9'", "8x8", "64x64"]),
         ("cifar10:1.0.0", ["version 1.0.0", "3.0"]),
-        ("tiny pets", ["not a name"]),
+        ("tiny pets", ["not a TFDS name"]),
         ("cifar10", ["not prepared", "162.17 MiB", "finetune", "tfds build cifar10 --data_dir"]),
         ("imagenet2012", ["not prepared", "you download to", "ILSVRC2012_img_train.tar"]),
     ],
@@ -346,10 +346,10 @@ def test_several_labels(labels: Path) -> None:
 @pytest.mark.parametrize(
     ("features", "words"),
     [
-        ({"image": tfds.features.Image(), "file": tfds.features.Text()}, ["no label", "--label-key file"]),
+        ({"image": tfds.features.Image(), "file": tfds.features.Text()}, ["no image-level label", "--label-key file"]),
         (
             {"image": tfds.features.Image(), "objects": tfds.features.Sequence({"bbox": tfds.features.BBoxFeature()})},
-            ["no label of whole images", "objects"],
+            ["no image-level label", "objects"],
         ),
         ({"sound": np.float32, "label": tfds.features.ClassLabel(names=["a", "b"])}, ["no image", "sound"]),
         (

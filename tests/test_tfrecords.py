@@ -119,7 +119,7 @@ def test_keys_that_were_asked_for(tmp_path: Path) -> None:
     file = shard(tmp_path / "x.tfrecord", [{"image": b"a", "left": b"b", "label": 0, "breed": b"pug"}] * 2)
     listing = listed_from(file, image_key="left", label_key="breed")
     assert (listing.contents[1], listing.class_names) == (b"b", ("pug",))
-    with pytest.raises(DataError, match=r"no key 'right'\. It has: breed, image, label, left\. Say which: --image-key"):
+    with pytest.raises(DataError, match=r"no key 'right'\. It has: breed, image, label, left\. Choose one: --image"):
         listed_from(file, image_key="right")
     with pytest.raises(DataError, match=r"no key 'kind'.*--label-key"):
         listed_from(file, label_key="kind")
@@ -137,10 +137,10 @@ def test_file_names_are_ids_where_they_are_unique(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "typed", "words"),
     [
-        (("x.tfrecord-00000-of-00003",), "", "2 of 3 shards are not there: x.tfrecord-00001-of-00003, x.tf"),
-        (("x-00000-of-00002.tfrecord",), "x-*", "1 of 2 shards are not there: x-00001-of-00002.tfrecord"),
-        (("a/x-00000-of-00002.tfrec", "b/x-00001-of-00002.tfrec"), "", "1 of 2 shards are not there: a/x-00001-of"),
-        (("x-0.tfrecord",), "x-{0..2}.tfrecord", r"not there \(2 of 3\)"),
+        (("x.tfrecord-00000-of-00003",), "", "2 of 3 shards are missing: x.tfrecord-00001-of-00003, x.tf"),
+        (("x-00000-of-00002.tfrecord",), "x-*", "1 of 2 shards are missing: x-00001-of-00002.tfrecord"),
+        (("a/x-00000-of-00002.tfrec", "b/x-00001-of-00002.tfrec"), "", "1 of 2 shards are missing: a/x-00001-of"),
+        (("x-0.tfrecord",), "x-{0..2}.tfrecord", r"missing \(2 of 3\)"),
     ],
 )
 def test_shards_that_are_missing(names: Sequence[str], typed: str, words: str, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_some_shards_of_many_may_be_named(tmp_path: Path) -> None:
         (labelled(0, [1, 2]), r"record 1 of .* has 'label' \[1, 2\]. A label is one"),
         (labelled(0.5), r"has 'label' \[0.5\]"),
         (labelled(b"\xff"), r"label b'\\xff' is not UTF-8"),
-        (labelled(0, b"cat"), "numbers and names: 0 ahead of record 1 of .*, 'cat' in it"),
+        (labelled(0, b"cat"), "numbers and names: 0 before record 1 of .*, 'cat' in it"),
     ],
 )
 def test_records_that_cannot_be_used(examples: Sequence[Mapping[str, Any]], words: str, tmp_path: Path) -> None:

@@ -331,7 +331,7 @@ def test_not_a_task(tmp_path: Path, typed: str, words: list[str]) -> None:
 
 def test_splits_are_fixed(tmp_path: Path) -> None:
     said = message(tmp_path, "dtd", splits={"train": "train[:900]"})
-    assert "--train-split means nothing for vtab:dtd" in said
+    assert "--train-split does not apply to vtab:dtd" in said
     assert "vtab:dtd@choose" in said
 
 

@@ -1,1 +1,1 @@
-"""Is this data set fit to train on? Its faults, its wrong labels, and what more images would bring."""
+"""Audits of a data set: its defects, its probably wrong labels, and the benefit of more images."""

@@ -1,10 +1,8 @@
-"""Images whose label is probably wrong: what `hyperrule label-errors` finds.
+"""Find images whose label is probably wrong, for `hyperrule label-errors`.
 
-Probabilities of every image's classes, by a probe that has seen neither it nor an equal image.
-
-Which labels a probe that has not seen them finds improbable, and how many of those are more than chance.
-
-Suspected labels as one web page that needs nothing but itself.
+A linear probe predicts the class of every image without having seen that image or an equal one. Images are ranked by
+the predicted probability of their label, and the ranking is cut where labels no longer are improbable beyond chance.
+The result is written as CSV or as one self-contained HTML page.
 """
 
 import csv
@@ -34,12 +32,19 @@ from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import number
 
 SplitChoice = Literal[Split, "all"]
-FEWEST = 4  # images that a probe and what it has not seen are made of
+Floats = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int32]
+Probabilities = npt.NDArray[np.float64]
+FEWEST = 4  # images needed to fit a probe and judge images that it has not seen
+SEED = 0  # of the split into halves
+RIGHT_AT_MOST = 0.5  # expected fraction of suspected labels that are correct
+PICTURES = 240  # suspects shown with their image
+PAIRS = 12  # most frequent pairs of label and likelier class, shown in a table
 
 
 class Suspect(BaseModel):
-    """`score` is 1 - the probability of the label, and `probability` that of `likelier`, the likeliest class; by a
-    probe that has seen neither the image nor one equal to it."""
+    """An image whose label is suspected. `score` is 1 - the probability of its label; `probability` is that of
+    `likelier`, the likeliest class. Both are by a probe that has seen neither the image nor an equal one."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,12 +57,14 @@ class Suspect(BaseModel):
 
 
 class LabelErrors(BaseModel):
-    """`suspects`, the most suspicious first: as many as were asked for, or those that stand out, of which there are
-    `suspected`. At most about half of those have a right label, if the probe's probabilities hold; of clean data, where
-    what is left are images that it is sure and wrong about, most or all have.
+    """The suspected labels of a data set.
 
-    `accuracy` is the share of the `images` whose label the probe finds likeliest; images of classes that are
-    `not_judged` have no other of their class to be compared with. `excluded` are the ids left out before.
+    `suspects`, most suspicious first, has as many as the user requested, or the `suspected` ones that stand out. If the
+    probe is calibrated, at most about half of the latter are labelled correctly; in clean data most or all are, because
+    only images that the probe gets confidently wrong remain.
+
+    `accuracy` is the fraction of the `images` whose label the probe finds likeliest. Classes `not_judged` have only one
+    distinct image each, and so none to compare it with. `excluded` are the ids that --exclude left out.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -78,7 +85,7 @@ class LabelErrors(BaseModel):
     _source: Source | None = PrivateAttr(None)
 
     def write_csv(self, file: Path) -> None:
-        """A row for each suspect. Raises RunError if it cannot be written."""
+        """Write one row per suspect. Raises RunError if the file cannot be written."""
         with atomic_write(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, list(Suspect.model_fields))
             writer.writeheader()
@@ -88,7 +95,7 @@ class LabelErrors(BaseModel):
             )
 
     def write_exclusions(self, file: Path) -> None:
-        """CSV for `finetune --exclude`, of the suspects and of what was left out before. Raises RunError."""
+        """Write a CSV for `finetune --exclude`: the suspects, and images excluded before. Raises RunError."""
         reasons = dict.fromkeys(self.excluded, "left out before") | {
             suspect.id: f"labelled {suspect.label}, probably {suspect.likelier} (score {suspect.score:.4f})"
             for suspect in self.suspects
@@ -96,17 +103,17 @@ class LabelErrors(BaseModel):
         write_exclusions(file, reasons.items())
 
     def write_page(self, file: Path) -> None:
-        """One HTML page that needs nothing else, with images. Raises RunError if it cannot be written; ValueError for
-        findings that were read back from JSON, which have no images."""
+        """Write a self-contained HTML page with images. Raises RunError if it cannot be written, and ValueError for
+        results read back from JSON, which have no images."""
         if self._source is None:
-            raise ValueError("these findings came without their images: call hyperrule.label_errors")
+            raise ValueError("these results were loaded without their images: call hyperrule.label_errors")
 
         page = render_page(self, self._source)
         write_text(file, page)
 
 
 def in_words(found: LabelErrors) -> str:
-    """What was found, in a sentence or two."""
+    """Summarise the result in a sentence or two."""
     images = f"{number(found.images, 'image')} of {' and '.join(found.splits)}"
     rate = f"The probe agrees with {found.accuracy:.1%} of the labels."
     if not found.suspected:
@@ -115,12 +122,15 @@ def in_words(found: LabelErrors) -> str:
 
 
 def chosen_splits(source: Source, split: str | None) -> tuple[Split, ...]:
-    """By default what is trained on: of a data set that is not split, all of it. Raises RecipeError, DataError."""
+    """Return the splits to judge: by default train, or everything if the data set is not split.
+
+    Raises RecipeError for an unknown split, DataError for one without images.
+    """
     if split not in (None, *get_args(Split), "all"):
         raise RecipeError(f"split must be train, validation, test or all. Received: {split!r}")
     there = tuple(source.splits)
-    drawn = len(source.listing.splits) < 2
-    if split == "all" or (split is None and drawn):
+    is_random_split = len(source.listing.splits) < 2
+    if split == "all" or (split is None and is_random_split):
         return there
     wanted = next((known for known in there if known == (split or "train")), None)
     if wanted is None:
@@ -129,9 +139,9 @@ def chosen_splits(source: Source, split: str | None) -> tuple[Split, ...]:
 
 
 def find_label_errors(frozen: FrozenFeatures, splits: tuple[Split, ...], top: int | None) -> LabelErrors:
-    """Judge the images of the splits together. `top` is how many suspects are kept, None for those that stand out.
+    """Judge the images of all `splits` together; keep the `top` suspects, or with None those that stand out.
 
-    Raises DataError for too few images, and what `FrozenFeatures.features` raises.
+    Raises DataError for too few images, and the errors of `FrozenFeatures.features`.
     """
     source = frozen.source
     parts = {split: source.examples(split) for split in splits}
@@ -180,26 +190,22 @@ def find_label_errors(frozen: FrozenFeatures, splits: tuple[Split, ...], top: in
 
 
 def _groups(source: Source, parts: dict[Split, Examples]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """int64 [N]: the same number for equal images."""
+    """Number equal images equally: int64 [N]."""
     numbers = {identity: number for number, identity in enumerate(source.listing.ids)}
     places = [numbers[identity] for part in parts.values() for identity in part.ids]
     return equal_groups(source.facts["sha256"][places])
 
 
-SEED = 0  # of the halves
-
-Floats = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.int32]
-
-
 def left_out_probabilities(
     features: npt.NDArray[np.float32], labels: Labels, classes: int, groups: Indices, reporter: Reporter
 ) -> Floats:
-    """Probabilities [N, classes] from features [N, D], labels [N] and `groups` [N] of equal images.
+    """Return leave-out probabilities, float64 [N, classes]: each image's by a probe without it and its equals.
 
-    They are left-out scores of one probe fitted to all, in closed form, and so cost one eigendecomposition. l2 is that
-    of least cross-entropy. Each half of the images has the temperature that was fitted to the other half: but for these
-    two numbers, what is said of an image does not depend on its own label.
+    `features` are float32 [N, D], `labels` int32 [N]; equal images have the same number in `groups` (int64 [N]).
+
+    The leave-out scores follow in closed form from one probe fitted to all images, and so cost one eigendecomposition.
+    l2 minimises cross-entropy. Each half of the images uses the temperature fitted to the other half. Apart from these
+    two hyper-parameters, an image's probabilities do not depend on its own label.
     """
     halves = deal(labels, groups, 2, SEED)
     calibrated = []
@@ -213,7 +219,7 @@ def left_out_probabilities(
 
 
 def _calibrated(scores: Floats, labels: Labels, halves: Indices) -> Floats:
-    """Logarithms of probabilities [N, classes]."""
+    """Return log-probabilities [N, classes] of scores [N, classes], each half calibrated on the other."""
     logs = np.empty_like(scores)
     for half in (0, 1):
         here = halves == half
@@ -222,8 +228,8 @@ def _calibrated(scores: Floats, labels: Labels, halves: Indices) -> Floats:
 
 
 def deal(labels: Labels, groups: Indices, parts: int, seed: int) -> Indices:
-    """The part of every image, int64 [N], from 0: equal images (`groups` [N]) have the same, and each class is spread
-    evenly."""
+    """Assign every image to one of `parts`, numbered from 0: int64 [N]. Equal images (same number in `groups`, int64
+    [N]) get the same part, and each class is spread evenly."""
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(first))
     by_class = shuffled[np.argsort(labels[first][shuffled], kind="stable")]
@@ -233,26 +239,21 @@ def deal(labels: Labels, groups: Indices, parts: int, seed: int) -> Indices:
     return dealt
 
 
-RIGHT_AT_MOST = 0.5  # share of the suspected labels that may be right after all
-
-Probabilities = npt.NDArray[np.float64]
-
-
 @dataclass(frozen=True)
 class Ranking:
-    """`order` int64 [n]: images whose label is not the likeliest class, the most improbable label first. The first
-    `suspected` of them stand out."""
+    """`order` (int64 [n]) indexes the images whose label is not the likeliest class, most improbable label first. The
+    first `suspected` of them stand out."""
 
     order: Indices
     suspected: int
 
 
 def rank(probabilities: Probabilities, labels: npt.NDArray[np.int32], judged: npt.NDArray[np.bool_]) -> Ranking:
-    """From probabilities [N, classes] by probes that have not seen the image, and labels [N]; of images that can be
-    `judged` (bool [N]).
+    """Rank images by leave-out probabilities (float64 [N, classes]) and labels (int32 [N]); only those `judged`
+    (bool [N]).
 
-    The order is by the label's own probability, which found more flipped labels than the distance to the likeliest
-    class or than its probability did (scripts/bench label_errors).
+    The order is by the probability of the label, which found more flipped labels than the distance to the likeliest
+    class's probability or that probability itself (scripts/bench label_errors).
     """
     given = probabilities[np.arange(len(labels)), labels]
     doubted = np.flatnonzero(judged & (probabilities.argmax(axis=1) != labels))
@@ -263,8 +264,10 @@ def rank(probabilities: Probabilities, labels: npt.NDArray[np.int32], judged: np
 
 
 def expected_right(probabilities: Probabilities, limits: Probabilities) -> Probabilities:
-    """How many images [n] would have a label at most as probable as each limit [n] (ascending) if every label were
-    drawn from the probabilities [N, classes], that is, if all were right and the probe calibrated.
+    """Return the expected number of correctly labelled images whose label is at most as probable as each limit.
+
+    Takes probabilities [N, classes] and limits [n] (ascending); returns float64 [n]. Labels are assumed to follow the
+    probabilities, that is, to be correct with a calibrated probe.
 
     >>> expected_right(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0.05, 0.1, 0.2])).round(9).tolist()
     [0.0, 0.1, 0.3]
@@ -275,12 +278,8 @@ def expected_right(probabilities: Probabilities, limits: Probabilities) -> Proba
     return expected
 
 
-PICTURES = 240  # suspects shown with their image
-PAIRS = 12  # of label and likelier class, in the table of the most frequent
-
-
 def render_page(found: LabelErrors, source: Source) -> str:
-    """HTML. Every name in it is text, whatever it holds."""
+    """Render the HTML page. Names are escaped."""
     shown = found.suspects[:PICTURES]
     by_label = Counter(suspect.label for suspect in found.suspects)
     return render(

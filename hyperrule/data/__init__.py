@@ -1,1 +1,1 @@
-"""Labelled images, wherever they lie: their facts, their splits, and batches of them for the network."""
+"""Labelled images of any source: their properties, their splits, and batches of them for the network."""

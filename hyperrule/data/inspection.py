@@ -1,8 +1,6 @@
-"""What every image file is: bytes, format, size, what is wrong with it; decoded, also what it looks like.
+"""Inspect every image on all cores: bytes, format, size, problems; if decoded, also its appearance.
 
-Pillow reads, so that `plan` needs no TensorFlow; where TensorFlow's decoders disagree, that is a problem here.
-
-Work on images on all cores, in order.
+Pillow reads the images, so that `plan` needs no TensorFlow. An image that only TensorFlow cannot read is a problem too.
 """
 
 import hashlib
@@ -34,18 +32,19 @@ from hyperrule.support.progress import Reporter
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 ORIENTATION = 0x0112  # EXIF tag
 TURNED = 5  # orientations from 5 to 8 swap height and width
-CHUNK = 128  # images a task
-MOST_PIXELS = 2**30  # a damaged header can claim as many as it likes
-SLIPS = (ArithmeticError, LookupError, TypeError, struct.error)  # of Pillow's, such as for GIFs that are cut off
+EDGES = (0, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)  # pixels of a side
+CHUNK = 128  # images per task
+MOST_PIXELS = 2**30  # a damaged header can claim any number
+SLIPS = (ArithmeticError, LookupError, TypeError, struct.error)  # bugs in Pillow, such as for truncated GIFs
 BOMB = Image.DecompressionBombError
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, MemoryError, BOMB, *SLIPS)  # what it raises for bad images
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, MemoryError, BOMB, *SLIPS)  # raised by Pillow for bad images
 OF_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # an entry of warnings.filters
 
 HEADER = np.dtype(
     [
         ("sha256", np.uint8, 32),
         ("bytes", np.int64),
-        ("height", np.int32),  # pixels, as it stands upright by its EXIF orientation; 0 where it cannot be read
+        ("height", np.int32),  # pixels, after applying the EXIF orientation; 0 if unreadable
         ("width", np.int32),
         ("format", "U4"),
         ("mode", "U6"),  # Pillow's, ";16" appended where the file has 16 bits a channel
@@ -57,13 +56,16 @@ HEADER = np.dtype(
 FACTS = np.dtype(HEADER.descr + FINGERPRINT.descr)
 Facts = npt.NDArray[np.void]
 Problems = dict[int, str]
+Result = TypeVar("Result")
+
+_worker = threading.local()
 
 
 def inspect(contents: EncodedImages, decode: bool, reporter: Reporter) -> tuple[Facts, Problems]:
-    """Facts of all n images [n], and what is wrong with those that cannot be used, by number.
+    """Return the facts of all n images [n], and the problems of unusable ones by number. Uses all cores.
 
-    With `decode`, every pixel is decoded: FACTS. Without it, bytes are hashed and headers parsed: HEADER. Both use all
-    cores.
+    With `decode`, every pixel is decoded, and facts have dtype FACTS. Otherwise bytes are hashed and headers parsed,
+    and facts have dtype HEADER.
     """
     facts = np.zeros(len(contents), FACTS if decode else HEADER)
     problems: Problems = {}
@@ -97,7 +99,7 @@ def _inspect_chunk(contents: EncodedImages, start: int, decode: bool) -> tuple[F
 
 
 def _inspect_one(encoded: bytes, facts: np.void, small: npt.NDArray[np.uint8] | None) -> str | None:
-    """Fill the facts of one image, and the small image that its looks are made of; the problem with it, if any."""
+    """Fill `facts` and, if given, `small` (uint8 [16, 16, 3], for its looks); return the image's problem, if any."""
     facts["sha256"] = np.frombuffer(hashlib.sha256(encoded).digest(), np.uint8)
     facts["bytes"] = len(encoded)
     try:
@@ -116,7 +118,7 @@ def _inspect_one(encoded: bytes, facts: np.void, small: npt.NDArray[np.uint8] | 
 
 @contextmanager
 def opened(encoded: bytes) -> Iterator[ImageFile.ImageFile]:
-    """Its header, parsed; pixels come later, within the block. Raises UNREADABLE, as what is done with it then."""
+    """Parse the header; pixels are decoded later, within the block. Both can raise UNREADABLE."""
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow refuses twice as many
     with _pillow_unheard(), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
         yield image
@@ -137,11 +139,11 @@ def _pillow_unheard() -> Iterator[None]:
 
 
 def reason(encoded: bytes, error: Exception) -> str:
-    """Why Pillow does not read an image, in a few words."""
+    """Explain in a few words why Pillow cannot read an image."""
     if not encoded:
         return "empty file"
     if isinstance(error, MemoryError):
-        return "too large for the memory of this machine"
+        return "too large for this machine's memory"
     if isinstance(error, BOMB):
         return f"more than {MOST_PIXELS:,} pixels"
     if isinstance(error, UnidentifiedImageError):
@@ -150,7 +152,7 @@ def reason(encoded: bytes, error: Exception) -> str:
 
 
 def _rather(encoded: bytes) -> str:
-    """What a file is that is none of FORMATS, where that can be seen."""
+    """Name the format of a file that is none of FORMATS, if it can be recognised."""
     if encoded[4:8] == b"ftyp" and encoded[8:12] in (b"heic", b"heix", b"mif1", b"avif"):
         return ", but AVIF" if encoded[8:12] == b"avif" else ", but HEIC"
     try:
@@ -165,7 +167,7 @@ def _rather(encoded: bytes) -> str:
 
 def _note_header(image: ImageFile.ImageFile, facts: np.void) -> None:
     sixteen = any(";16" in str(tile[3]) for tile in image.tile) and ";16" not in image.mode
-    several = image.format == "MPO"  # a JPEG, followed by others: of the other eye, of more depth
+    several = image.format == "MPO"  # a JPEG followed by others: stereo partner, depth map
     facts["format"] = "JPEG" if several else image.format or ""
     facts["mode"] = image.mode + (";16" if sixteen else "")
     facts["alpha"] = image.has_transparency_data
@@ -174,7 +176,7 @@ def _note_header(image: ImageFile.ImageFile, facts: np.void) -> None:
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
-    """As the decoder of training and export sees it: by EXIF alone. Pillow's own getexif asks XMP, too."""
+    """Return the EXIF orientation, 1 to 8, as `decode` sees it; Pillow's own getexif would also use XMP."""
     if (encoded := image.info.get("exif")) is None:
         return 1
     exif = Image.Exif()
@@ -184,7 +186,7 @@ def _orientation(image: ImageFile.ImageFile) -> int:
 
 
 def _misread(image: ImageFile.ImageFile) -> str | None:
-    """What Pillow reads and TensorFlow does not."""
+    """Return the problem of an image that Pillow can read and TensorFlow cannot."""
     if image.format == "BMP" and image.mode in ("1", "P"):
         return "BMP with a palette, which TensorFlow does not read; save it as PNG"
     if image.format == "WEBP" and getattr(image, "is_animated", False):
@@ -196,20 +198,15 @@ def _upright(height: int, width: int, orientation: int) -> tuple[int, int]:
     return (width, height) if orientation >= TURNED else (height, width)
 
 
-Result = TypeVar("Result")
-
-_worker = threading.local()
-
-
 @contextmanager
 def on_all_cores(
     work: Callable[[EncodedImages, int], Result], contents: EncodedImages, tasks: Sequence[int]
 ) -> Iterator[Iterator[Result]]:
-    """Yields `work(contents, task)` for every task, in their order. Raises RunError if a process is killed.
+    """Yield an iterator of `work(contents, task)` for every task, in order. Raises RunError if a process is killed.
 
-    Small images leave no time to threads, for most of their time is Python's; and processes that start anew take
-    longer to import than small data sets to decode, and would get contents in copies. So processes are forks, where
-    that is safe: on Linux, before TensorFlow has been imported. Elsewhere threads do the work.
+    Processes are forked where that is safe: on Linux, before TensorFlow has been imported. Elsewhere threads do the
+    work, although small images spend most of their time in Python and gain little from threads. Processes that start
+    afresh would copy `contents`, and take longer to import than a small data set to decode.
     """
     if len(tasks) <= 1:
         yield (work(contents, task) for task in tasks)
@@ -221,7 +218,7 @@ def on_all_cores(
             results = executor.map(_run, tasks)
         yield results
     except BrokenProcessPool:
-        raise RunError("a process that decodes images was killed: is the memory exhausted?") from None
+        raise RunError("a process that decodes images was killed: did memory run out?") from None
     finally:
         executor.shutdown(cancel_futures=True)
 
@@ -229,7 +226,7 @@ def on_all_cores(
 def _executor(work: Callable[[EncodedImages, int], Any], contents: EncodedImages) -> Executor:
     cores = usable_cores()
     if sys.platform == "linux" and "tensorflow" not in sys.modules:
-        # Forks inherit what is given, uncopied.
+        # Forks inherit the arguments without copying them.
         return ProcessPoolExecutor(cores, get_context("fork"), initializer=_remember, initargs=(work, contents))
     return ThreadPoolExecutor(cores, initializer=_remember, initargs=(work, contents))
 
@@ -242,11 +239,8 @@ def _run(task: int) -> Any:
     return _worker.work(_worker.contents, task)
 
 
-EDGES = (0, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)  # pixels of a side
-
-
 class SizeBin(BaseModel):
-    """Images whose side, the square root of their area, is from `low` to below `high` pixels."""
+    """The number of images whose side (square root of the area) is at least `low` and below `high` pixels."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -256,7 +250,7 @@ class SizeBin(BaseModel):
 
 
 def size_histogram(facts: Facts) -> tuple[SizeBin, ...]:
-    """From the smallest to the largest size among the images that can be read."""
+    """Return the bins from the smallest to the largest size of readable images."""
     readable = facts[facts["height"] > 0]
     side = np.sqrt(readable["height"].astype(np.int64) * readable["width"])
     counts = np.histogram(side, [*EDGES, np.inf])[0]

@@ -1,4 +1,4 @@
-"""Augmentations that destroy what a label says: known for some data sets, hinted at by class names in others."""
+"""Augmentations that invalidate labels: known for some data sets, suggested by class names in others."""
 
 import re
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ PLACES = "a random crop moves the shape"
 OBJECTS = "a random crop can leave objects out"
 DISTANCES = "a random crop changes how near things look, or leaves the nearest one out"
 
-# By a pattern of "NAME LABEL", names being those of TFDS. The tasks are those of VTAB (arXiv 1912.11370, supp. F);
-# dSprites' location there is the x position, and the y position is what a mirrored image keeps.
+# Patterns match "NAME LABEL", with TFDS names. The tasks are those of VTAB (arXiv 1912.11370, supp. F), where dSprites'
+# location is the x position; mirroring keeps the y position.
 DESTROYS_LABEL: dict[str, dict[AugmentationName, str]] = {
     r"dsprites.*orientation": {"flip": SIDES},
     r"dsprites.*(x_position|position_x|location)": {"flip": "a mirrored image changes sides", "crop": PLACES},
@@ -37,7 +37,7 @@ DIGITS = frozenset("0123456789")
 
 
 def destroys_label(dataset_name: str, label_key: str | None) -> dict[AugmentationName, str]:
-    """The augmentations that must stay off for a known data set and label, each with its reason.
+    """Return the augmentations that must stay off for a known data set and label, each with its reason.
 
     >>> sorted(destroys_label("dsprites", "label_x_position"))
     ['crop', 'flip']
@@ -51,10 +51,10 @@ def destroys_label(dataset_name: str, label_key: str | None) -> dict[Augmentatio
 
 
 def hints(class_names: Sequence[str]) -> tuple[str, ...]:
-    """A line for what the names of unknown classes suggest: directions, digits or letters; mostly none.
+    """Return hints for class names that suggest directions, digits or letters; usually none.
 
-    A direction counts if its mirror image is another class ("turn left", "turn right") or if it is all of the name.
-    Names 0 to 9 may be digits or no names at all, which the line leaves open; fewer numbers say nothing.
+    A direction counts if its mirror image is another class ("turn left", "turn right") or if it is the whole name.
+    Names 0 to 9 may be digits or mere numbers, so that hint is conditional; other numbers give no hint.
 
     >>> hints(["bright", "dark"])
     ()
@@ -62,10 +62,10 @@ def hints(class_names: Sequence[str]) -> tuple[str, ...]:
     names = {_words(name) for name in class_names}
     sided = [name for name in class_names if _changes_side(_words(name), names)]
     letters = [name for name in names if len(name) == 1 and "a" <= name <= "z"]
-    signs = "other signs: consider --no-flip; cut ones are too: consider --no-crop"
+    signs = "other symbols: consider --no-flip; so are cropped ones: consider --no-crop"
     found = []
     if sided:
-        found.append(f"a mirrored image changes sides, and classes are named {sided[0]!r}: if so, --no-flip")
+        found.append(f"mirroring swaps sides, and a class is named {sided[0]!r}: if that is a direction, use --no-flip")
     if names == DIGITS:
         found.append(f"classes are named 0 to 9: if these are digits, mirrored ones are {signs}")
     elif len(names) > 1 and names <= DIGIT_WORDS:
@@ -76,7 +76,7 @@ def hints(class_names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _words(name: str) -> str:
-    """Lower case, with "TurnLeft" as "turn left" and every "anti-clockwise" as "counterclockwise"."""
+    """Normalise a name: lower case, "TurnLeft" as "turn left", "anti-clockwise" as "counterclockwise"."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
     joined = re.sub(r"(north|south|counter|anti)[-_ ](?=east|west|clockwise)", r"\1", apart)
     return joined.replace("anticlockwise", "counterclockwise")

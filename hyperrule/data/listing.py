@@ -1,11 +1,8 @@
-"""What a data set says it holds, before any image is read: the contract of every kind of source.
+"""What a data set contains, before any image is read: the contract between `data.sources` and the rest.
 
-A module of `data.sources` lists one kind of storage; everything after it (inspection, splits, subsets, the
-pipeline) is common to all.
-
-What a data set is: the facts that the plan needs.
-
-The order of classes whose names come from a column of labels.
+A module of `data.sources` turns one data format into a `Listing`; everything after it (inspection, splits, subsets, the
+pipeline) is common to all formats. `DatasetInfo` has the facts that the plan needs. Shared by all formats are also the
+names of splits and the order of classes that come from a column of labels.
 """
 
 import re
@@ -26,9 +23,23 @@ from hyperrule.support.wording import listed
 Split = Literal["train", "validation", "test"]
 AugmentationName = Literal["flip", "crop"]
 
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}  # usual names of splits
+AS_TEXT = "names as text"  # the default order of classes
+AS_NUMBERS = "names as numbers"
+INTEGER = re.compile(r"[+-]?[0-9]{1,99}")  # Python refuses to convert thousands of digits
+
 
 class SplitInfo(BaseModel):
-    """Size of one split. `per_class` follows the order of `DatasetInfo.class_names`."""
+    """Size and origin of one split. `per_class` is in the order of `DatasetInfo.class_names`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -41,9 +52,9 @@ class DatasetInfo(BaseModel):
     """Facts about a labelled image data set, known before TensorFlow is imported.
 
     `height` and `width` (pixels) are those of the image with the median area: the "image size" of
-    a data set of mixed sizes. `sha256` covers every image's bytes, class and split, and nothing of how they are
-    stored. `destroys_label` gives a reason for each augmentation that must stay off. `warnings` tell of what is
-    wrong with the data, `notes` of how it was read.
+    a data set of mixed sizes. `sha256` covers every image's bytes, class and split, independently of the storage
+    format. `destroys_label` gives a reason for each augmentation that must stay off. `warnings` report defects of the
+    data, `notes` how it was read.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,24 +74,11 @@ class DatasetInfo(BaseModel):
     warnings: tuple[str, ...] = ()
 
 
-SPLIT_NAMES: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-}  # what data sets call their splits
-AS_TEXT = "names as text"  # the order of classes where nothing else is said
-
-
 @dataclass(frozen=True)
 class DataRequest:
-    """A data set as the user typed it; what is None, the data set decides.
+    """A data set as the user typed it. None leaves the choice to the data set.
 
-    `splits` says what a split is called in the data set, or its TFDS or Hugging Face expression
+    `splits` maps a split to its name in the data set, or to its TFDS or Hugging Face expression
     ("train[:98%]"). `image_key` and `label_key` name columns, features or fields.
     """
 
@@ -93,13 +91,13 @@ class DataRequest:
 
 @dataclass(frozen=True)
 class Listing:
-    """n labelled images in an order that every listing repeats.
+    """n labelled images in a reproducible order.
 
-    `ids` are short, unique and printable: paths within the data set where it has paths. `labels` int32 [n] index
-    `class_names`; `class_order` says whose order that is. `splits` (ascending numbers of images) and `origins` are
-    empty where the data set is not split, and else have the same keys, in the order train, validation, test.
-    `cost` tells what was read to list images that have no index, empty if nothing was. `prescribed` splits, those of a
-    benchmark, may leave classes without training images.
+    `ids` are short, unique and printable: paths within the data set if it has paths. `labels` (int32 [n]) index
+    `class_names`; `class_order` describes their order. `splits` (ascending indices of images) and `origins` have the
+    same keys, in the order train, validation, test; both are empty if the data set is not split. `cost` describes what
+    was read to index the images; it is empty if the format has an index. `prescribed`: a benchmark fixes the splits, so
+    that classes may lack training images.
     """
 
     kind: str
@@ -118,10 +116,9 @@ class Listing:
 
 
 def split_by_name(names: Sequence[str], request: DataRequest, data_set: str) -> dict[Split, str]:
-    """Which of the `names` (of folders, of values of a column, of shards) is which split, by the request or by custom.
+    """Assign splits to `names` (of folders, column values or shards), by the request or by usual names.
 
-    Empty when no name is that of a split. Raises DataError for two names of one split, and for a name asked for that
-    is not there.
+    Empty if no name is that of a split. Raises DataError if two names fit one split, or if a requested name is missing.
     """
     if request.splits:
         missing = [name for name in request.splits.values() if name not in names]
@@ -129,7 +126,9 @@ def split_by_name(names: Sequence[str], request: DataRequest, data_set: str) -> 
             has = listed(names) or "no splits"
             raise DataError(f"{data_set} has no split {listed(map(repr, missing))}. It has: {has}.")
         if twice := [name for name, times in Counter(request.splits.values()).items() if times > 1]:
-            raise DataError(f"{twice[0]!r} of {data_set} cannot be two splits at once: name another, or leave one out.")
+            raise DataError(
+                f"{twice[0]!r} of {data_set} cannot be two splits at once: give another name, or leave one out."
+            )
         chosen = dict(request.splits)
     else:
         chosen = {}
@@ -138,24 +137,20 @@ def split_by_name(names: Sequence[str], request: DataRequest, data_set: str) -> 
                 if split in chosen:
                     raise DataError(
                         f"{data_set} has two names for the {split} split: {chosen[split]} and {name}. "
-                        f"Say which: --{split}-split {name}"
+                        f"Choose one: --{split}-split {name}"
                     )
                 chosen[split] = name
     return {split: chosen[split] for split in get_args(Split) if split in chosen}
 
 
 def labels_of(texts: Sequence[str], class_names: Sequence[str]) -> npt.NDArray[np.int32]:
-    """int32 [n] indices of the texts in `class_names`."""
+    """Return int32 [n]: the index of each text in `class_names`."""
     index = {name: label for label, name in enumerate(class_names)}
     return np.fromiter((index[text] for text in texts), np.int32, len(texts))
 
 
-AS_NUMBERS = "names as numbers"
-INTEGER = re.compile(r"[+-]?[0-9]{1,99}")  # Python refuses to take thousands of digits for a number
-
-
 def ordered(names: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """Distinct names in order, and what order that is: of numbers where all are integers that differ, else of text.
+    """Sort distinct names, numerically if all are integers, else as text; return them and a description of the order.
 
     >>> ordered(["10", "9"])
     (('9', '10'), 'names as numbers')
@@ -172,7 +167,7 @@ def are_integers(names: Sequence[str]) -> bool:
 
 
 def spelled_twice(names: Sequence[str]) -> list[str]:
-    """Integers among `names` of which another is equal in value, such as "7" and "07".
+    """Return the integers among `names` whose value occurs more than once, such as "7" and "07".
 
     >>> spelled_twice(["7", "8", "07"])
     ['07', '7']

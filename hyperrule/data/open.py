@@ -1,4 +1,4 @@
-"""Opening a data set: from what the user typed to facts and examples."""
+"""Open a data set: from what the user typed to facts and examples."""
 
 import os
 from collections.abc import Mapping
@@ -40,11 +40,11 @@ def open_source(
     reporter: Reporter | None = None,
     fetch: bool = True,
 ) -> Source:
-    """The data set that `dataset` is, in whatever it is stored ('hyperrule datasets' lists the kinds).
+    """Open a data set of any kind that 'hyperrule datasets' lists.
 
-    Other arguments are those of `DataRequest` and `Source`; `exclude` is a file that `hyperrule check` wrote. With
-    `fetch`, what is missing may be downloaded. Raises DataError, here or when facts or examples are asked for, if
-    the data cannot be used.
+    Other arguments are those of `DataRequest` and `Source`; `exclude` is a file written by `hyperrule check`. With
+    `fetch`, missing data may be downloaded. Raises DataError if the data cannot be used, here or when facts or examples
+    are accessed.
     """
     reporter = reporter or Reporter()
     request = DataRequest(dataset, splits or {}, data_dir, image_key, label_key)

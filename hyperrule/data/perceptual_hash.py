@@ -1,11 +1,11 @@
-"""What an image looks like in 300 bytes: for finding near duplicates, not for showing."""
+"""Compact descriptors of images, about 300 bytes each, for finding near duplicates."""
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 SAMPLED_SIDE, SIDE, CHROMA_SIDE = 128, 16, 4  # pixels
-LOW = 8  # frequencies of the cosine transform
+LOW = 8  # lowest frequencies of the cosine transform, per axis
 FINGERPRINT = np.dtype(
     [
         ("hash", np.uint64),  # perceptual: which of the 8 x 8 lowest frequencies are above their median
@@ -31,18 +31,18 @@ COSINES = np.cos(np.pi / SIDE * np.outer(np.arange(LOW), np.arange(SIDE) + 0.5))
 
 
 def small_image(image: Image.Image, orientation: int) -> npt.NDArray[np.uint8]:
-    """Means of a decoded image over a grid: RGB [16, 16, 3], upright and on white, as training sees it.
+    """Average a decoded image over a grid: uint8 RGB [16, 16, 3], 0-255, upright and on white, as training sees it.
 
-    Of a large image, 128 pixels a row and 128 rows at even distances count.
+    A large image is sampled first, at 128 x 128 evenly spaced pixels.
     """
     sampled = min(image.width, SAMPLED_SIDE), min(image.height, SAMPLED_SIDE)
-    if sampled != image.size:  # the mean of all pixels of a photo would take a third of the time of decoding it
+    if sampled != image.size:  # averaging all pixels of a photo would take a third of its decoding time
         image = image.resize(sampled, Image.Resampling.NEAREST)
     if image.has_transparency_data:
         image = on_white(image)
     elif image.mode not in RESIZABLE:
         image = image.convert("RGB")
-    if image.width % SIDE == image.height % SIDE == 0:  # the same means, sooner
+    if image.width % SIDE == image.height % SIDE == 0:  # the same means, computed faster
         small = image.reduce((image.width // SIDE, image.height // SIDE))
     else:
         small = image.resize((SIDE, SIDE), Image.Resampling.BOX)
@@ -56,16 +56,16 @@ def small_image(image: Image.Image, orientation: int) -> npt.NDArray[np.uint8]:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """RGB: what shows through is white."""
+    """Composite the image over white; return mode RGB."""
     opaque = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, opaque).convert("RGB")
 
 
 def fingerprints(small: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
-    """FINGERPRINT [n] of small images [n, 16, 16, 3].
+    """Describe small images (uint8 RGB [n, 16, 16, 3]) as FINGERPRINT [n].
 
-    The hash is pHash (Zauner 2010), of 16 x 16 pixels rather than 32 x 32.
+    The hash is pHash (Zauner 2010), on 16 x 16 pixels instead of 32 x 32.
     """
     found = np.zeros(len(small), FINGERPRINT)
     y, *cb_cr = np.moveaxis(small @ TO_YCBCR, -1, 0)

@@ -1,10 +1,8 @@
-"""tf.data pipelines: micro-batches for training and evaluation, streamed.
+"""tf.data pipelines that stream micro-batches for training and evaluation.
 
-Everything random is a function of (seed, position), where position counts the examples drawn
-since step 0. So a run that resumes at step k starts at position k x batch and replays nothing, and
-neither order nor augmentation nor mixup depend on the micro-batch.
-
-Encoded images into tf.data by their numbers.
+All randomness is a function of (seed, position), where position counts the examples sampled since step 0. So a run that
+resumes at step k starts at position k x batch without replaying, and order, augmentation and mixup do not depend on the
+micro-batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,12 +19,13 @@ from hyperrule.data.selection import Shard
 from hyperrule.recipe import Balance
 
 WHOLE = Shard()
-CLASS_STREAM = 1 << 40  # added to the seed and a class, so that its passes differ from all others
+AT_ONCE = 32  # images per call into Python, which costs as much as reading several small ones
+CLASS_STREAM = 1 << 40  # added to seed and class number, so that every class is shuffled differently
 
 
 class MicroBatch(NamedTuple):
     """images float32 [M, crop, crop, 3] in [0, 1]; targets float32 [M, classes], rows sum to 1;
-    weights float32 [M]: 0 for the rows that pad the last micro-batch, else 1 or what balances the classes."""
+    weights float32 [M]: 0 for padding rows of the last micro-batch, else 1 or the weight that balances classes."""
 
     images: tf.Tensor
     targets: tf.Tensor
@@ -45,13 +44,14 @@ def training_batches(
     shard: Shard = WHOLE,
     shares: Sequence[int] | None = None,
 ) -> tf.data.Dataset:
-    """Micro-batches of the given steps, `shard.rounds(batch, micro_batch)` for each step and device, in order.
+    """Stream micro-batches of the given steps in order: `shard.rounds(batch, micro_batch)` per step and device.
 
-    Step k draws positions k x batch to (k + 1) x batch, of which the shard has its part; each pass over the data has
-    an order of its own. Mixup blends position i with i + 1 (the step's last with its first), one lambda a step.
+    Step k samples positions k x batch to (k + 1) x batch - 1, of which the shard takes its part; each pass over the
+    data has a different order. Mixup blends position i with i + 1 (a step's last with its first), with one lambda per
+    step.
 
-    `balance` "sampler" draws every class equally often, "loss" gives every example the weight n / (classes x images
-    of its class). `shares` are the draws of each class in a round of their sum, and exclude "sampler".
+    `balance` "sampler" samples every class equally often; "loss" gives every example the weight n / (classes x images
+    of its class). `shares` says how often each class is sampled per round of sum(shares); it excludes "sampler".
     """
     if balance == "sampler":
         shares = [1] * classes
@@ -60,8 +60,8 @@ def training_batches(
     counts = np.maximum(np.bincount(examples.labels, minlength=classes), 1)
     class_weights = tf.constant(len(examples) / (classes * counts), tf.float32)
 
-    # Rows past the shard's part fill the last micro-batch, with weight 0. With mixup, one example more is read, as the
-    # partner of the last.
+    # Rows past the shard's part pad the last micro-batch, with weight 0. Mixup reads one more example, the last one's
+    # partner.
     part = shard.part(batch)
     rows = shard.rows(batch, micro_batch) + (1 if augmentation.mixup else 0)
 
@@ -75,7 +75,7 @@ def training_batches(
     def blend(
         previous: MicroBatch, current: tuple[tf.Tensor, MicroBatch]
     ) -> tuple[MicroBatch, tuple[tf.Tensor, MicroBatch]]:
-        """`previous` mixed with its successor; it keeps its own weight."""
+        """Mix `previous` with its successor; the result keeps the weight of `previous`."""
         index, example = current
         mixing = _beta(augmentation.mixup, tf.stack([np.int64(seed), index // rows]))
         image = mixing * previous.images + (1 - mixing) * example.images
@@ -91,7 +91,7 @@ def training_batches(
     if augmentation.mixup:
         shape = [augmentation.crop, augmentation.crop, 3]
         nothing = MicroBatch(tf.zeros(shape), tf.zeros([classes]), tf.constant(0.0))
-        # The pair that straddles two steps comes first in each step; it is dropped.
+        # The first pair of each step straddles two steps and is dropped.
         pairs = dataset.enumerate(first).scan(nothing, blend).filter(lambda index, _: index % rows > 0)
         dataset = pairs.map(lambda _, example: example)
     if balance == "loss":
@@ -102,7 +102,7 @@ def training_batches(
 def evaluation_batches(
     examples: Examples, classes: int, crop: int, micro_batch: int, shard: Shard = WHOLE
 ) -> tf.data.Dataset:
-    """Every example of the shard's part once, in order, as micro-batches; what pads them has weight 0."""
+    """Stream every example of the shard's part once, in order, as micro-batches; padding rows have weight 0."""
     labels = tf.constant(examples.labels)
     part = shard.part(len(examples))
 
@@ -116,7 +116,7 @@ def evaluation_batches(
 
 
 def undecodable(examples: Examples) -> list[str]:
-    """Ids of the examples whose image cannot be read or decoded; decodes every one, on all cores."""
+    """Decode every image on all cores; return the ids of those that cannot be read or decoded."""
     survivors = _decodable(examples.contents, lambda encoded: tf.shape(decode(encoded)))
     good = {int(index) for index, _ in survivors.as_numpy_iterator()}
     return [example for index, example in enumerate(examples.ids) if index not in good]
@@ -138,7 +138,7 @@ def _decodable(contents: EncodedImages, prepare: Callable[[tf.Tensor], tf.Tensor
 
 
 def _order(count: int, seed: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """From a position to the number of an example: a pass over all of them, then the next in another order."""
+    """Return a map from a position to an example's number: every pass visits all examples, in a different order."""
 
     def draw(position: tf.Tensor) -> tf.Tensor:
         return _shuffled(position % count, count, tf.stack([np.int64(seed), position // count]))
@@ -147,8 +147,8 @@ def _order(count: int, seed: int) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _shared_order(labels: npt.NDArray[np.int32], shares: Sequence[int], seed: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """From a position to the number of an example: each class as often in a round as its share, its examples in passes
-    of their own."""
+    """Return a map from a position to an example's number: each round samples every class as often as its share; each
+    class has its own passes."""
     by_class = tf.constant(np.argsort(labels, kind="stable"))
     counts = np.bincount(labels, minlength=len(shares))
     sizes, starts = tf.constant(counts), tf.constant(np.cumsum(counts) - counts)
@@ -169,21 +169,18 @@ def _shared_order(labels: npt.NDArray[np.int32], shares: Sequence[int], seed: in
 
 
 def _shuffled(index: tf.Tensor, count: tf.Tensor | int, seed: tf.Tensor) -> tf.Tensor:
-    """Where a permutation of `count` numbers, a function of the seed (int64 [2]), puts the index.
+    """Return the position of `index` in a permutation of `count` numbers that is a function of the seed (int64 [2]).
 
-    Element by element: no order of a million examples is ever held.
+    It is computed per element: the permutation is never held in memory.
     """
     largest = tf.cast(count, tf.int64) - 1
     return tf.random.experimental.index_shuffle(index, seed=seed, max_index=largest)
 
 
 def _beta(alpha: float, seed: tf.Tensor) -> tf.Tensor:
-    """One draw of Beta(alpha, alpha), a function of the seed (int64 [2])."""
+    """Sample Beta(alpha, alpha) as a function of the seed (int64 [2]): a float32 scalar."""
     gammas = tf.random.stateless_gamma([2], seed, alpha)
     return gammas[0] / tf.reduce_sum(gammas)
-
-
-AT_ONCE = 32  # images read by one call from TensorFlow into Python, which costs as much as reading several small ones
 
 
 def load_images(
@@ -192,11 +189,11 @@ def load_images(
     number_of: Callable[..., tf.Tensor],
     load: Callable[..., Any],
 ) -> tf.data.Dataset:
-    """`load(encoded, number, *element)` for each element of `dataset`, in order and on all cores: the encoded image
-    (scalar string) of the number that `number_of(*element)` gives (both scalar int64).
+    """Map every element of `dataset` to `load(encoded, number, *element)`, in order and on all cores.
 
-    Files are read by TensorFlow; all else in Python, where what cannot be read becomes an empty image, so that the
-    others of its batch are not lost. Raises, while it is iterated, OpErrors for files and of `load`.
+    `number = number_of(*element)` (int64 scalar) selects the image; `encoded` (string scalar) is its bytes. TensorFlow
+    reads files. Other contents are read in Python, where an unreadable image becomes empty bytes, so that the others of
+    its batch are not lost. Iteration raises the OpErrors of reading files and of `load`.
     """
     if isinstance(contents, Files):
         paths = tf.constant(contents.paths())
@@ -205,20 +202,20 @@ def load_images(
             number = number_of(*element)
             return load(tf.io.read_file(paths[number]), number, *element)
 
-        # All in one map: small images take less time than from one stage of tf.data to the next.
+        # One map for both: passing a small image between tf.data stages would take longer than reading it.
         return dataset.map(read_and_load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     numbered = dataset.map(lambda *element: (number_of(*element), *element))
     return _with_images(contents, numbered).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def _with_images(contents: EncodedImages, dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The elements, which start with a number, each after the encoded image of that number."""
+    """Prepend the encoded image to every element; an element starts with the image's number."""
 
     def read(numbers: Indices) -> npt.NDArray[np.object_]:
         return np.array([_read(contents, index) for index in numbers.tolist()], dtype=object)
 
     def with_images(numbers: tf.Tensor, *others: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        # Not stateful, so that it may run ahead in parallel although operations are deterministic.
+        # stateful=False lets it run ahead in parallel although operations are deterministic.
         encoded = tf.numpy_function(read, [numbers], tf.string, stateful=False)
         return tf.ensure_shape(encoded, [None]), numbers, *others
 

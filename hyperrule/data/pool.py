@@ -1,4 +1,4 @@
-"""Images without their labels: the training parts of several data sets as one pool, for distillation."""
+"""A pool of unlabelled images for distillation: the training splits of several data sets together."""
 
 import hashlib
 import os
@@ -20,13 +20,13 @@ from hyperrule.errors import DataError
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import listed
 
-HELD_OUT = 0.02  # of all images, by their hash: equal ones go together, whatever data set they are in
-MOST_HELD_OUT = 1000  # more would only be lost for training
-LEAST_HELD_OUT = 20  # or a fifth of a pool that is as small as that
+HELD_OUT = 0.02  # fraction of all images, selected by hash: equal images stay together, also across data sets
+MOST_HELD_OUT = 1000  # more would be lost for training without benefit
+LEAST_HELD_OUT = 20  # or a fifth of a pool with fewer than 100 images
 
 
 class PoolPart(BaseModel):
-    """One data set of a pool: `examples` are for training, `held_out` never are. `sha256` is that of all hashes."""
+    """One data set of a pool: `examples` are trained on, `held_out` never are. `sha256` is the hash of all hashes."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -59,8 +59,9 @@ class PoolInfo(BaseModel):
 
 @dataclass(frozen=True)
 class Pool:
-    """`labels` of the examples are numbers of data sets; `class_names` are what the held-out images are called in
-    theirs, empty where it has no classes."""
+    """Images of all data sets; the examples' `labels` are indices of data sets.
+
+    `class_names` has each held-out image's class in its data set, or "" if that has no classes."""
 
     info: PoolInfo
     training: Examples
@@ -100,16 +101,16 @@ def open_pool(
     reporter: Reporter,
     fetch: bool = True,
 ) -> Pool:
-    """The training images of all data sets. Of one with classes but without splits, what `finetune` would hold out for
-    testing is left out; a folder needs no classes.
+    """Open the training images of all data sets. A folder needs no classes. From a data set with classes but without
+    splits, the images that `finetune` would hold out for testing are left out.
 
     2 % are held out, at least 20 (or a fifth) and at most 1,000. With `skip_corrupt`, images are decoded and those that
-    fail are left out. Raises DataError for a data set that cannot be used, and for images that cannot be read.
+    fail are left out. Raises DataError if a data set cannot be used or images cannot be read.
     """
     if data_dir is not None and not any(kind_of(dataset).fetches for dataset in datasets):
         takers = " and ".join(kind.name for kind in KINDS.values() if kind.fetches)
-        raise DataError(f"--data-dir means nothing for {listed(datasets)}: it is for {takers}. Leave it out.")
-    names = _told_apart(datasets)
+        raise DataError(f"--data-dir does not apply to {listed(datasets)}: it is for {takers}. Leave it out.")
+    names = _unique_names(datasets)
     parts = [
         _open(name, dataset, data_dir, split_seed, skip_corrupt, reporter, fetch)
         for name, dataset in zip(names, datasets, strict=True)
@@ -119,7 +120,9 @@ def open_pool(
     ends = np.cumsum([len(part.ids) for part in parts])[:-1]
     infos = [part.info(held_out) for part, held_out in zip(parts, np.split(is_held_out, ends), strict=True)]
     if not is_held_out.any():
-        raise DataError(f"one image is not enough to train on and to hold another out. Received: {listed(datasets)}.")
+        raise DataError(
+            f"one image is not enough: at least 2 are needed, one of them held out. Received: {listed(datasets)}."
+        )
     if empty := [info.name for info in infos if not info.examples]:
         raise DataError(f"no image is left to train on in {listed(empty)}. Give more images, or leave it out.")
     which = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.ids) for part in parts])
@@ -139,21 +142,21 @@ def open_pool(
 
 
 def _fractions(facts: Facts) -> npt.NDArray[np.float64]:
-    """The first 8 bytes of the hashes, from 0 to 1."""
+    """Map the first 8 bytes of each hash to [0, 1]: float64 [n]."""
     first = np.ascontiguousarray(facts["sha256"][:, :8]).view(">u8")[:, 0]
     return first / 2.0**64
 
 
 def _threshold(fractions: npt.NDArray[np.float64]) -> float:
-    """Images whose hash is below are held out."""
+    """Return the fraction below which images are held out."""
     in_order, count = np.sort(fractions), len(fractions)
     least = in_order[min(max(1, min(LEAST_HELD_OUT, count // 5)), count - 1)]
     most = in_order[min(MOST_HELD_OUT, count - 1)]
     return float(min(max(HELD_OUT, least), most))
 
 
-def _told_apart(datasets: Sequence[str]) -> list[str]:
-    """The last part of each path; the whole, where two would be called the same."""
+def _unique_names(datasets: Sequence[str]) -> list[str]:
+    """Return the last part of each path, or the whole path if that would be ambiguous."""
     names = [Path(os.path.abspath(os.path.expanduser(dataset))).name for dataset in datasets]
     return [
         name if names.count(name) == 1 else dataset.strip("/") for name, dataset in zip(names, datasets, strict=True)
@@ -173,13 +176,13 @@ def _open(
     request = DataRequest(dataset, data_dir=data_dir if kind.fetches else None)
     listing = (kind.name == "image folder" and list_unlabelled(request)) or list_images(request, reporter, fetch)
     if listing.splits and "train" not in listing.splits:
-        raise DataError(f"{dataset} has nothing to train on, only {listed(listing.origins.values())}.")
+        raise DataError(f"{dataset} has no training images, only {listed(listing.origins.values())}.")
     members, facts, problems = _trained_on(name, listing, split_seed, skip_corrupt, reporter)
-    told = {listing.ids[index]: problem for index, problem in problems.items()}
-    if told and not skip_corrupt:
-        said = listed(f"{image} ({problem})" for image, problem in told.items())
+    skipped = {listing.ids[index]: problem for index, problem in problems.items()}
+    if skipped and not skip_corrupt:
+        said = listed(f"{image} ({problem})" for image, problem in skipped.items())
         raise DataError(
-            f"{len(told)} of the files of {dataset} cannot be read as images: {said}. "
+            f"{len(skipped)} of the files of {dataset} cannot be read as images: {said}. "
             "Repair or remove them, or leave them out with --skip-corrupt."
         )
     order = np.argsort(_fractions(facts), kind="stable")
@@ -192,16 +195,16 @@ def _open(
         [listing.class_names[label] if named else "" for label in listing.labels[members]],
         listing.contents.take(members),
         facts,
-        told,
+        skipped,
     )
 
 
 def _trained_on(
     name: str, listing: Listing, split_seed: int, skip_corrupt: bool, reporter: Reporter
 ) -> tuple[Indices, Facts, Problems]:
-    """Numbers of the images for training that can be read, their facts, and what is wrong with others."""
+    """Return the indices of readable training images, their facts, and the problems of unreadable ones."""
     counts = np.bincount(listing.labels, minlength=len(listing.class_names))
-    if not listing.splits and len(counts) > 1 and counts.min() > 1:  # as finetune takes it, and splits it
+    if not listing.splits and len(counts) > 1 and counts.min() > 1:  # finetune can use and split it
         source = Source(name, listing, split_seed, skip_corrupt, reporter=reporter)
         members = source.splits["train"]
         return members, source.facts[members], source.problems

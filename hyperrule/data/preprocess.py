@@ -1,8 +1,7 @@
-"""From pixels to network input: the one code path of training, evaluation, prediction and export.
+"""From image bytes to network input: one code path for training, evaluation, prediction and export.
 
-Resizing is bilinear without antialiasing, as in google-research/big_transfer `bit_tf2/train.py`.
-
-What training does to an image before the network sees it, as functions of a seed.
+Resizing is bilinear without antialiasing, as in google-research/big_transfer (below: C) `bit_tf2/train.py`.
+Augmentation is a function of a seed.
 """
 
 from dataclasses import dataclass
@@ -11,15 +10,15 @@ import tensorflow as tf
 
 from hyperrule.data.decode import decode
 
-FLIP_STREAM = 1 << 41  # added to a seed, for a draw that is independent of what it gave before
-SMALLEST_WINDOW = 50  # source pixels: half a pixel more or less is 1 % of it
+FLIP_STREAM = 1 << 41  # added to a seed, for an independent random stream
+SMALLEST_WINDOW = 50  # source pixels; rounding by half a pixel is then at most 1 %
 
 
 def resize(image: tf.Tensor, side: int | tf.Tensor) -> tf.Tensor:
-    """uint8 [height, width, 3] or [N, height, width, 3], 0-255 -> float32 side x side pixels in [0, 1]."""
+    """Resize uint8 [height, width, 3] or [N, height, width, 3], 0-255, to float32 [..., side, side, 3] in [0, 1]."""
     shape = tf.shape(image)
-    # TensorFlow resizes float32 at twice the speed of uint8: 0.6 against 1.2 ms to 480 px. Making float32 of every
-    # pixel pays up to about 6 of them for one of the result, and costs 4 bytes each.
+    # TensorFlow resizes float32 twice as fast as uint8: 0.6 against 1.2 ms to 480 px. Converting every source pixel
+    # first pays off up to about 6 source pixels per result pixel, and takes 4 bytes each.
     return tf.cond(
         shape[-3] * shape[-2] <= 4 * side * side,
         lambda: tf.image.resize(tf.cast(image, tf.float32) * (1 / 255), [side, side]),
@@ -28,24 +27,24 @@ def resize(image: tf.Tensor, side: int | tf.Tensor) -> tf.Tensor:
 
 
 def for_evaluation(encoded: tf.Tensor, crop: int) -> tf.Tensor:
-    """Encoded image -> float32 [crop, crop, 3] in [0, 1], resized straight to the crop (C); see `decode`."""
+    """Decode an image (string scalar, see `decode`) and resize it to float32 [crop, crop, 3] in [0, 1], as C does."""
     return resize(decode(encoded, crop), crop)
 
 
 def for_training(
     encoded: tf.Tensor, resize_to: int, crop: int, random_crop: bool, random_flip: bool, seed: tf.Tensor
 ) -> tf.Tensor:
-    """Encoded image -> float32 [crop, crop, 3] in [0, 1]; crop and flip are functions of `seed` (int64 [2]).
+    """Decode and augment an image (string scalar) to float32 [crop, crop, 3] in [0, 1], by `seed` (int64 [2]).
 
-    Mirrored or not, resized to resize_to x resize_to, cut to a window at a whole offset, the same chance for each. Of
-    photographs, whose window has at least 50 source pixels each way, only the window is resized: see `_window`. All
-    others are within 1e-5 of these steps one after the other on what `decode` gives for resize_to.
+    The image is mirrored with probability 1/2, resized to resize_to x resize_to and cropped at a uniformly sampled
+    whole-pixel offset. If the crop covers at least 50 source pixels each way, as in photographs, only the crop is
+    resized: see `_window`. Other results are within 1e-5 of these steps in sequence on `decode(encoded, resize_to)`.
     """
-    # One draw of three numbers; the raw operation, as tf.random.stateless_uniform takes 20 us to look for a device.
+    # One call for three numbers; the raw operation, as tf.random.stateless_uniform takes 20 us to look for a device.
     draws = tf.raw_ops.StatelessRandomUniform(shape=[3], seed=seed, dtype=tf.float32)
     image = decode(encoded, resize_to if random_crop else crop)
     flipped = (draws[2] < 0.5) if random_flip else False
-    # Mirrored while it is small; a reversal along no axis costs nothing.
+    # Mirror before resizing enlarges the image; a reversal along no axis costs nothing.
     image = tf.reverse(image, axis=tf.range(tf.where(flipped, 1, 2), 2))
     if random_crop:
         image = _crop(image, resize_to, crop, tf.cast(draws[:2] * (resize_to - crop + 1), tf.int32))
@@ -55,10 +54,11 @@ def for_training(
 
 
 def inception_crop(encoded: tf.Tensor, crop: int, least_area: float, random_flip: bool, seed: tf.Tensor) -> tf.Tensor:
-    """Encoded image -> float32 [crop, crop, 3] in [0, 1]; window and flip are functions of `seed` (int64 [2]).
+    """Decode an image (string scalar), crop a random window, resize it to float32 [crop, crop, 3] in [0, 1] and mirror
+    it with probability 1/2, all by `seed` (int64 [2]).
 
-    The window has from `least_area` to 1 of the image's area and an aspect ratio from 3/4 to 4/3; if 100 draws find
-    none that fits, it is the whole image. Source: google-research/big_vision, `pp/ops_image.py`.
+    The window covers a fraction from `least_area` to 1 of the image's area, with an aspect ratio from 3/4 to 4/3; if
+    100 attempts find none that fits, it is the whole image. Source: google-research/big_vision, `pp/ops_image.py`.
     """
     image = decode(encoded, int(crop / least_area**0.5))
     start, size, _ = tf.image.stateless_sample_distorted_bounding_box(
@@ -73,30 +73,30 @@ def inception_crop(encoded: tf.Tensor, crop: int, least_area: float, random_flip
     )
     image = resize(tf.slice(image, start, size), crop)
     if random_flip:
-        # Another stream than the window's.
+        # A random stream independent of the window's.
         flipped = tf.raw_ops.StatelessRandomUniform(shape=[], seed=seed + FLIP_STREAM, dtype=tf.float32) < 0.5
         image = tf.reverse(image, axis=tf.range(tf.where(flipped, 1, 2), 2))
     return tf.ensure_shape(image, [crop, crop, 3])
 
 
 def _crop(image: tf.Tensor, resize_to: int, crop: int, offset: tf.Tensor) -> tf.Tensor:
-    """uint8 [height, width, 3] -> float32 [crop, crop, 3]: the window at `offset` (int32 [2]) of the resized image."""
+    """Resize uint8 [height, width, 3], 0-255, and crop at `offset` (int32 [2]): float32 [crop, crop, 3] in [0, 1]."""
     start, size = _window(tf.shape(image)[:2], resize_to, crop, offset)
     large = tf.reduce_min(size) >= SMALLEST_WINDOW
-    # Cut before or after, and the other time from 0 to the end, which copies nothing: a tf.cond would cost more.
+    # Crop before or after resizing; the other slice takes everything and copies nothing: a tf.cond would cost more.
     image = _slice(image, tf.where(large, start, 0), tf.where(large, size, -1))
     image = resize(image, tf.where(large, crop, resize_to))
     return _slice(image, tf.where(large, 0, offset), [crop, crop])
 
 
 def _window(shape: tf.Tensor, resize_to: int, crop: int, offset: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(start, size) in whole source pixels, int32 [2], of the window at `offset` of an image resized from `shape`.
+    """Return (start, size), each int32 [2], in whole source pixels of the crop at `offset` in the resized image.
 
-    Size and centre are rounded, each by at most half a source pixel: so the window is inside the image, and at 50
-    pixels or more its scale is within 1 %.
+    Size and centre are each rounded by at most half a source pixel: the window stays inside the image, and its scale is
+    within 1 % if it has at least 50 pixels.
     """
     size = (2 * shape * crop + resize_to) // (2 * resize_to)
-    twice_start = (2 * offset + crop) * shape - resize_to * size  # x resize_to, exact: around the exact centre
+    twice_start = (2 * offset + crop) * shape - resize_to * size  # times resize_to, so that it is exact
     return (twice_start + resize_to) // (2 * resize_to), size
 
 
@@ -106,7 +106,7 @@ def _slice(image: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """BiT's: resize, cut, mirror; `mixup` is alpha of the Beta distribution, 0 for none."""
+    """The augmentation of BiT: resize, crop, mirror. `mixup` is alpha of mixup's Beta distribution, 0 for none."""
 
     resize: int
     crop: int
@@ -115,13 +115,13 @@ class Augmentation:
     mixup: float
 
     def __call__(self, encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Encoded image -> float32 [crop, crop, 3] in [0, 1]; `seed` is int64 [2]."""
+        """Augment an encoded image (string scalar) to float32 [crop, crop, 3] in [0, 1], by `seed` (int64 [2])."""
         return for_training(encoded, self.resize, self.crop, self.random_crop, self.random_flip, seed)
 
 
 @dataclass(frozen=True)
 class InceptionAugmentation:
-    """Distillation's: a window of at least `least_area` of the picture, at any place, resized; mirrored."""
+    """The augmentation of distillation: see `inception_crop`. `mixup` is alpha of the Beta distribution, 0 for none."""
 
     crop: int
     least_area: float
@@ -129,5 +129,5 @@ class InceptionAugmentation:
     mixup: float
 
     def __call__(self, encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Encoded image -> float32 [crop, crop, 3] in [0, 1]; `seed` is int64 [2]."""
+        """Augment an encoded image (string scalar) to float32 [crop, crop, 3] in [0, 1], by `seed` (int64 [2])."""
         return inception_crop(encoded, self.crop, self.least_area, self.random_flip, seed)

@@ -1,4 +1,4 @@
-"""Which images: splits that are drawn, few-shot subsets, what is excluded, and each worker's share."""
+"""Select images: random splits, few-shot subsets, exclusions, and the share of each worker."""
 
 import csv
 import math
@@ -15,13 +15,14 @@ from hyperrule.support.files import atomic_write, os_errors_as
 from hyperrule.support.wording import listed
 
 TEST_FRACTION = 0.2
+HEADER = ("id", "reason")  # of the CSV of exclusions
 
 
 def hold_out(labels: npt.NDArray[np.int32], groups: Indices, seed: int) -> tuple[Indices, Indices]:
-    """Stratified train and test indices (ascending): 20 % of each class, at least one, is test.
+    """Split at random into train and test indices (ascending): 20 % of each class, at least one image, is for testing.
 
-    Images of one group (int64 [n]: equal ones) stay together, so that none is both trained on and tested. Every
-    class must have at least two examples; one whose images are all equal is split all the same.
+    Equal images (with the same number in `groups`, int64 [n]) stay together, so that none is both trained on and
+    tested. Every class must have at least two images; a class whose images are all equal is split nevertheless.
     """
     train, test = [], []
     for members in _shuffled_members(labels, seed):
@@ -82,10 +83,10 @@ def evenly_spread(count: int, most: int) -> Indices:
 
 @dataclass(frozen=True)
 class Shard:
-    """Worker `index` of `count`, with `devices` that each take a micro-batch at a time.
+    """Worker `index` of `count`; each of its `devices` processes one micro-batch at a time.
 
-    Workers take consecutive parts, equal but for one example; all go through the same number of micro-batches, the
-    last ones padded.
+    Workers take consecutive parts whose sizes differ by at most one example. All process the same number of
+    micro-batches; the last ones are padded.
     """
 
     index: int = 0
@@ -93,43 +94,40 @@ class Shard:
     devices: int = 1
 
     def part(self, examples: int) -> range:
-        """The positions, of `examples`, that are this worker's."""
+        """Return the positions, from 0 to `examples` - 1, of this worker."""
         return range(self.index * examples // self.count, (self.index + 1) * examples // self.count)
 
     def rounds(self, examples: int, micro_batch: int) -> int:
-        """How often the devices take a micro-batch until all examples are through; the same for every worker."""
+        """Return the number of micro-batches per device for all examples; it is the same for every worker."""
         return math.ceil(math.ceil(examples / self.count) / (micro_batch * self.devices))
 
     def rows(self, examples: int, micro_batch: int) -> int:
-        """Examples that a worker goes through, padding included."""
+        """Return the number of rows that a worker processes, padding included."""
         return self.rounds(examples, micro_batch) * micro_batch * self.devices
-
-
-HEADER = ("id", "reason")
 
 
 @dataclass(frozen=True)
 class Exclusions:
-    """Ids of images that must not be used, and the file that says so."""
+    """Ids of images that must not be used, and the file that lists them."""
 
     ids: frozenset[str] = frozenset()
     origin: Path | None = None
 
     def remaining(self, members: Indices, ids: Sequence[str]) -> Indices:
-        """The numbers among `members` of images that stay. Raises DataError for ids that no image has."""
+        """Return the `members` that are not excluded. Raises DataError if excluded ids do not exist."""
         if not self.ids:
             return members
         unknown = self.ids.difference(ids)
         if unknown:
             raise DataError(
                 f"{self.origin} excludes {len(unknown)} images that the data set does not have: "
-                f"{listed(map(repr, sorted(unknown)))}. Ids are such as {ids[0]!r}. Is it the file of another data set?"
+                f"{listed(map(repr, sorted(unknown)))}. Ids look like {ids[0]!r}. Is it the file of another data set?"
             )
         return members[np.fromiter((ids[index] not in self.ids for index in members), np.bool_, len(members))]
 
 
 def read_exclusions(file: Path) -> Exclusions:
-    """CSV with a column `id`. Raises DataError if the file cannot be read or has no such column."""
+    """Read a CSV with a column `id`. Raises DataError if the file cannot be read or lacks that column."""
     with os_errors_as(DataError, f"cannot read --exclude {file}"):
         try:
             with file.open(newline="", encoding="utf-8-sig") as stream:
@@ -145,7 +143,7 @@ def read_exclusions(file: Path) -> Exclusions:
 
 
 def write_exclusions(file: Path, reasons: Iterable[tuple[str, str]]) -> None:
-    """Ids and reasons, a row each."""
+    """Write a CSV of ids and reasons. Raises RunError if it cannot be written."""
     with atomic_write(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(HEADER)

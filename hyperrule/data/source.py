@@ -1,6 +1,6 @@
-"""A data set that was opened: its listing, inspected and split; its facts, and its examples by split.
+"""An opened data set: its facts, its splits and their examples, and its duplicates.
 
-Images that are equal byte for byte: within a class, in two classes, in training and test.
+Duplicates are images that are equal byte for byte: within a class, in two classes, or in training and test.
 """
 
 import hashlib
@@ -22,13 +22,15 @@ from hyperrule.errors import DataError
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import listed, number
 
+IMBALANCED = 10  # warn if the largest class has this many times the images of the smallest
+
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Numbers of images, ascending.
+    """Indices of images, ascending.
 
-    `repeated`: those that came before in the same class and split. `conflicting`: those that some other class has
-    too. `leaked`: those for validation or test that are also trained on.
+    `repeated`: an equal image comes earlier in the same class and split. `conflicting`: another class has an equal
+    image. `leaked`: a validation or test image equal to a training image.
     """
 
     repeated: Indices
@@ -37,13 +39,13 @@ class Duplicates:
 
 
 def equal_groups(sha256: npt.NDArray[np.uint8]) -> Indices:
-    """int64 [n]: the same number for the same hash, of hashes [n, 32]."""
+    """Number equal hashes (uint8 [n, 32]) equally: int64 [n]."""
     rows = np.ascontiguousarray(sha256).view(np.dtype((np.void, sha256.shape[1])))[:, 0]
     return np.unique(rows, return_inverse=True)[1].astype(np.int64)
 
 
 def find_duplicates(groups: Indices, labels: npt.NDArray[np.int32], splits: dict[Split, Indices]) -> Duplicates:
-    """Of images in groups (int64 [n]) that are alike; those in no split do not count."""
+    """Find duplicates; equal images have the same number in `groups` (int64 [n]). Images in no split are ignored."""
     split_of = np.full(len(groups), -1)
     for index, members in enumerate(splits.values()):
         split_of[members] = index
@@ -59,17 +61,15 @@ def find_duplicates(groups: Indices, labels: npt.NDArray[np.int32], splits: dict
     )
 
 
-IMBALANCED = 10  # times as many images in the largest class as in the smallest are worth a warning
-
-
 @dataclass(frozen=True)
 class Source:
-    """Every image that counts is read once (bytes hashed, header parsed; decoded with `skip_corrupt`), and none where
-    `known` are the facts and problems that were found of this listing before.
+    """An opened data set. Every image that is in a split and not excluded is read once, on first use: its bytes are
+    hashed and its header is parsed; with `skip_corrupt`, it is decoded. None is read where `known` holds the facts and
+    problems of an earlier inspection of this listing.
 
-    What is computed raises DataError for fewer than two classes, a class without enough images unless the splits are
-    prescribed, images that cannot be read unless `skip_corrupt`, which leaves them out, and with `strict` for images
-    that are in two classes or both in training and test.
+    Properties raise DataError for fewer than two classes; for a class with too few images, unless the splits are
+    prescribed; for images that cannot be read, unless `skip_corrupt` leaves them out; and with `strict`, for images
+    that are in two classes or in both training and test.
     """
 
     name: str
@@ -108,8 +108,8 @@ class Source:
         )
 
     def examples(self, split: Split) -> Examples:
-        """The images of a split: those for training by class and hash, so that equal images give equal runs however
-        they are stored; all others in the order of the listing."""
+        """Return the images of a split. Training images are ordered by class and hash, so that runs do not depend on
+        the storage format; other splits keep the order of the listing."""
         members = self.splits[split]
         if split == "train":
             members = self._by_content(members)
@@ -123,8 +123,8 @@ class Source:
 
     @cached_property
     def splits(self) -> dict[Split, Indices]:
-        """Numbers of the images that are used, ascending, by split; a fifth of each class is held out for testing
-        where the data set has nothing but training images."""
+        """Indices of the used images, ascending, by split. If the data set has only training images, a fifth of each
+        class is held out for testing."""
         self._check_classes()
         self._check_problems()
         everything = self.listing.splits or {"train": np.arange(len(self.listing.labels))}
@@ -148,17 +148,17 @@ class Source:
 
     @property
     def facts(self) -> Facts:
-        """Of all images of the listing; zeros for those that were excluded."""
+        """Facts of all images of the listing; zeros for images that are excluded or in no split."""
         return self._inspected[0]
 
     @property
     def problems(self) -> Problems:
-        """What is wrong with images that cannot be used, by number."""
+        """The problems of unusable images, by index."""
         return self._inspected[1]
 
     @cached_property
     def _kept(self) -> Indices:
-        """Numbers of the images that are in a split and not excluded."""
+        """Indices of the images that are in a split and not excluded."""
         splits = self.listing.splits.values()
         in_splits = np.sort(np.concatenate(list(splits))) if splits else np.arange(len(self.listing.labels))
         return self.exclusions.remaining(in_splits, self.listing.ids)
@@ -183,7 +183,7 @@ class Source:
         return np.concatenate(list(self.splits.values()))
 
     def _by_content(self, members: Indices) -> Indices:
-        """By class, then by the number that the first 8 bytes of the hash are."""
+        """Sort by class, then by the first 8 bytes of the hash."""
         hashes = np.ascontiguousarray(self.facts["sha256"][members, :8]).view(">u8")[:, 0]
         ordered: Indices = members[np.lexsort((hashes, self.listing.labels[members]))]
         return ordered
@@ -215,17 +215,17 @@ class Source:
         names = self.listing.class_names
         if self.listing.splits and "train" not in self.listing.splits:
             has = listed(self.listing.origins.values())
-            raise DataError(f"{self.name} has nothing to train on, only {has}. Say what is, with --train-split.")
+            raise DataError(f"{self.name} has no training split, only {has}. Name one with --train-split.")
         if broken := [ascii(name) for name in names if not _is_line(name)]:
             raise DataError(
-                "class names must be one line of UTF-8 text without blanks around it, for labels.txt. Received: "
+                "class names must be one line of UTF-8 text without surrounding blanks, for labels.txt. Received: "
                 f"{listed(broken)}."
             )
         if len(names) < 2:
             raise DataError(f"{self.name} has one class only, {names[0]!r}; at least 2 are needed.{self._deeper()}")
 
     def _deeper(self) -> str:
-        """A hint where the only class is a folder of what may be class folders."""
+        """Return a hint if the only class folder contains what may be the class folders."""
         inner = {identity.split("/")[1] for identity in self.listing.ids if identity.count("/") >= 2}
         if self.listing.kind != "image folder" or len(inner) < 2:
             return ""
@@ -264,12 +264,12 @@ class Source:
             yield from hints(self.listing.class_names)
 
     def _warnings(self) -> Iterable[str]:
-        """What is wrong with the data beyond single files. Raises DataError where it must not be."""
+        """Yield defects of the data as a whole. Raises DataError for those that `strict` forbids."""
         names, found = self.listing.class_names, self.duplicates
         for what, members, forbidden in (
             ("leakage, images for validation or test that are also trained on", found.leaked, self.strict),
             ("label conflicts, images that are in two classes or more", found.conflicting, self.strict),
-            ("images that are repeated in their class", found.repeated, False),
+            ("images that occur more than once in their class", found.repeated, False),
         ):
             if not len(members):
                 continue
@@ -277,7 +277,7 @@ class Source:
             if forbidden:
                 raise DataError(
                     f"{line}. --strict-data allows none: remove them, or leave them out with --exclude and the file "
-                    "that 'hyperrule check --write-exclusions FILE' makes."
+                    "that 'hyperrule check --write-exclusions FILE' writes."
                 )
             yield line
         for split, members in self.splits.items():
@@ -290,11 +290,11 @@ class Source:
         if counts[most] >= IMBALANCED * counts[least]:
             yield (
                 f"class {names[most]!r} has {counts[most]} images, {names[least]!r} has {counts[least]}: "
-                "--balance sampler or loss gives the rare ones weight"
+                "--balance sampler or --balance loss gives rare classes more weight"
             )
 
 
 def _is_line(text: str) -> bool:
-    """Whether it is one line that UTF-8 can write, without blanks around it."""
-    has_halves = any("\ud800" <= character <= "\udfff" for character in text)
-    return len(text.splitlines()) == 1 and text == text.strip() and not has_halves
+    """Return whether the text is one line without surrounding blanks that UTF-8 can encode."""
+    has_surrogates = any("\ud800" <= character <= "\udfff" for character in text)
+    return len(text.splitlines()) == 1 and text == text.strip() and not has_surrogates

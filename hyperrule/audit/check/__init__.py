@@ -1,1 +1,1 @@
-"""`hyperrule check`: what is wrong with a data set, before anybody pays for training on it."""
+"""`hyperrule check`: find defects of a data set before training."""

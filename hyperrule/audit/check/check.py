@@ -1,4 +1,4 @@
-"""From a data set whose images have all been decoded to what is wrong with it."""
+"""Check a data set whose images have all been decoded."""
 
 import os
 from dataclasses import dataclass
@@ -28,21 +28,21 @@ FORMAT_OF = {
     ".bmp": "BMP",
     ".webp": "WEBP",
 }  # by extension
-HUGE = 89_478_485  # pixels; of more, Pillow warns
-ELONGATED = 4  # times as long as wide
+HUGE = 89_478_485  # pixels; above, Pillow warns
+ELONGATED = 4  # ratio of the longer to the shorter side
 
 
 @dataclass(frozen=True)
 class _Splits:
-    """As finetune would have them, or why it would not; then as far as the data set has them."""
+    """The splits that finetune would use; if it refuses the data, the reason and the data set's own splits."""
 
     members: dict[Split, Indices]
     refusal: str | None
 
 
 def check_source(source: Source, reporter: Reporter) -> CheckReport:
-    """Everything that `hyperrule check` reports. Raises DataError if the images cannot be told apart at all, such as
-    for exclusions of another data set."""
+    """Compute everything that `hyperrule check` reports. Raises DataError if no report is possible, such as for
+    exclusions of another data set."""
     listing, facts = source.listing, source.facts
     readable = np.flatnonzero(facts["height"] > 0)
     good = facts[readable]
@@ -175,6 +175,6 @@ def _imbalance(names: tuple[str, ...], counts: npt.NDArray[np.int64]) -> Imbalan
 def _not_compared(compared: NearPairs) -> tuple[str, ...]:
     said = (
         (len(compared.flat), "of one plain colour, or nearly so, compared by bytes only"),
-        (len(compared.crowded), "so like hundreds of others that not all of those were compared"),
+        (len(compared.crowded), "similar to hundreds of others, not compared with all of them"),
     )
     return tuple(f"{number(images, 'image')} {what}" for images, what in said if images)

@@ -1,4 +1,4 @@
-"""Images that are alike, by what it means for training: within a class, across classes, across splits."""
+"""Find equal and nearly equal images within a class, across classes, and across splits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,8 +26,10 @@ REASONS = (
 
 @dataclass(frozen=True)
 class Placement:
-    """n images that can be read: `numbers` int64 [n], ascending, and their `labels` and splits (`split_of` int64 [n]:
-    index into `splits`, in their order of training, validation, test). No splits where hyperrule draws them."""
+    """The n readable images: their `numbers` in the listing (int64 [n], ascending), `labels` and splits.
+
+    `split_of` (int64 [n]) indexes `splits`, in the order train, validation, test. `splits` is empty if hyperrule splits
+    at random."""
 
     numbers: Indices
     ids: Sequence[str]
@@ -44,7 +46,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class DuplicateReport:
-    """Duplicates, and by id why an image had better be left out."""
+    """Duplicates, and the ids proposed for exclusion, each with the reason."""
 
     exact: Duplicates
     near: Duplicates
@@ -53,7 +55,7 @@ class DuplicateReport:
 
 
 def find_all_duplicates(facts: Facts, placed: Placement, reporter: Reporter) -> DuplicateReport:
-    """Of images with FACTS [n], as placed."""
+    """Find duplicates among the placed images, whose facts have dtype FACTS [n]."""
     n = len(placed.numbers)
     labels, split_of = placed.labels, placed.split_of
     groups = equal_groups(facts["sha256"])
@@ -82,7 +84,7 @@ def find_all_duplicates(facts: Facts, placed: Placement, reporter: Reporter) -> 
 
 
 def _differing(groups: Indices, values: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
-    """bool [n]: whether an image's group has several of the values (int [n])."""
+    """Return bool [n]: whether the group of each image has several distinct `values` (int [n])."""
     of_group = np.unique(np.stack([groups, values]), axis=1)[0]
     several: npt.NDArray[np.bool_] = np.bincount(of_group, minlength=1)[groups] > 1
     return several
@@ -94,7 +96,7 @@ def _same(values: npt.NDArray[np.integer], pairs: Indices) -> npt.NDArray[np.boo
 
 
 def _duplicates(placed: Placement, within: Indices, classes: Indices, splits: Indices) -> Duplicates:
-    """From pairs [m, 2] of places."""
+    """Build Duplicates from pairs of indices, int64 [m, 2]."""
 
     def held_out(group: Indices) -> int:
         return int(np.count_nonzero(placed.split_of[group] > placed.split_of[group].min()))
@@ -107,7 +109,7 @@ def _duplicates(placed: Placement, within: Indices, classes: Indices, splits: In
 
 
 def _alike(placed: Placement, pairs: Indices, count: Callable[[Indices], int]) -> DuplicateGroups:
-    """Groups that the pairs connect, in the order of their first image."""
+    """Return the connected components of the pairs, ordered by first image; `count` counts a group's images."""
     places, ends = np.unique(pairs, return_inverse=True)
     if not len(places):
         return DuplicateGroups(images=0, groups=())

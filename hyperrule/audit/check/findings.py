@@ -1,4 +1,4 @@
-"""What preflight found: the model that --json prints. Lists are complete; whoever shows them shortens them."""
+"""The findings of `hyperrule check`, as --json prints them. Lists are complete; output shortens them."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,14 +12,14 @@ class Facts(BaseModel):
 
 
 class Size(Facts):
-    """Pixels, of an image that stands upright."""
+    """Size of an upright image, in pixels."""
 
     height: int
     width: int
 
 
 class Sizes(Facts):
-    """Of the images that can be read: those of the smallest, median and largest area, and ids of odd ones."""
+    """Sizes of the readable images: smallest, median and largest by area, a histogram, and ids of unusual ones."""
 
     smallest: Size
     median: Size
@@ -30,7 +30,7 @@ class Sizes(Facts):
 
 
 class Lie(Facts):
-    """An image whose name says another format than its bytes."""
+    """An image whose extension contradicts its format."""
 
     id: str
     extension: str
@@ -38,7 +38,7 @@ class Lie(Facts):
 
 
 class Choice(Facts):
-    """What the BiT-HyperRule makes of the data: n training images, the image of median area."""
+    """The BiT-HyperRule's decision: from the number of training images and the image of median area."""
 
     regime: Regime
     examples: int
@@ -49,7 +49,7 @@ class Choice(Facts):
 
 
 class Imbalance(Facts):
-    """Largest and smallest class in training."""
+    """Largest and smallest class of the training split, by number of images."""
 
     largest: str
     most: int
@@ -58,7 +58,7 @@ class Imbalance(Facts):
 
 
 class Member(Facts):
-    """An image among others that are like it; `split` is None where hyperrule draws the splits."""
+    """An image in a group of duplicates; `split` is None if hyperrule splits at random."""
 
     id: str
     class_name: str
@@ -66,15 +66,15 @@ class Member(Facts):
 
 
 class DuplicateGroups(Facts):
-    """Groups of images that are alike; `images` counts those that need not be there, or must not."""
+    """Groups of duplicates; `images` counts the redundant or harmful images, see `Duplicates`."""
 
     images: int
     groups: tuple[tuple[Member, ...], ...]
 
 
 class Duplicates(Facts):
-    """Images that are alike within a class and split (all but one of each group count), across classes (all count) and
-    across splits (those in validation and test that are like one in training count)."""
+    """Equal or nearly equal images. Within a class and split, all but one of a group count; across classes, all count;
+    across splits, those in a later split than the first count."""
 
     within_class: DuplicateGroups
     across_classes: DuplicateGroups
@@ -82,9 +82,9 @@ class Duplicates(Facts):
 
 
 class Findings(Facts):
-    """`refusal` is why finetune would not take the data even without the images that cannot be read. `drawn` says
-    that the test split is one that hyperrule draws. `orientations` are EXIF's, 1 to 8, and `turned` images have another
-    than 1. `exclusions` are ids to leave out, each with the reason."""
+    """`refusal` is the reason why finetune would refuse the data even without unreadable images. `drawn`: hyperrule
+    makes the test split at random. `orientations` counts images by EXIF orientation, 1 to 8; `turned` lists those with
+    another than 1. `exclusions` maps ids to leave out to the reason."""
 
     name: str
     kind: str
@@ -115,6 +115,6 @@ class Findings(Facts):
 
     @property
     def must_be_mended(self) -> bool:
-        """Whether there is anything that finetune refuses or that makes its figures wrong for certain."""
+        """Whether finetune would refuse the data, or its results would certainly be wrong."""
         wrong = (self.problems, self.refusal, self.exact.across_classes.images, self.exact.across_splits.images)
         return any(map(bool, wrong))

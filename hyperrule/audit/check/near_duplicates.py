@@ -1,10 +1,10 @@
-"""Pairs of images that look the same though their bytes differ: saved again, resized, retouched, a moment later.
+"""Find pairs of images that look the same though their bytes differ: re-encoded, resized, retouched, in a burst.
 
-Candidates are pairs whose perceptual hashes differ in few bits; what their looks say decides. The limits were chosen
-for precision, for training copies of test images are proposed for exclusion. Measured with them (Pillow 13):
+Candidates are pairs whose perceptual hashes differ in few bits; their luma and chroma decide. The thresholds favour
+precision, because training copies of test images are proposed for exclusion. Measured with them (Pillow 13):
 
-- Saved again as JPEG (quality 60 or 90), resized by 0.5 or 0.9, or made 20 % darker or brighter, at least 99.3 % of
-  800 images of CIFAR-10, 400 of clothes and 400 of hand signs are found again; with 1 % cut off each side 97.8 %, with
+- Re-encoded as JPEG (quality 60 or 90), resized by 0.5 or 0.9, or made 20 % darker or brighter, at least 99.3 % of
+  800 images of CIFAR-10, 400 of clothes and 400 of hand signs are found; with 1 % cut off each side 97.8 %, with
   2 % (or a pixel of 32) 85 % (36 %), with 5 % some 2 %. Colourful images made grey are not found.
 - CIFAR-10: 121 test images in 134 pairs with training images, all of which show one picture to the eye. People find
   3.3 % of the test images there (ciFAIR, arXiv 1902.00423); the others are cropped or coloured otherwise.
@@ -26,19 +26,19 @@ from hyperrule.data.perceptual_hash import CHROMA_SIDE, SIDE
 from hyperrule.support.progress import Reporter
 
 BITS_APART = 8  # of 64, at most
-CORRELATION = 0.95  # of the brightness of 16 x 16 pixels, at least; what is darker or paler all over correlates
+CORRELATION = 0.95  # of the luma of 16 x 16 pixels, at least; overall brightness and contrast do not affect it
 COLOUR_APART = 10.0  # root mean square of Cb and Cr over 4 x 4 pixels, of 255, at most
-FLAT = 4.0  # standard deviation of brightness, of 255, below which an image shows too little to be compared
-BLOCKS = 11  # of bits; those in which a pair does not differ are at least 3, so that none is missed
+FLAT = 4.0  # standard deviation of luma, of 255, below which an image has too little contrast to compare
+BLOCKS = 11  # of bits: a pair 8 bits apart agrees in at least 3 blocks, so that none is missed
 EQUAL_BLOCKS = BLOCKS - BITS_APART
-WINDOW = 128  # images with the same equal blocks that each is compared with
-AT_ONCE = 1 << 14  # images or pairs whose looks are in memory as float32
+WINDOW = 128  # an image is compared with at most so many others with the same blocks
+AT_ONCE = 1 << 14  # images or pairs converted to float32 at once
 
 
 @dataclass(frozen=True)
 class NearPairs:
-    """`pairs` int64 [m, 2] of numbers of images, ascending. `flat` images were compared with none; `crowded` ones,
-    which share blocks of their hash with more than WINDOW others, not with all of those."""
+    """`pairs` (int64 [m, 2]) are indices of images, ascending. `flat` images were not compared; `crowded` ones share
+    hash blocks with more than WINDOW others, and were not compared with all of them."""
 
     pairs: Indices
     flat: Indices
@@ -46,7 +46,7 @@ class NearPairs:
 
 
 def near_pairs(facts: Facts, members: Indices, reporter: Reporter) -> NearPairs:
-    """Pairs among the images `members` (ascending) of FACTS, each once."""
+    """Find pairs among the images `members` (ascending indices into `facts`, dtype FACTS), each once."""
     flat = np.concatenate([_contrast(facts["luma"][part]) < FLAT for part in _parts(members)])
     compared = members[~flat]
     crowded = np.zeros(len(compared), np.bool_)
@@ -61,13 +61,13 @@ def near_pairs(facts: Facts, members: Indices, reporter: Reporter) -> NearPairs:
 
 
 def _parts(rows: Indices) -> list[Indices]:
-    """One or more."""
+    """Split rows into one or more parts of at most AT_ONCE."""
     return np.array_split(rows, len(rows) // AT_ONCE + 1)
 
 
 def _candidates(hashes: npt.NDArray[np.uint64], crowded: npt.NDArray[np.bool_]) -> Iterator[Indices]:
-    """Pairs (i, j), i < j, as i n + j (int64), whose hashes (uint64 [n]) are at most BITS_APART bits apart; with
-    repetitions. Marks those in `crowded` (bool [n]) that were not compared with all that they could be near to."""
+    """Yield pairs (i, j), i < j, encoded as i n + j (int64), whose hashes (uint64 [n]) differ in at most BITS_APART
+    bits; pairs may repeat. Marks images in `crowded` (bool [n]) that were not compared with all candidates."""
     blocks = [sum(1 << int(bit) for bit in bits) for bits in np.array_split(np.arange(64), BLOCKS)]
     for chosen in combinations(blocks, EQUAL_BLOCKS):
         keys = hashes & np.uint64(sum(chosen))
@@ -88,7 +88,7 @@ def _candidates(hashes: npt.NDArray[np.uint64], crowded: npt.NDArray[np.bool_]) 
 
 
 def _look_the_same(facts: Facts, pairs: Indices) -> npt.NDArray[np.bool_]:
-    """bool [m], of pairs [m, 2]."""
+    """Compare luma and chroma of pairs (int64 [m, 2]): bool [m]."""
     one, other = facts[pairs[:, 0]], facts[pairs[:, 1]]
     correlation = (_standardised(one["luma"]) * _standardised(other["luma"])).mean(axis=1)
     colours = (one["chroma"].astype(np.float32) - other["chroma"]).reshape(len(pairs), 2 * CHROMA_SIDE**2)

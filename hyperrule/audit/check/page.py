@@ -1,4 +1,4 @@
-"""The findings as one web page that needs nothing but itself: no scripts, no other files."""
+"""Render the findings as one self-contained HTML page: no scripts, no other files."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from hyperrule.support.files import write_text
 
 T = TypeVar("T")
 
-GROUPS, WIDE = 12, 6  # groups shown of a verdict, images shown of a group
-SINGLES = 24  # images shown of a verdict without groups
-CLASSES, SAMPLES = 24, 6  # classes shown with images, images of each
+GROUPS, WIDE = 12, 6  # groups shown per verdict, images shown per group
+SINGLES = 24  # images shown per verdict without groups
+CLASSES, SAMPLES = 24, 6  # classes shown with images, images per class
 
 
 @dataclass(frozen=True)
 class ShownVerdict:
-    """A verdict and those of its groups of ids that there is room for; `more` groups have none."""
+    """A verdict and the groups of ids to show; `more` groups are not shown."""
 
     verdict: Verdict
     groups: list[tuple[str, ...]]
@@ -34,25 +34,25 @@ class ShownVerdict:
 
 
 class CheckReport(Findings):
-    """The findings with the images that they are about, which do not outlive the process."""
+    """The findings, with access to the images as long as the process runs."""
 
     _source: Source | None = PrivateAttr(None)
 
     def write_exclusions(self, file: Path) -> None:
-        """CSV for `finetune --exclude`. Raises RunError if it cannot be written."""
+        """Write a CSV for `finetune --exclude`. Raises RunError if it cannot be written."""
         write_exclusions(file, self.exclusions.items())
 
     def write_page(self, file: Path) -> None:
-        """One HTML page that needs nothing else, with images. Raises RunError if it cannot be written; ValueError for
-        findings that were read back from JSON, which have no images."""
+        """Write a self-contained HTML page with images. Raises RunError if it cannot be written, and ValueError for
+        findings read back from JSON, which have no images."""
         if self._source is None:
-            raise ValueError("these findings came without their images: call hyperrule.check")
+            raise ValueError("these findings were loaded without their images: call hyperrule.check")
         page = render_page(self, self._source)
         write_text(file, page)
 
 
 def render_page(found: Findings, source: Source) -> str:
-    """HTML. Every name in it is text, whatever it holds."""
+    """Render the HTML page. Names are escaped."""
     judged = [_shown(verdict) for verdict in verdicts(found)]
     samples = _samples(source)
     ids = {identity for one in judged for group in one.groups for identity in group}
@@ -79,12 +79,12 @@ def _shown(verdict: Verdict) -> ShownVerdict:
 
 
 def _spread(items: Sequence[T], most: int) -> list[T]:
-    """At most so many items from the first to the last, evenly."""
+    """Return at most `most` items, evenly spaced from the first to the last."""
     return [items[place] for place in evenly_spread(len(items), most)]
 
 
 def _samples(source: Source) -> dict[str, list[str]]:
-    """Ids of some images of each of the first classes, evenly spread over those that can be read."""
+    """Return ids of evenly spaced readable images of each of the first classes."""
     listing = source.listing
     readable = np.flatnonzero(source.facts["height"] > 0)
     samples = {}

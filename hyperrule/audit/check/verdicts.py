@@ -1,7 +1,4 @@
-"""What the findings mean, in words: what is wrong, with how many images, and what to do about it.
-
-The data in words: what is neither right nor wrong.
-"""
+"""The findings in words: verdicts (defects, how many images have them, what to do) and neutral facts."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,10 +9,21 @@ from hyperrule.support.wording import listed, number, printable
 
 Level = Literal["error", "warning"]
 
+MODES = {
+    "1": "black and white",
+    "L": "grey",
+    "LA": "grey with alpha",
+    "P": "palette",
+    "RGB": "colour",
+    "RGBA": "colour with alpha",
+    "CMYK": "CMYK",
+    "YCCK": "CMYK",
+}  # Pillow's modes, in words
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """`some` says which, shortened; `groups` are ids of images to look at, those that belong together side by side."""
+    """One defect. `some` lists examples; `groups` are ids of the images to look at, related ones in one group."""
 
     level: Level
     what: str
@@ -25,7 +33,7 @@ class Verdict:
 
 
 def verdicts(found: Findings) -> Iterator[Verdict]:
-    """Errors first, then warnings, each from the gravest on."""
+    """Yield errors, then warnings, each in order of severity."""
     yield from _errors(found)
     yield from _near(found)
     yield from _repeated(found)
@@ -83,16 +91,16 @@ def _repeated(found: Findings) -> Iterator[Verdict]:
             "warning",
             found.exact.within_class,
             "repeated in the same class, byte for byte",
-            "each counts again in training; the exclusions leave out the later copies",
+            "training counts each copy; the exclusions leave out the later copies",
         )
     if found.near.within_class.images:
         yield _alike(
             "warning",
             found.near.within_class,
             "nearly the same as another of the class",
-            "the drawn test split may part them: give a test split of your own if they are of one scene"
+            "the random test split may separate them: provide a test split if they show one scene"
             if found.drawn
-            else "no harm within a split, but they teach less than their number says",
+            else "harmless within a split, but less informative than their number suggests",
         )
 
 
@@ -109,7 +117,7 @@ def _classes(found: Findings) -> Iterator[Verdict]:
             "warning",
             f"the largest class has {number(uneven.most, 'image')} for training, the smallest {uneven.least:,}",
             f"{_name(uneven.largest)}, {_name(uneven.smallest)}",
-            "--balance sampler or --balance loss gives rare classes weight",
+            "--balance sampler or --balance loss gives rare classes more weight",
         )
 
 
@@ -119,7 +127,7 @@ def _odd(found: Findings) -> Iterator[Verdict]:
             "warning",
             f"{number(len(found.lies), 'file name')} with the extension of another format",
             _with({lie.id: lie.format for lie in found.lies}),
-            "no harm here, where bytes decide; other programs may stumble",
+            "harmless here, since the bytes decide; other programs may fail",
             tuple((lie.id,) for lie in found.lies),
         )
     if found.animated:
@@ -159,20 +167,8 @@ def pixels(size: Size) -> str:
     return f"{size.height} x {size.width}"
 
 
-MODES = {
-    "1": "black and white",
-    "L": "grey",
-    "LA": "grey with alpha",
-    "P": "palette",
-    "RGB": "colour",
-    "RGBA": "colour with alpha",
-    "CMYK": "CMYK",
-    "YCCK": "CMYK",
-}  # Pillow's, in words
-
-
 def facts(found: Findings) -> Iterator[tuple[str, str]]:
-    """A heading and a line for each thing that is neither right nor wrong."""
+    """Yield a heading and a line for each neutral fact."""
     yield "data", f"{printable(found.name)}: {found.kind}, {number(found.images, 'image')}, {_class_count(found)}"
     yield "splits", _splits(found)
     if found.excluded:
@@ -189,7 +185,7 @@ def facts(found: Findings) -> Iterator[tuple[str, str]]:
     if found.formats:
         yield "formats", "; ".join(f"{name}: {_modes(modes)}" for name, modes in found.formats.items())
     if found.turned:
-        turned = f"{number(len(found.turned), 'image')} stored turned or mirrored, put upright by EXIF"
+        turned = f"{number(len(found.turned), 'image')} stored rotated or mirrored, turned upright by EXIF"
         yield "turned", f"{turned}: {listed(map(printable, found.turned))}"
     if found.transparent:
         yield "alpha", f"{number(found.transparent, 'image')} with transparency, put on white"
@@ -198,7 +194,8 @@ def facts(found: Findings) -> Iterator[tuple[str, str]]:
 
 
 def mode_in_words(mode: str) -> str:
-    """
+    """Describe one of Pillow's modes.
+
     >>> mode_in_words("RGB;16"), mode_in_words("I;16"), mode_in_words("F")
     ('16-bit colour', '16-bit grey', 'F')
     """

@@ -1,1 +1,1 @@
-"""`hyperrule learning-curve`: what more labelled images would bring."""
+"""`hyperrule learning-curve`: the accuracy to expect from more labelled images."""

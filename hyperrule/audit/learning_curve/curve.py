@@ -1,9 +1,4 @@
-"""Would more labels help? What `hyperrule learning-curve` finds.
-
-A learning curve as one web page that needs nothing but itself.
-
-A learning curve in one plain sentence.
-"""
+"""Find out whether more labels would help, for `hyperrule learning-curve`; report it as a sentence and a web page."""
 
 from pathlib import Path
 
@@ -30,10 +25,16 @@ from hyperrule.pages.drawing import BLUE, ORANGE, PERCENT, Drawing
 from hyperrule.pages.rendering import percent, render
 from hyperrule.support.files import write_text
 
+LEADS: dict[Verdict, str] = {
+    "more labels help": "More labels should help",
+    "hardly": "More labels will hardly help",
+    "unclear": "Whether more labels help is unclear",
+}
+
 
 class Point(BaseModel):
-    """Test accuracy of probes of so many training images, `per_class` a class in the mean: mean, lowest and highest of
-    `subsets`."""
+    """Test accuracy of probes on `labels` training images, `per_class` per class on average: mean, lowest and highest
+    over `subsets`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,8 +47,8 @@ class Point(BaseModel):
 
 
 class LearningCurve(BaseModel):
-    """`points` ascend to all labels there are; `examples` images of `split` test them. `law` and `back_test` may be
-    None, and `expected` empty, where the verdict is that nothing can be foretold."""
+    """`points` ascend up to all labels, tested on the `examples` images of `split`. If the verdict is that no
+    prediction is possible, `law` and `back_test` may be None, and `expected` empty."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -65,16 +66,16 @@ class LearningCurve(BaseModel):
     back_test: BackTest | None
 
     def write_page(self, file: Path) -> None:
-        """One HTML page that needs nothing else. Raises RunError if it cannot be written."""
+        """Write a self-contained HTML page. Raises RunError if it cannot be written."""
 
         page = render_page(self)
         write_text(file, page)
 
 
 def find_learning_curve(frozen: FrozenFeatures) -> LearningCurve:
-    """Measure on the split that `finetune` would be judged by, and look ahead.
+    """Measure on the split that `finetune` would evaluate on, and extrapolate.
 
-    Raises what `FrozenFeatures.features` raises.
+    Raises the errors of `FrozenFeatures.features`.
     """
     source = frozen.source
     split: Split = "test" if "test" in source.splits else "validation"
@@ -118,7 +119,7 @@ def _points(measured: SubsetAccuracies, classes: int) -> tuple[Point, ...]:
 
 
 def render_page(curve: LearningCurve) -> str:
-    """HTML. Every name in it is text, whatever it holds."""
+    """Render the HTML page. Names are escaped."""
     return render(
         "audit/learning_curve/curve.html",
         curve=curve,
@@ -132,7 +133,7 @@ def render_page(curve: LearningCurve) -> str:
 
 def _figure(curve: LearningCurve) -> Markup:
     last = curve.points[-1]
-    said = f"Accuracy by labels a class: {percent(last.top1)} with {a_class(last.per_class)}, all there are"
+    said = f"Accuracy by labels per class: {percent(last.top1)} with {a_class(last.per_class)}, all labels"
     drawing = Drawing("curve", said, width=500, height=270)
     with drawing as axes:
         per_class, top1, low, high = np.array(
@@ -151,7 +152,7 @@ def _figure(curve: LearningCurve) -> Markup:
         )
         if curve.law is not None:
             _draw_expected(axes, curve)
-        axes.set(xscale="log", xlabel="labels a class")
+        axes.set(xscale="log", xlabel="labels per class")
         ticks = [*per_class, *(one.labels / curve.classes for one in curve.expected)]
         axes.set_xticks(ticks, [a_class(tick) for tick in ticks])
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -185,16 +186,10 @@ def _draw_expected(axes: Axes, curve: LearningCurve) -> None:
     )
 
 
-LEADS: dict[Verdict, str] = {
-    "more labels help": "More labels should help",
-    "hardly": "More labels will hardly help",
-    "unclear": "Whether more labels help is unclear",
-}
-
-
 def answer(curve: LearningCurve) -> str:
+    """Summarise the curve in a sentence or two."""
     last = curve.points[-1]
-    now = f"{a_class(last.per_class)} a class ({percent(last.top1)} right)"
+    now = f"{a_class(last.per_class)} per class ({percent(last.top1)} accuracy)"
     match curve.verdict:
         case "too few labels":
             return (
@@ -204,28 +199,29 @@ def answer(curve: LearningCurve) -> str:
         case "saturated":
             wrong = round((1 - last.top1) * curve.examples)
             return (
-                f"Nothing is left to gain that this test could show: with {now}, {wrong} of its {curve.examples:,} "
-                "images are wrong."
+                f"This test cannot measure any further gain: with {now}, only {wrong} of its {curve.examples:,} "
+                "images are misclassified."
             )
         case "flat":
             before = curve.points[-FITTED]
             return (
-                f"The curve is flat: from {a_class(before.per_class)} to {now} accuracy has not risen beyond "
-                "chance, so more such labels are not what is missing. Try another --backbone or --size, and "
+                f"The curve is flat: from {a_class(before.per_class)} to {now}, accuracy has not risen beyond "
+                "chance, so more such labels will not help. Try another --backbone or --size, and "
                 "'hyperrule label-errors'."
             )
         case "poor fit":
-            return f"The accuracies up to {now} follow no curve that could be drawn further."
+            return f"The accuracies up to {now} follow no curve that could be extrapolated."
         case verdict:
             twice, fourfold = (f"{percent(one.top1)} ({interval(one)})" for one in curve.expected)
             return (
                 f"{LEADS[verdict]}: with {now}, twice as many would give {twice}, four times as many {fourfold}. "
-                f"That these gain more than a point is {100 * curve.expected[-1].likely:.0f} % likely."
+                f"A gain of more than one point from the latter is {100 * curve.expected[-1].likely:.0f} % likely."
             )
 
 
 def a_class(labels: float) -> str:
-    """
+    """Format a number of labels per class.
+
     >>> a_class(40.0), a_class(2.5), a_class(412.7)
     ('40', '2.5', '413')
     """
@@ -233,5 +229,5 @@ def a_class(labels: float) -> str:
 
 
 def interval(expected: Expected) -> str:
-    """As percent, from the low to the high end."""
+    """Format the 95 % interval in percent."""
     return f"{100 * expected.low:.1f} to {100 * expected.high:.1f}"

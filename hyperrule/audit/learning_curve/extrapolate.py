@@ -1,8 +1,7 @@
-"""From accuracies of subsets to what twice and four times the labels should bring, or why that cannot be told.
+"""Extrapolate accuracies of subsets to twice and four times the labels, or explain why that is impossible.
 
-accuracy = a - b n^-c: how accuracy grows with n labels.
-
-Source of the form: Hestness et al. 2017, arXiv 1712.00409, of the error, with what remains of it for ever.
+The curve is accuracy = a - b n^-c for n labels. Hestness et al. 2017, arXiv 1712.00409, found this form for the error,
+with an irreducible part.
 """
 
 from dataclasses import dataclass
@@ -14,20 +13,33 @@ from pydantic import BaseModel, ConfigDict
 
 from hyperrule.audit.learning_curve.measure import SEEDS, SubsetAccuracies
 
+Verdict = Literal["more labels help", "hardly", "unclear", "saturated", "flat", "poor fit", "too few labels"]
 Values = npt.NDArray[np.float64]
 
 EXPONENTS = np.geomspace(0.05, 2.0, 200)  # candidates for c
+TIMES = (2, 4)
+# Assumed standard deviation of log(actual gain / predicted gain). Measured: 0.52 for four times the labels, 1.02 for
+# twice, where the noise of one subset exceeds small gains (docs/insight.md).
+FORM_ERROR = 0.5
+FITTED = 4  # the curve is fitted to so many largest sizes: smaller ones follow another law
+SHAPE_ERROR = 0.005  # of accuracy, added to the standard error over subsets
+POOR = 0.02  # of accuracy: root mean square of residuals above which the fit is rejected
+WORTH = 0.01  # of accuracy: a smaller gain is hardly worth collecting labels
+MISTAKES = 5  # misclassified test images; with fewer, no gain can be measured
+DRAWS = 200  # bootstrap samples
+LEVEL = 0.95
 
 
 def power_law(n: Values, a: Values | float, b: Values | float, c: Values | float) -> Values:
-    """`n` in units of the largest that was measured, so that a - b is the accuracy there."""
+    """Return a - b n^-c; `n` is relative to the largest measured size, where the accuracy is a - b."""
     grown: Values = a - b * n**-c
     return grown
 
 
 def fit(n: Values, accuracy: Values, sigma: Values) -> Values:
-    """a, b and c [3, ...] of least squares through accuracies [..., P], weighted by standard errors [P]; a is at most
-    1 and b at least 0. Given c, the law is a straight line in n^-c, so each candidate is solved in closed form."""
+    """Fit a, b and c (float64 [3, ...]) to accuracies [..., P] at relative sizes `n` [P] by least squares, weighted by
+    their standard errors `sigma` [P]; a is at most 1, b at least 0. Given c, the law is linear in n^-c, so each
+    candidate is solved in closed form."""
     weight = 1 / sigma**2
     y = accuracy[..., np.newaxis, :]
     u = n ** -EXPONENTS[:, np.newaxis]
@@ -45,21 +57,6 @@ def fit(n: Values, accuracy: Values, sigma: Values) -> Values:
     return found
 
 
-TIMES = (2, 4)
-# Of the logarithm of the gain that came over the gain foretold, as assumed. Measured were 0.52 for four times the
-# labels and 1.02 for twice, where small gains drown in the noise of one subset (docs/insight.md).
-FORM_ERROR = 0.5
-FITTED = 4  # sizes that the curve goes through, the largest: smaller ones follow another law
-SHAPE_ERROR = 0.005  # of accuracy, beside the error of the mean of the subsets
-POOR = 0.02  # of accuracy: root mean square of the residuals that is no fit
-WORTH = 0.01  # of accuracy: less gain is hardly worth collecting labels for
-MISTAKES = 5  # test images wrong; with fewer no gain could be seen
-DRAWS = 200  # of the bootstrap
-LEVEL = 0.95
-
-Verdict = Literal["more labels help", "hardly", "unclear", "saturated", "flat", "poor fit", "too few labels"]
-
-
 class PowerLaw(BaseModel):
     """accuracy = a - b (labels / all labels)^-c."""
 
@@ -71,8 +68,8 @@ class PowerLaw(BaseModel):
 
 
 class Expected(BaseModel):
-    """Accuracy with `times` the labels, and what it gains; `low` and `high` are 95 % intervals. `likely`, from 0 to 1,
-    is how likely it gains more than WORTH."""
+    """Expected accuracy and gain with `times` the labels; `low` and `high` bound 95 % intervals. `likely` is the
+    probability, 0 to 1, of a gain above WORTH."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -88,7 +85,7 @@ class Expected(BaseModel):
 
 
 class BackTest(BaseModel):
-    """What the curve of a quarter of the labels foretells for all of them, and what was measured."""
+    """The accuracy with all labels: predicted from a quarter of them, and measured."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -99,7 +96,7 @@ class BackTest(BaseModel):
 
 @dataclass(frozen=True)
 class Outlook:
-    """`law` is None, and nothing expected, where the verdict is that nothing can be foretold."""
+    """The extrapolation. If the verdict is that none is possible, `law` is None and `expected` empty."""
 
     verdict: Verdict
     law: PowerLaw | None = None
@@ -127,7 +124,7 @@ def look_ahead(measured: SubsetAccuracies) -> Outlook:
 
 
 def law_of(measured: SubsetAccuracies) -> Values:
-    """a, b and c of `PowerLaw`, through the FITTED largest sizes of at least as many."""
+    """Fit a, b and c of `PowerLaw` to the FITTED largest sizes; there must be at least that many."""
     n = measured.labels / measured.labels[-1]
     return _fitted(n, measured.top1.mean(axis=1), _standard_errors(measured))
 
@@ -142,7 +139,7 @@ def _standard_errors(measured: SubsetAccuracies) -> Values:
 
 
 def _bootstrap(measured: SubsetAccuracies) -> Values:
-    """Accuracies [DRAWS, P] of redrawn test images and redrawn seeds, each the same for all sizes."""
+    """Return accuracies [DRAWS, P] with test images and seeds resampled, identically for all sizes."""
     rng = np.random.default_rng(0)
     sizes, seeds, examples = measured.correct.shape
     images = rng.multinomial(examples, np.full(examples, 1 / examples), DRAWS) / examples
@@ -153,8 +150,8 @@ def _bootstrap(measured: SubsetAccuracies) -> Values:
 
 
 def _expected(times: int, measured: SubsetAccuracies, drawn_now: Values, law: Values, drawn: Values) -> Expected:
-    """Errors of the measurement, redrawn; of the form of the curve, by which a gain is too small or too large; and of
-    these labels, which are better or worse than others would be."""
+    """Combine three errors: of the measurement, by bootstrap; of the curve's form, as a random factor on the gain; and
+    of the choice of these labels among others, as random luck."""
     labels, now = int(measured.labels[-1]), float(measured.top1[-1].mean())
     top1 = float(np.clip(power_law(np.array(times), *law), now, 1))
     rng = np.random.default_rng(times)
@@ -177,16 +174,16 @@ def _expected(times: int, measured: SubsetAccuracies, drawn_now: Values, law: Va
 
 
 def _spread_within(measured: SubsetAccuracies, times: int) -> float:
-    """Standard deviation of the accuracy with all labels over draws of them from `times` as many.
+    """Return the standard deviation of the accuracy with n labels sampled from `times` n labels; n is all there are.
 
-    Where the variance over draws from everything is v / n of n labels, that over halves of n is v / n, too, and that
-    over draws of n from times as many (1 - 1 / times) of it.
+    If the variance over samples of n labels from an infinite population is v / n, so is that over halves of n; over
+    samples of n from `times` n it is (1 - 1 / times) v / n.
     """
     return float(measured.top1[-2].std(ddof=1) * np.sqrt(1 - 1 / times))
 
 
 def _verdict(most: Expected) -> Verdict:
-    """By what four times the labels gain."""
+    """Judge by the gain with four times the labels."""
     if most.likely >= LEVEL:
         return "more labels help"
     return "hardly" if most.gain_high < 2 * WORTH else "unclear"

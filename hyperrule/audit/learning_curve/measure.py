@@ -1,4 +1,4 @@
-"""Accuracy of the closed-form probe on nested parts of the training images, each half of the one before."""
+"""Measure the accuracy of the closed-form probe on nested subsets of the training images, halving each time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,14 +12,15 @@ from hyperrule.data.selection import nested_subset
 from hyperrule.evaluation.probe import BLAS_THREADS, fit_probe
 from hyperrule.support.progress import Reporter
 
-SEEDS = 5  # subsets of each size
+SEEDS = 5  # subsets per size
 
 
 @dataclass(frozen=True)
 class SubsetAccuracies:
-    """What probes of subsets got right; `labels` int64 [P] ascending, the last all that there are.
+    """Results of the probes. `labels` (int64 [P], ascending) are the numbers of training images; the last is all.
 
-    `correct` bool [P, seeds, test images]: of all labels there is one subset, so its rows are the same.
+    `correct` (bool [P, seeds, test images]) says which test images are classified correctly. All labels form only one
+    subset, so the last size has equal rows.
     """
 
     labels: Indices
@@ -27,7 +28,7 @@ class SubsetAccuracies:
 
     @property
     def top1(self) -> npt.NDArray[np.float64]:
-        """float64 [P, seeds], fractions."""
+        """Top-1 accuracy, float64 [P, seeds], 0 to 1."""
         found: npt.NDArray[np.float64] = self.correct.mean(axis=2)
         return found
 
@@ -38,7 +39,7 @@ def measure(
     classes: int,
     reporter: Reporter,
 ) -> SubsetAccuracies:
-    """From features [N, D] and labels [N] of both; every class has training images."""
+    """Measure from features (float32 [N, D]) and labels (int32 [N]); every class needs training images."""
     features, labels = training
     test_features, test_labels = testing
 
@@ -59,8 +60,7 @@ def measure(
 
 
 def halved(counts: Indices) -> list[Indices]:
-    """Images of each class in every part, ascending, from images of each class, int64 [classes]: as they are, halved,
-    and so on, down to one a class.
+    """Halve the images per class (int64 [classes]) repeatedly, down to one per class; return all sizes, ascending.
 
     >>> [part.tolist() for part in halved(np.array([9, 4]))]
     [[1, 1], [2, 1], [4, 2], [9, 4]]

@@ -1,1 +1,1 @@
-"""One module for each way in which data is stored; all list images by the contract of `data.listing`."""
+"""The supported data formats, one module each. Each returns a `data.listing.Listing`."""

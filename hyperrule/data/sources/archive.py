@@ -1,4 +1,4 @@
-"""Packed data sets: .zip and .tar archives, unpacked once into the cache folder."""
+"""Data sets in .zip and .tar archives, unpacked once into the cache folder."""
 
 import hashlib
 import lzma
@@ -19,16 +19,16 @@ from hyperrule.support.wording import MIB, size
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, UnicodeError)
-ENCRYPTED = 0x1  # flag of a zip's member
-REGULAR_OR_UNKNOWN = (0, stat.S_IFREG, stat.S_IFDIR)  # file types in Unix' modes; Windows leaves none
+ENCRYPTED = 0x1  # flag of a zip member
+REGULAR_OR_UNKNOWN = (0, stat.S_IFREG, stat.S_IFDIR)  # file types of Unix modes; Windows writes 0
 
 
 class _RefusedError(Exception):
-    """What no archive may hold."""
+    """The archive has a member that is unsafe to unpack."""
 
 
 def is_archive(path: Path) -> bool:
-    """By its suffix.
+    """Return whether the file is an archive, by its suffix.
 
     >>> is_archive(Path("photos.tar.gz")), is_archive(Path("photos.gz"))
     (True, False)
@@ -37,11 +37,11 @@ def is_archive(path: Path) -> bool:
 
 
 def unpacked(archive: Path, reporter: Reporter) -> Path:
-    """The folder that the archive holds: the only folder at its top, or, if there is more, all of it.
+    """Unpack the archive and return its folder: the only folder at its top level, or else the whole content.
 
-    Known by its SHA-256, so that a second call unpacks nothing. Hidden files, and what macOS adds, are left packed.
-    Raises DataError, with nothing left behind, if the archive cannot be read, is damaged, encrypted or empty, reaches
-    out of its folder, or has no room.
+    The cache is keyed by SHA-256, so that a second call unpacks nothing. Hidden files and macOS metadata are skipped.
+    Raises DataError, with nothing left behind, if the archive cannot be read, is damaged, encrypted or empty, has
+    paths outside of its folder, or if the disk is full.
     """
     with os_errors_as(DataError, f"cannot unpack {archive}"), archive.open("rb") as stream:
         folder = cache_folder() / "data" / hashlib.file_digest(stream, "sha256").hexdigest()[:16]
@@ -67,12 +67,14 @@ def _unpack(archive: Path, stream: IO[bytes], folder: Path, reporter: Reporter) 
         except (_RefusedError, tarfile.FilterError) as error:
             raise DataError(f"{archive} is refused: {error}. Pack it from within its folder.") from None
         except DAMAGE as error:
-            why = str(error).partition("\n")[0].rstrip(".:") or "it ends too early"  # tarfile lists what it has tried
-            raise DataError(f"{archive} is damaged or no such archive: {why}. Fetch or copy it again.") from None
+            why = (
+                str(error).partition("\n")[0].rstrip(".:") or "it ends too early"
+            )  # tarfile lists every format it tried
+            raise DataError(f"{archive} is damaged or not an archive: {why}. Download or copy it again.") from None
         except NotImplementedError as error:
-            raise DataError(f"cannot unpack {archive}: {error}. Unpack it yourself and give its folder.") from None
+            raise DataError(f"cannot unpack {archive}: {error}. Unpack it yourself and pass its folder.") from None
         if not any(staging.iterdir()):
-            raise DataError(f"{archive} is empty. It should hold a folder of class folders with images.")
+            raise DataError(f"{archive} is empty. It must contain class folders with images.")
         os.rename(staging, folder)
 
 
@@ -83,13 +85,13 @@ def _unzip(stream: IO[bytes], folder: Path, report: Callable[[], None]) -> None:
             member.filename = member.filename.replace("\\", "/")  # as some programs on Windows write them
             _check_zipped(member)
         for member in members:
-            if _counts(member.filename):
+            if _is_kept(member.filename):
                 archive.extract(member, folder)
                 report()
 
 
 def _check_zipped(member: zipfile.ZipInfo) -> None:
-    """Raises _RefusedError and NotImplementedError: `zipfile` would mend names and links without a word."""
+    """Raise _RefusedError or NotImplementedError: `zipfile` would silently rewrite such names and links."""
     _check_name(member.filename)
     if stat.S_IFMT(member.external_attr >> 16) not in REGULAR_OR_UNKNOWN:
         raise _RefusedError(f"{member.filename!r} is a link or device")
@@ -102,23 +104,23 @@ def _untar(stream: IO[bytes], folder: Path, report: Callable[[], None]) -> None:
         report()
         _check_name(member.name)
         safe = tarfile.data_filter(member, path)
-        return safe if _counts(member.name) else None
+        return safe if _is_kept(member.name) else None
 
     with tarfile.open(fileobj=stream) as archive:
         archive.extractall(folder, filter=data_inside)
-        # A tar cut between two members is read without a complaint: only the empty block at its end tells.
+        # tarfile accepts a tar that is cut off between two members: only the missing empty block at the end shows it.
         if archive.fileobj is not None and archive.fileobj.tell() <= archive.offset:
             raise EOFError
 
 
 def _check_name(name: str) -> None:
-    """Raises _RefusedError, where `tarfile` too would only strip the slash of an absolute path."""
+    """Raise _RefusedError for paths outside of the folder: `tarfile` would only strip the slash of an absolute one."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise _RefusedError(f"{name!r} would be written outside of its folder")
 
 
-def _counts(name: str) -> bool:
+def _is_kept(name: str) -> bool:
     parts = PurePosixPath(name).parts
     return "__MACOSX" not in parts and not any(part.startswith(".") for part in parts)
 

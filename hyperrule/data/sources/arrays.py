@@ -1,16 +1,15 @@
-"""Arrays of images and labels: .npz archives (Keras' x_train, y_train, x_test, y_test; MedMNIST's train_images,
-train_labels, ...; or one pair, such as images and labels) and .npy files with the labels beside.
+"""Arrays of images and labels: .npz archives, .npy files, and the embedded digits.
+
+An .npz has Keras' keys x_train, y_train, x_test, y_test, MedMNIST's train_images, train_labels, ..., or one pair, such
+as images and labels. `x_train.npy` is used with y_train.npy, x_test.npy, ... of its folder; any other NAME.npy has its
+labels in NAME_labels.npy, labels.npy or y.npy.
 
 Images are uint8 [N, height, width], [N, height, width, 1] or [N, height, width, 3], 0-255, and stay on the disk.
-Labels are integers, text or one-hot. `x_train.npy` brings its y_train, x_test, ... of the same folder along; any other
-NAME.npy has its labels in NAME_labels.npy, labels.npy or y.npy. Integers stand for the names in `class_names` of the
-archive or in classes.txt beside it, if there is either.
+Labels are integers, text or one-hot. Integers index the names in `class_names` of the archive or in classes.txt beside
+it, if either exists.
 
-Labels that come as arrays: integers, text or one-hot, and the names that integers stand for.
-
-The embedded data set: scikit-learn's 1,797 handwritten digits, 8 x 8, ten classes.
-
-UCI "Optical Recognition of Handwritten Digits" (Alpaydin & Kaynak 1998), CC BY 4.0.
+The digits are scikit-learn's: 1,797 images, 8 x 8 pixels, ten classes, from UCI "Optical Recognition of Handwritten
+Digits" (Alpaydin & Kaynak 1998), CC BY 4.0.
 """
 
 import importlib.util
@@ -46,20 +45,22 @@ from hyperrule.support.wording import did_you_mean, listed
 
 IMAGES = ("x", "images", "image", "data")
 LABELS = ("y", "labels", "label", "target", "targets")
+CLASS_NAMES = ("class_names", "classes", "label_names", "labels_names", "target_names")
 CONVENTIONS = "x_train, y_train, x_test, y_test; train_images, train_labels, ...; images, labels; x, y; data, target"
 DAMAGE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError, RunError)
+LARGEST = 2**53  # up to here float64 represents every integer
 Pair = tuple[str, str]  # keys of images and of labels
+Given = tuple[tuple[str, ...], str]  # class names, and the key or file that has them
 
 
 def list_arrays(request: DataRequest, reporter: Reporter) -> Listing:
-    """All images, split by split in the order train, validation, test; ids "train/000123", or "images/000123" where
-    there are no splits.
+    """List all images in the order train, validation, test; ids are "train/000123", or "images/000123" without splits.
 
-    Compressed images are unpacked once into the cache folder. Raises DataError for arrays that are missing, damaged
-    or not of the shapes and types above.
+    Compressed images are unpacked once into the cache folder. Raises DataError for arrays that are missing, damaged,
+    or of other shapes and types than the module docstring says.
     """
     path = Path(os.path.expanduser(request.dataset))
-    with _damage_told(path):
+    with _damage_as_data_error(path):
         arrays = members(path) if path.suffix.lower() == ".npz" else _beside(path)
         chosen, pairs = _pairs(path, arrays, request)
         for key, _ in pairs:
@@ -88,7 +89,7 @@ def list_arrays(request: DataRequest, reporter: Reporter) -> Listing:
 
 
 class Joined:
-    """Arrays one after another, images of which are taken by one number: an archive maps only as one array a key."""
+    """Several arrays, indexed as one: each key of an archive is mapped into memory separately."""
 
     def __init__(self, arrays: Sequence[npt.NDArray[np.uint8]]) -> None:
         self.arrays = arrays
@@ -99,28 +100,28 @@ class Joined:
 
     def __getitem__(self, number: int) -> npt.NDArray[np.uint8]:
         which = int(np.searchsorted(self.ends, number, "right"))
-        image: npt.NDArray[np.uint8] = self.arrays[which][number - self.ends[which]]  # from its end
+        image: npt.NDArray[np.uint8] = self.arrays[which][number - self.ends[which]]  # negative: counted from its end
         return image
 
 
 @contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
+def _damage_as_data_error(path: Path) -> Iterator[None]:
     try:
         with os_errors_as(DataError, f"cannot read {path}"):
             yield
     except DAMAGE as error:
         why = str(error).splitlines()[0].rstrip(".") if str(error) else "it ends too early"
-        raise DataError(f"cannot read arrays of {path}: {why}.") from None
+        raise DataError(f"cannot read the arrays in {path}: {why}.") from None
 
 
 def _beside(file: Path) -> dict[str, Npy]:
-    """The file and all .npy of its folder, by their names without suffix."""
+    """Return the file and all other .npy files of its folder, by their names without suffix."""
     file.open("rb").close()
     return {other.stem: Npy(other) for other in sorted(file.parent.glob("*.npy"))} | {file.stem: Npy(file)}
 
 
 def _pairs(path: Path, arrays: Mapping[str, Npy], request: DataRequest) -> tuple[dict[Split, str], list[Pair]]:
-    """What each split is called in the keys, nothing if there are no splits; and the pair of each, or the only one."""
+    """Return each split's name within the keys (empty without splits), and its pair of keys (or the only pair)."""
     whole, halves = _by_word(arrays)
     splits = [word for word in {**whole, **halves} if word.lower() in SPLIT_NAMES or word in request.splits.values()]
     if path.suffix.lower() == ".npy" and (request.label_key or _role(path.stem)[1] not in splits):
@@ -128,20 +129,20 @@ def _pairs(path: Path, arrays: Mapping[str, Npy], request: DataRequest) -> tuple
     if request.image_key or request.label_key:
         return {}, [_asked(path, arrays, request, whole.get(""))]
     if lonely := [halves[word] for word in halves if word in splits]:
-        raise DataError(f"{path} has {lonely[0]} without its counterpart. It has: {_received(arrays)}.")
+        raise DataError(f"{path} has {lonely[0]} without matching images or labels. It has: {_received(arrays)}.")
     chosen = split_by_name([word for word in whole if word], request, str(path))
     if chosen:
         return chosen, [whole[word] for word in chosen.values()]
     if "" not in whole:
         raise DataError(
-            f"{path} has no images with labels by names that are known ({CONVENTIONS}). It has: {_received(arrays)}. "
+            f"{path} has no images and labels under known names ({CONVENTIONS}). It has: {_received(arrays)}. "
             "Name one pair with --image-key and --label-key."
         )
     return {}, [whole[""]]
 
 
 def _by_word(arrays: Mapping[str, Npy]) -> tuple[dict[str, Pair], dict[str, str]]:
-    """Pairs by what their keys say beside "images" or "labels", which is a split or nothing; and keys without pair."""
+    """Return complete pairs of keys, and keys without a partner, by the rest of the key (a split, or nothing)."""
     images: dict[str, str] = {}
     labels: dict[str, str] = {}
     for key in arrays:
@@ -153,7 +154,7 @@ def _by_word(arrays: Mapping[str, Npy]) -> tuple[dict[str, Pair], dict[str, str]
 
 
 def _role(key: str) -> tuple[str | None, str]:
-    """What the array is, and the rest of the key.
+    """Return the role of an array (a word for images or labels), and the rest of its key.
 
     >>> _role("x_train"), _role("val_images"), _role("images"), _role("weights")
     (('x', 'train'), ('images', 'val'), ('images', ''), (None, 'weights'))
@@ -171,7 +172,7 @@ def _asked(path: Path, arrays: Mapping[str, Npy], request: DataRequest, usual: P
     for (option, asked), other in zip(options, usual or (None, None), strict=True):
         key = asked or other
         if key is None:
-            raise DataError(f"{path}: name both arrays, also with {option}. It has: {_received(arrays)}.")
+            raise DataError(f"{path}: name both arrays; {option} is missing. It has: {_received(arrays)}.")
         if key not in arrays:
             hint = did_you_mean(key, arrays)
             raise DataError(f"{path} has no array {key!r} ({option}). It has: {_received(arrays)}.{hint}")
@@ -187,7 +188,7 @@ def _labels_beside(path: Path, arrays: Mapping[str, Npy], request: DataRequest, 
         if name in arrays and name != path.stem:
             return name
     tried = ", ".join(f"{name}.npy" for name in dict.fromkeys(names))
-    raise DataError(f"{path} has no labels beside it ({tried}). Name their file with --label-key.")
+    raise DataError(f"{path} has no labels beside it ({tried}). Name the file of labels with --label-key.")
 
 
 def _check_images(where: str, array: Npy) -> None:
@@ -201,14 +202,14 @@ def _check_images(where: str, array: Npy) -> None:
     if not is_image:
         raise DataError(f"{received}. {_remedy(shape)}")
     if 0 in shape:
-        raise DataError(f"{where} is {list(shape)}, which holds no images.")
+        raise DataError(f"{where} is {list(shape)}: it holds no images.")
 
 
 def _remedy(shape: tuple[int, ...]) -> str:
     if len(shape) == 4 and shape[1] in (1, 3):
         return "Channels go last: save x.transpose(0, 2, 3, 1)."
     if len(shape) == 4 and shape[3] == 4:
-        return "Drop the transparency: save x[..., :3]."
+        return "Drop the alpha channel: save x[..., :3]."
     return "Save them as x.reshape(N, height, width)." if len(shape) == 2 else "Save them in one of these shapes."
 
 
@@ -222,15 +223,10 @@ def _received(arrays: Mapping[str, Any]) -> str:
     return listed(arrays) or "no arrays"
 
 
-CLASS_NAMES = ("class_names", "classes", "label_names", "labels_names", "target_names")
-LARGEST = 2**53  # what float64 tells apart; and int64 holds
-Given = tuple[tuple[str, ...], str]  # names of classes, and where they are from
-
-
 def plain_labels(where: str, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """int64 or str [N] of labels [N], [N, 1] or one-hot [N, classes]; booleans are classes "false" and "true".
+    """Convert labels [N], [N, 1] or one-hot [N, classes] to int64 or str [N]; booleans become "false" and "true".
 
-    Raises DataError for other shapes and types, more than one class an image, fractions, negative and empty ones.
+    Raises DataError for other shapes and types, several classes per image, and fractional, negative or empty labels.
     """
     flat = _flat(where, labels)
     if flat.dtype.kind == "b":
@@ -241,8 +237,8 @@ def plain_labels(where: str, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         _refuse(where, flat, flat == "", "empty labels")
         return flat
     if flat.dtype.kind not in "iuf":
-        raise DataError(f"{where} is {flat.dtype} {list(labels.shape)}; labels must be integers or text [N].")
-    _refuse(where, flat, ~np.isfinite(flat), "labels that are no numbers")
+        raise DataError(f"{where} is {flat.dtype} {list(labels.shape)}; labels must be integers or text of shape [N].")
+    _refuse(where, flat, ~np.isfinite(flat), "labels that are not numbers")
     _refuse(where, flat, flat != np.rint(flat), "fractions")
     _refuse(where, flat, flat < 0, "negative labels")
     _refuse(where, flat, flat > LARGEST, "labels that are too large")
@@ -250,7 +246,7 @@ def plain_labels(where: str, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def given_class_names(path: Path, arrays: Mapping[str, Npy]) -> Given | None:
-    """The names that integers stand for, if the data set tells."""
+    """Return the class names that integer labels index, if the data set has them."""
     file = path.with_name(CLASSES_FILE)
     if key := next((key for key in CLASS_NAMES if key in arrays), None):
         names, where = arrays[key].load().ravel().astype(str).tolist(), key
@@ -267,9 +263,9 @@ def given_class_names(path: Path, arrays: Mapping[str, Npy]) -> Given | None:
 def class_labels(
     path: Path, labels: Sequence[npt.NDArray[Any]], given: Given | None
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int32], str]:
-    """Class names, all labels one after another as int32 [N] indices into them, and whose order it is.
+    """Return the class names, all labels joined as int32 [N] indices into them, and a description of their order.
 
-    Raises DataError if the given names do not cover the labels, or if labels are integers here and text there.
+    Raises DataError if `given` does not cover the labels, or if some labels are integers and others text.
     """
     if len({array.dtype.kind for array in labels}) > 1:
         raise DataError(f"labels of {path} are integers in one split and text in another. Save them all the same way.")
@@ -283,7 +279,7 @@ def class_labels(
     known = set(names) if are_text else range(len(names))
     unknown = [str(value) for value in values.tolist() if value not in known]
     if unknown:
-        raise DataError(f"{where} of {path} names {len(names)} classes, but labels go on to {listed(unknown)}.")
+        raise DataError(f"{where} of {path} names {len(names)} classes, but labels also have {listed(unknown)}.")
     codes = labels_of(values.tolist(), names) if are_text else values.astype(np.int32)
     return names, codes[which], f"that of {where}"
 
@@ -311,8 +307,8 @@ def _refuse(where: str, values: npt.NDArray[Any], wrong: npt.NDArray[np.bool_], 
 
 
 def list_digits(request: DataRequest, reporter: Reporter) -> Listing:
-    """Images "digits/0000" to "digits/1796". Read from scikit-learn's data file: importing scikit-learn costs more
-    time than everything else that `hyperrule plan` does."""
+    """List images "digits/0000" to "digits/1796", read from scikit-learn's data file: importing scikit-learn would take
+    longer than everything else that `hyperrule plan` does."""
     package = importlib.util.find_spec("sklearn")
     if package is None or not package.submodule_search_locations:
         raise DataError("data set 'digits' comes with scikit-learn, which is not installed: pip install scikit-learn")

@@ -1,6 +1,6 @@
 """Hugging Face data sets: "hf:ORGANISATION/NAME" or "hf:ORGANISATION/NAME/CONFIG", and folders that save_to_disk wrote.
 
-What is on disk, saved or in the cache, is read without network. Images stay in the Arrow files, mapped into memory.
+Data on disk, saved or in the cache, are read without a network. Images stay in the Arrow files, mapped into memory.
 """
 
 import logging
@@ -26,14 +26,14 @@ from hyperrule.support.progress import Reporter
 
 PREFIX = "hf:"
 NAME = re.compile(r"(?P<name>[^/:]+(/[^/:]+)?)([/:](?P<config>[^/:]+))?")
-SAVED = ("dataset_dict.json", "state.json")  # of save_to_disk
+SAVED = ("dataset_dict.json", "state.json")  # files that save_to_disk writes
 
 
 def list_huggingface(request: DataRequest, reporter: Reporter, fetch: bool = True) -> Listing:
-    """Images "train/00123" by position in the split, or by their file names where these are unique.
+    """List the images; ids are file names where these are unique, else positions in the split, such as "train/00123".
 
-    With `fetch`, what is not on disk is downloaded. Raises DataError for what does not exist or cannot be had, for a
-    data set without images or labels of whole images, and for splits that share images.
+    With `fetch`, data that are not on disk are downloaded. Raises DataError if the data set does not exist, cannot be
+    downloaded, has no images or no image-level labels, or if splits share images.
     """
     datasets = _datasets(reporter)
     data_set = request.dataset
@@ -70,14 +70,14 @@ def list_huggingface(request: DataRequest, reporter: Reporter, fetch: bool = Tru
 
 
 def _opened(datasets: Any, request: DataRequest, reporter: Reporter, fetch: bool) -> dict[str, Any]:
-    """Every split's datasets.Dataset by its name; one that was saved without a name is called "train"."""
+    """Return the datasets.Dataset of every split by name; a split saved without a name is called "train"."""
     typed = request.dataset.removeprefix(PREFIX)
     folder = os.path.expanduser(typed)
     if any(Path(folder, file).is_file() for file in SAVED):
         try:
             loaded = datasets.load_from_disk(folder)
-        except Exception as error:  # of any kind: the files are as they come
-            raise DataError(f"{folder} does not hold a whole data set of save_to_disk: {reason(error)}") from error
+        except Exception as error:  # of any kind: the files may hold anything
+            raise DataError(f"{folder} is not a complete folder of save_to_disk: {reason(error)}") from error
     else:
         loaded = _named(datasets, typed, request.data_dir, reporter, fetch)
     parts = dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
@@ -87,14 +87,14 @@ def _opened(datasets: Any, request: DataRequest, reporter: Reporter, fetch: bool
 
 
 def _named(datasets: Any, typed: str, cache: Path | None, reporter: Reporter, fetch: bool) -> Any:
-    """From the cache, else from the network."""
+    """Load from the cache, else from the network."""
     if (name := NAME.fullmatch(typed)) is None:
         raise DataError(
-            f"{PREFIX}{typed} is neither a name of Hugging Face nor a folder of save_to_disk. Write "
+            f"{PREFIX}{typed} is neither a Hugging Face name nor a folder of save_to_disk. Write "
             f"{PREFIX}ORGANISATION/NAME, or {PREFIX}ORGANISATION/NAME/CONFIG."
         )
     if cache is not None and not cache.is_dir():
-        raise DataError(f"data directory {cache} does not exist. Make it, if data sets are to be downloaded there.")
+        raise DataError(f"data directory {cache} does not exist. Create it to download data sets there.")
 
     def load() -> Any:
         return datasets.load_dataset(name["name"], name["config"], cache_dir=None if cache is None else str(cache))
@@ -105,9 +105,11 @@ def _named(datasets: Any, typed: str, cache: Path | None, reporter: Reporter, fe
     except Exception as error:
         why = f" ({reason(error)})" if isinstance(error, ValueError) else ""
     missing = f"{PREFIX}{typed} is not in {cache or datasets.config.HF_DATASETS_CACHE}{why}"
-    save = f"load_dataset({name['name']!r}).save_to_disk('FOLDER') saves it where there is a network; --dataset FOLDER"
+    save = (
+        f"On a machine with a network, run load_dataset({name['name']!r}).save_to_disk('FOLDER'); use --dataset FOLDER"
+    )
     if datasets.config.HF_HUB_OFFLINE:
-        raise DataError(f"{missing}, and HF_HUB_OFFLINE forbids to download it. {save}")
+        raise DataError(f"{missing}, and HF_HUB_OFFLINE forbids downloading it. {save}")
     if not fetch:
         raise DataError(f"{missing}. 'hyperrule finetune' will download it there.")
     reporter.say(f"downloading {PREFIX}{typed} to {cache or datasets.config.HF_DATASETS_CACHE}")
@@ -119,7 +121,7 @@ def _named(datasets: Any, typed: str, cache: Path | None, reporter: Reporter, fe
 
 @contextmanager
 def _offline(datasets: Any) -> Iterator[None]:
-    """Within the block only the cache is looked into."""
+    """Use only the cache within the block."""
     before = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = True
     try:
@@ -129,7 +131,7 @@ def _offline(datasets: Any) -> Iterator[None]:
 
 
 def _keys(datasets: Any, features: Mapping[str, Any], request: DataRequest, data_set: str) -> tuple[str, str]:
-    """Of the image and the label."""
+    """Return the keys of the image and the label."""
     images = [key for key, feature in features.items() if isinstance(feature, datasets.Image)]
     classes = [key for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     others = [
@@ -149,7 +151,7 @@ def _absolute(datasets: Any, parts: Mapping[str, Any]) -> Callable[[str], Iterab
 
 
 def _used(parts: Mapping[str, Any], images: Indices) -> Iterator[tuple[str, Any, Indices]]:
-    """Splits that have any of those images, with the positions, ascending, that these have in the split."""
+    """Yield name, data and positions (ascending) of every split that has some of the images."""
     first = 0
     for name, part in parts.items():
         start, end = np.searchsorted(images, [first, first + len(part)])
@@ -159,12 +161,12 @@ def _used(parts: Mapping[str, Any], images: Indices) -> Iterator[tuple[str, Any,
 
 
 def _column(used: list[tuple[str, Any, Indices]], key: str) -> pa.ChunkedArray:
-    """That column of the tables of all splits."""
+    """Return the column of all splits, concatenated."""
     return pa.chunked_array([chunk for _, part, _ in used for chunk in part.data.column(key).chunks])
 
 
 def _rows(used: list[tuple[str, Any, Indices]]) -> Indices:
-    """Rows of the images in such a column. A data set that was shuffled or filtered has a table of its rows' order."""
+    """Return the images' rows in the concatenated column; `_indices` maps the rows of shuffled or filtered data."""
     rows, first = [], 0
     for _, part, positions in used:
         order = positions if part._indices is None else part._indices.column(0).to_numpy()[positions].astype(np.int64)
@@ -174,7 +176,7 @@ def _rows(used: list[tuple[str, Any, Indices]]) -> Indices:
 
 
 def _ids(used: list[tuple[str, Any, Indices]], paths: list[str | None]) -> list[str]:
-    """By file name, if these are relative and differ; else by position."""
+    """Return file names if all are relative and unique, else positions."""
     splits = [name for name, _, positions in used for _ in range(len(positions))]
     named = [f"{split}/{path}" for split, path in zip(splits, paths, strict=True) if path and _is_plain(path)]
     if len(set(named)) == len(paths):
@@ -191,21 +193,21 @@ def _is_plain(path: str) -> bool:
 
 
 def _contents(encoded: pa.ChunkedArray, paths: list[str | None], rows: Indices, data_set: str) -> EncodedImages:
-    """Images in the table, or in files that it has the paths of."""
+    """Read images from the table, or from files whose paths it holds."""
     embedded = pc.is_valid(encoded).take(rows).to_numpy()
     if embedded.all():
         return TableColumn(encoded, rows)
     names = [path for path in paths if path and "://" not in path]
     if embedded.any() or len(names) < len(paths):
         raise DataError(
-            f"{int((~embedded).sum()):,} of {len(rows):,} images of {data_set} are not in its table, and can only be "
-            "read from files if all of them are. Put them in: datasets.Image(decode=False) and save_to_disk."
+            f"{int((~embedded).sum()):,} of {len(rows):,} images of {data_set} are not embedded in its table; images "
+            "are read from files only if all are. Embed them: datasets.Image(decode=False) and save_to_disk."
         )
     return Files.of(Path.cwd(), names)
 
 
 def _classes(feature: Any, column: pa.ChunkedArray) -> Classes:
-    """Images without a label have -1, as in data sets of contests."""
+    """Index the labels; images without a label, as in contests, get -1."""
     if hasattr(feature, "names"):
         return Classes(tuple(feature.names), pc.fill_null(column, -1).to_numpy().astype(np.int32), OWN_ORDER)
     known = column.is_valid().to_numpy()

@@ -1,7 +1,7 @@
 """A folder of labelled images: `CLASS/*.jpg`, or `{train,val|validation,test}/CLASS/*.jpg`, nested to any depth.
 
-Classes are folders in the order of their names as text ("10" before "2"), unless `classes.txt` in the folder gives
-another, a name a line. Files and folders whose names start with "." do not count.
+Classes are ordered by folder name as text ("10" before "2"), unless `classes.txt` in the folder lists them in another
+order, one name per line. Files and folders whose names start with "." are ignored.
 """
 
 import os
@@ -22,7 +22,7 @@ CLASSES_FILE = "classes.txt"
 
 
 def list_image_folder(request: DataRequest, reporter: Reporter) -> Listing:
-    """Every image file by split, class and name. Raises DataError if there is none, or `classes.txt` does not fit."""
+    """List every image file by split, class and name. Raises DataError for no images or a wrong `classes.txt`."""
     folder = Path(os.path.expanduser(request.dataset))
     with os_errors_as(DataError, f"cannot read data set folder {folder}"):
         roots = _split_roots(folder, request)
@@ -41,7 +41,7 @@ def list_image_folder(request: DataRequest, reporter: Reporter) -> Listing:
         raise DataError(
             f"{root} holds no class folder with images. "
             f"Received: {listed(sorted(printable(child.name) for child in root.iterdir())) or 'an empty folder'}. "
-            f"Files that count: {', '.join(sorted(EXTENSIONS))}."
+            f"Image files end in: {', '.join(sorted(EXTENSIONS))}."
         )
     class_names, order = _class_names(folder, names)
     ends = np.cumsum([0, *map(len, found.values())])
@@ -65,7 +65,7 @@ def list_image_folder(request: DataRequest, reporter: Reporter) -> Listing:
 
 
 def list_unlabelled(request: DataRequest) -> Listing | None:
-    """Every image file of a folder that has images and no folders with images; None for any other."""
+    """List the images of a folder that has no sub-folders with images; None if it has, or has no images itself."""
     folder = Path(os.path.expanduser(request.dataset))
     with os_errors_as(DataError, f"cannot read data set folder {folder}"):
         if not any(child.suffix.lower() in EXTENSIONS for child in folder.iterdir() if not child.name.startswith(".")):
@@ -86,11 +86,11 @@ def list_unlabelled(request: DataRequest) -> Listing | None:
 
 
 def image_files(folder: Path) -> tuple[list[Path], int]:
-    """All image files in the folder and those below, in the order of their names, and the number of other files."""
+    """Return all image files in the folder and below, by name, and the number of other files."""
     images, others, visited = [], 0, set()
     for parent, below, files in os.walk(folder, followlinks=True, onerror=_raise):
         status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in visited:  # links can lead in a circle
+        if (status.st_dev, status.st_ino) in visited:  # symbolic links can form a cycle
             below.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
@@ -107,23 +107,23 @@ def image_files(folder: Path) -> tuple[list[Path], int]:
 
 
 def folders(root: Path) -> list[Path]:
-    """Sub-folders that count, by name."""
+    """Return the sub-folders that are not hidden, by name."""
     return sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
 def _split_roots(folder: Path, request: DataRequest) -> dict[Split, Path]:
-    """Folders of the splits, or nothing when the classes lie directly in the folder."""
+    """Return the folder of each split; empty if the class folders lie directly in `folder`."""
     children = {child.name: child for child in folders(folder)}
     return {split: children[name] for split, name in split_by_name(list(children), request, str(folder)).items()}
 
 
 def _class_names(folder: Path, found: set[str]) -> tuple[tuple[str, ...], str]:
-    """The classes in their order, and whose order that is."""
+    """Return the ordered class names, and a description of their order."""
     file = folder / CLASSES_FILE
     if not file.is_file():
         names = tuple(sorted(found))
         numbers = all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int)
-        example = f" ({', '.join(names[:4])}, ...; {CLASSES_FILE} in the folder could give another)" if numbers else ""
+        example = f" ({', '.join(names[:4])}, ...; {CLASSES_FILE} in the folder can set another)" if numbers else ""
         return names, AS_TEXT + example
     names = tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip())
     repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
@@ -138,7 +138,7 @@ def _class_names(folder: Path, found: set[str]) -> tuple[tuple[str, ...], str]:
 
 
 def _is_special(path: str) -> bool:
-    """Whether it is a pipe or a device, which would be read for ever. Links that lead nowhere are told of later."""
+    """Return whether it is a pipe or a device, which could be read for ever. Broken links are reported later."""
     return not os.path.isfile(path) and os.path.exists(path)
 
 

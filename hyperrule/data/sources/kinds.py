@@ -1,4 +1,4 @@
-"""What `--dataset` may be: one row a kind of storage, and the choice among them."""
+"""The kinds of data set that `--dataset` accepts, and how to recognise them."""
 
 import os
 import re
@@ -15,14 +15,14 @@ from hyperrule.support.progress import Reporter
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of storage: its name, what is typed for it, and what it is."""
+    """A kind of data set: its name, an example of what the user types, and its description."""
 
     name: str
     typed: str
     explained: str
-    fetches: bool = False  # may download, and looks into --data-dir
-    has_keys: bool = True  # that --image-key and --label-key may name
-    extra: str = ""  # of pip install 'hyperrule[extra]'
+    fetches: bool = False  # may download; uses --data-dir
+    has_keys: bool = True  # whether --image-key and --label-key apply
+    extra: str = ""  # needed: pip install 'hyperrule[EXTRA]'
 
 
 KINDS = {
@@ -31,7 +31,7 @@ KINDS = {
         Kind(
             "image folder",
             "photos",
-            "CLASS/*.jpg or {train,val,test}/CLASS/*.jpg, nested to any depth; classes.txt fixes the order of classes",
+            "CLASS/*.jpg or {train,val,test}/CLASS/*.jpg, nested to any depth; classes.txt sets the order of classes",
             has_keys=False,
         ),
         Kind(
@@ -43,13 +43,13 @@ KINDS = {
         Kind(
             "manifest",
             "images.csv",
-            "table of path, label and perhaps split: CSV, TSV, JSONL or Parquet; paths relative to the table",
+            "table of path, label and, optionally, split: CSV, TSV, JSONL or Parquet; paths relative to the table",
         ),
         Kind(
             "arrays",
             "images.npz",
             "uint8 images [N, height, width(, 3)] and labels: x_train, y_train, x_test, y_test or images, labels; or "
-            ".npy, with labels beside",
+            "a .npy with its labels in a .npy beside it",
         ),
         Kind(
             "tar shards",
@@ -59,7 +59,7 @@ KINDS = {
         Kind(
             "TFRecord shards",
             "'records/train-*.tfrecord'",
-            "tf.train.Example with image/encoded and image/class/label, or what --image-key and --label-key say",
+            "tf.train.Example with image/encoded and image/class/label, or the keys set by --image-key and --label-key",
         ),
         Kind(
             "TFDS",
@@ -71,7 +71,7 @@ KINDS = {
             "VTAB-1k",
             "vtab:pets",
             "a task of VTAB-1k, from data that TFDS prepares: 1,000 training images and the whole test set, to report; "
-            "vtab:pets@choose: 800 to train on and 200 to choose hyper-parameters by. The tasks: caltech101, cifar100, "
+            "vtab:pets@choose: 800 to train on and 200 to tune hyper-parameters on. The tasks: caltech101, cifar100, "
             "dtd, flowers102, pets, sun397, svhn, eurosat, patch-camelyon, resisc45, retinopathy, clevr-count, "
             "clevr-distance, dmlab, dsprites-location, dsprites-orientation, kitti-distance, snorb-azimuth, "
             "snorb-elevation",
@@ -88,25 +88,25 @@ KINDS = {
         Kind(
             "digits",
             "digits",
-            "1,797 handwritten digits, 8 x 8, in the package: for a first try",
+            "1,797 handwritten digits, 8 x 8 pixels, included in the package: for a first try",
             has_keys=False,
         ),
     )
 }
 PREFIXES = {"tfds:": "TFDS", "vtab:": "VTAB-1k", "hf:": "Hugging Face"}
-FOLDERS_TOO = ("tfds:", "hf:")  # a path may stand for the name
+FOLDERS_TOO = ("tfds:", "hf:")  # the name may also be a path
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 ARRAYS = (".npz", ".npy")
 TFRECORDS = (".tfrecord", ".tfrecords", ".tfrec")
 NUMBERED = re.compile(r"-\d{5}-of-\d{5}$")  # shards of TFRecords without a suffix
 LABEL_SUFFIXES = (".cls", ".txt", ".json")  # of WebDataset
-FIRST_MEMBERS = 20  # enough to tell a packed folder from a shard
+FIRST_MEMBERS = 20  # enough to distinguish a packed folder from a shard
 
 
 def list_images(request: DataRequest, reporter: Reporter, fetch: bool = True) -> Listing:
-    """The images of a data set, whatever it is stored in; with `fetch`, what is missing may be downloaded.
+    """List the images of a data set of any kind; with `fetch`, download it if it is missing.
 
-    Raises DataError if there is no such data set or it cannot be used.
+    Raises DataError if the data set does not exist or cannot be used.
     """
     path = Path(os.path.expanduser(request.dataset))
     kind = kind_of(request.dataset)
@@ -116,12 +116,12 @@ def list_images(request: DataRequest, reporter: Reporter, fetch: bool = True) ->
     listing = _listing(kind, request, reporter, fetch)
     if request.splits and not listing.splits:
         option = f"--{next(iter(request.splits))}-split"
-        raise DataError(f"{option} means nothing for {request.dataset} ({kind.name}): it has no splits. Leave it out.")
+        raise DataError(f"{option} does not apply to {request.dataset} ({kind.name}): it has no splits. Leave it out.")
     return listing
 
 
 def _listing(kind: Kind, request: DataRequest, reporter: Reporter, fetch: bool) -> Listing:
-    """Imports only what this kind needs: some libraries take seconds to load."""
+    """List by kind. Imports only what the kind needs: some libraries take seconds to load."""
     match kind.name:
         case "image folder" | "archive":
             from hyperrule.data.sources.image_folder import list_image_folder
@@ -164,12 +164,12 @@ def _listing(kind: Kind, request: DataRequest, reporter: Reporter, fetch: bool) 
 
 
 def is_name(dataset: str) -> bool:
-    """Whether the data set is called by a name, not by a path."""
+    """Return whether the data set is given by a name, not by a path."""
     return dataset.startswith(tuple(PREFIXES)) or (dataset == "digits" and not Path(dataset).exists())
 
 
 def located(dataset: str) -> str:
-    """The same data set from any working directory: paths, also those after a prefix, are absolute."""
+    """Make paths absolute, also after a prefix, so that the data set is found from any working directory."""
     prefix = next((prefix for prefix in PREFIXES if dataset.startswith(prefix)), "")
     path = os.path.expanduser(dataset.removeprefix(prefix))
     if is_name(dataset) and not (prefix in FOLDERS_TOO and os.path.isdir(path)):
@@ -178,14 +178,14 @@ def located(dataset: str) -> str:
 
 
 def kind_of(dataset: str) -> Kind:
-    """The kind of storage that `dataset` is. Raises DataError if it is none."""
+    """Return the kind of `dataset`. Raises DataError if it is of no known kind."""
     path = Path(os.path.expanduser(dataset))
     name = path.name.lower()
     if is_name(dataset):
         return KINDS[next((kind for prefix, kind in PREFIXES.items() if dataset.startswith(prefix)), "digits")]
     if path.is_dir():
         return _kind_of_folder(path)
-    if path.is_file() or not path.exists():  # a pipe would be waited for
+    if path.is_file() or not path.exists():  # opening a pipe would wait for ever
         for suffixes, kind in ((MANIFESTS, "manifest"), (ARRAYS, "arrays")):
             if name.endswith(suffixes):
                 return KINDS[kind]
@@ -196,29 +196,29 @@ def kind_of(dataset: str) -> Kind:
             return KINDS["tar shards"]
         if is_archive(path):
             return KINDS["archive"]
-    what = "is neither a folder nor a kind of file that is known" if path.exists() else "does not exist"
+    what = "is neither a folder nor a known kind of file" if path.exists() else "does not exist"
     raise DataError(
         f"data set {dataset} {what}. Give a folder of class folders with images, 'digits', or one of: "
         f"{', '.join(kind.typed for kind in KINDS.values() if kind.name not in ('digits', 'image folder'))}. "
-        "'hyperrule datasets' explains them."
+        "'hyperrule datasets' describes them."
     )
 
 
 def _refuse_ignored(request: DataRequest, kind: Kind) -> None:
-    """Raises DataError for options that this kind would pass over without a word."""
-    for option, value, counts in (
+    """Raise DataError for options that this kind would silently ignore."""
+    for option, value, applies in (
         ("--data-dir", request.data_dir, kind.fetches),
         ("--image-key", request.image_key, kind.has_keys),
         ("--label-key", request.label_key, kind.has_keys),
     ):
-        if value is not None and not counts:
+        if value is not None and not applies:
             takers = " and ".join(other.name for other in KINDS.values() if other.fetches)
             only = f"it is for {takers}" if option == "--data-dir" else "it has neither columns nor features"
-            raise DataError(f"{option} means nothing for {request.dataset} ({kind.name}): {only}. Leave it out.")
+            raise DataError(f"{option} does not apply to {request.dataset} ({kind.name}): {only}. Leave it out.")
 
 
 def _kind_of_folder(folder: Path) -> Kind:
-    """By the files in the folder, or in the folders of its splits: shards, what save_to_disk writes, or images."""
+    """Decide by the files in the folder or in its split folders: shards, output of save_to_disk, or images."""
     try:
         roots = [folder, *(child for child in folder.iterdir() if child.name.lower() in SPLIT_NAMES and child.is_dir())]
         files = {entry.name.lower() for root in roots for entry in os.scandir(root) if entry.is_file()}
@@ -238,7 +238,7 @@ def _is_tfrecord(name: str) -> bool:
 
 
 def _is_sharded(file: Path) -> bool:
-    """Whether a tar holds labels beside its images, among its first members, and so is not a packed folder."""
+    """Return whether the first members of a tar include labels: then it is a shard, not a packed folder."""
     try:
         with tarfile.open(file, "r:") as tar:
             return any(Path(member.name).suffix in LABEL_SUFFIXES for member in islice(tar, FIRST_MEMBERS))

@@ -1,13 +1,9 @@
-r"""A table of images: CSV, TSV, JSON lines or Parquet with a path, a label and, if it likes, a split in every row.
+r"""A table of images: CSV, TSV, JSON lines or Parquet with a path, a label and, optionally, a split in every row.
 
-Paths are relative to the table's folder, or absolute. What does not exist as written is looked for without the blanks
-around it and with / for \. Blanks around labels and splits do not count. Labels that are all integers (3, or 3.0, as
-columns with gaps come out of other programs) are classes in the order of numbers. CSV does not tell the text "3" from
-the number 3, so that a column of numbers and words is refused there; JSON and Parquet do, and text is as it is.
-
-Which of many paths are files.
-
-The rows of a table that are used: their text, and how to speak of them.
+Paths are relative to the table's folder, or absolute. If a path does not exist as written, it is tried again without
+surrounding blanks and with / for \. Blanks around labels and splits are ignored. If all labels are integers (3, or
+3.0, as programs write columns with gaps), classes are in numeric order. CSV does not distinguish the text "3" from the
+number 3, so a CSV column that mixes numbers and words is refused; JSON and Parquet do, and keep text unchanged.
 """
 
 import os
@@ -41,6 +37,12 @@ from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import NAMED_AT_MOST, did_you_mean, listed, printable
 
+IMAGE_COLUMNS = ("path", "file", "filename", "file_name", "image", "filepath")
+LABEL_COLUMNS = ("label", "class", "class_name", "category", "target")
+SPLIT_COLUMN = "split"
+NUMBER = re.compile(r"[+-]?[0-9]{1,99}(\.[0-9]*)?")
+WHOLE = re.compile(r"\.0*$")
+UNUSED = -1  # the split of rows that are left out
 TEXT_OR_INTEGERS = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -52,15 +54,15 @@ TEXT_OR_INTEGERS = (
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows `rows` (int64 [n], counted from 0) of a table."""
+    """The used rows of a table: `rows` int64 [n], counted from 0."""
 
     table: Table
     rows: Indices
 
     def distinct(self, name: str, column: pa.ChunkedArray) -> tuple[npt.NDArray[np.object_], npt.NDArray[Any]]:
-        """The texts that the column has in these rows, each once, and of every row which it is (integers [n]).
+        """Return the distinct texts of the column in these rows, and the index of every row's text (integers [n]).
 
-        Raises DataError if any is empty, or not of a type that `as_text` takes.
+        Raises DataError for empty text and for types that `as_text` refuses.
         """
         texts, which = distinct(as_text(column, f"column {name!r} of {self.table.path}"))
         if len(self.rows) < len(which):
@@ -75,7 +77,7 @@ class Rows:
         return texts, which
 
     def numbered(self, members: Indices) -> str:
-        """The rows of those numbers as the user sees them: "row 2, 3, 4, 5, 6 and 2 more"."""
+        """Name the rows as the user counts them: "row 2, 3, 4, 5, 6 and 2 more"."""
         return f"row {listed([*map(str, self.numbers(members[:NAMED_AT_MOST])), *members[NAMED_AT_MOST:]])}"
 
     def numbers(self, members: Indices) -> Indices:
@@ -83,9 +85,9 @@ class Rows:
 
 
 def as_text(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """The column as large_string: integers, and floats that are whole, as integers; NaN and null as "".
+    """Convert the column to large_string: whole floats are written as integers, NaN and null as "".
 
-    Raises DataError for fractions, for types whose values are neither names nor integers, and for text not in UTF-8.
+    Raises DataError for fractions, for types other than text and numbers, and for text that is not UTF-8.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -97,36 +99,28 @@ def as_text(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
     except pa.ArrowInvalid:
         raise DataError(f"{where} holds fractions ({column.type}). A class is a name or an integer.") from None
     if not any(is_known(column.type) for is_known in TEXT_OR_INTEGERS):
-        raise DataError(f"{where} holds {column.type}. It must hold text or integers, one an image.")
+        raise DataError(f"{where} holds {column.type}. It must hold text or integers, one per image.")
     text = column.cast(pa.large_string())
     try:
         text.validate(full=True)
     except pa.ArrowInvalid:
-        raise DataError(f"{where} holds text that is not UTF-8. Write it in UTF-8.") from None
+        raise DataError(f"{where} holds text that is not UTF-8. Save it in UTF-8.") from None
     return text.fill_null("") if text.null_count else text
 
 
 def distinct(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.object_], npt.NDArray[Any]]:
-    """The distinct texts of the column in their order, and of every row the number of its text (int32 [n])."""
+    """Return the distinct texts in order of first occurrence, and the index of every row's text (int32 [n])."""
     encoded = column.dictionary_encode().combine_chunks()
-    pa.default_memory_pool().release_unused()  # 100 MB of a million paths, which Arrow would keep
-    # Not to_numpy(), which imports pandas where there is one: half a second and 30 MB.
+    pa.default_memory_pool().release_unused()  # 100 MB for a million paths, which Arrow would keep
+    # Not to_numpy(), which imports pandas if installed: half a second and 30 MB.
     return np.array(encoded.dictionary.to_pylist(), object), np.from_dlpack(encoded.indices)
 
 
-IMAGE_COLUMNS = ("path", "file", "filename", "file_name", "image", "filepath")
-LABEL_COLUMNS = ("label", "class", "class_name", "category", "target")
-SPLIT_COLUMN = "split"
-NUMBER = re.compile(r"[+-]?[0-9]{1,99}(\.[0-9]*)?")
-WHOLE = re.compile(r"\.0*$")
-UNUSED = -1  # the split of rows that are left out
-
-
 def list_manifest(request: DataRequest, reporter: Reporter) -> Listing:
-    """Every row whose split is used, in the order of the table; ids are the paths as written.
+    """List every row whose split is used, in table order; ids are the paths as written.
 
-    Raises DataError for a table that cannot be read, for columns, paths or labels that are missing, for files that
-    are not there, and for labels of which it is open whether they are numbers or names.
+    Raises DataError if the table cannot be read, if columns, paths, labels or files are missing, and if it is unclear
+    whether labels are numbers or names.
     """
     path = Path(os.path.expanduser(request.dataset))
     with os_errors_as(DataError, f"cannot read {path}"):
@@ -155,7 +149,7 @@ def list_manifest(request: DataRequest, reporter: Reporter) -> Listing:
 
 
 def _read(table: Table, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
-    """The columns one by one, so that each can be let go when it is done with: paths take the most memory of all."""
+    """Return the columns separately, so that each can be freed after use: the paths take most of the memory."""
     columns = table.read(names)
     pa.default_memory_pool().release_unused()
     if not columns.num_rows:
@@ -164,13 +158,13 @@ def _read(table: Table, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
 
 
 def _columns(table: Table, request: DataRequest) -> tuple[str, str, list[str]]:
-    """The columns of paths, of labels and, if there is one, of splits."""
+    """Return the names of the columns of paths, of labels and, if it exists, of splits (at most one)."""
     names = table.names
     if not names:
-        raise DataError(f"{table.path} is empty. It should have columns {IMAGE_COLUMNS[0]} and {LABEL_COLUMNS[0]}.")
+        raise DataError(f"{table.path} is empty. It must have columns {IMAGE_COLUMNS[0]} and {LABEL_COLUMNS[0]}.")
     if not table.typed and any(Path(name).suffix.lower() in EXTENSIONS for name in names):
         header = f"{IMAGE_COLUMNS[0]},{LABEL_COLUMNS[0]}"
-        raise DataError(f"{table.path} has no header: its first row is {listed(names)}. Put {header!r} above it.")
+        raise DataError(f"{table.path} has no header: its first row is {listed(names)}. Add {header!r} above it.")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{table.path} has more than one column {listed(map(repr, twice))}. Rename all but one.")
     image = _column(table, request.image_key, IMAGE_COLUMNS, "paths", "--image-key")
@@ -196,9 +190,9 @@ def _column(table: Table, asked: str | None, usual: Sequence[str], what: str, op
 def _splits(
     table: Table, columns: dict[str, pa.ChunkedArray], split: list[str], request: DataRequest
 ) -> tuple[dict[Split, str], npt.NDArray[np.int8], str]:
-    """What each split is called, every row's split (its number among them, or UNUSED), and what is left out, in words.
+    """Return the name of each split in the table, every row's split (its index, or UNUSED), and a note on unused rows.
 
-    All rows are of split 0 where the table has no splits.
+    All rows have split 0 if the table has no splits.
     """
     if not split:
         return {}, np.zeros(len(next(iter(columns.values()))), np.int8), ""
@@ -209,7 +203,7 @@ def _splits(
     if not chosen:
         raise DataError(
             f"{where} has no value such as train, validation or test. It has: {listed(map(repr, names))}. "
-            "Say what each split is called, as in --train-split NAME."
+            "Name the splits, as in --train-split NAME."
         )
     number = {name: number for number, name in enumerate(chosen.values())}
     splits = np.array([number.get(name, UNUSED) for name in names], np.int8)[which]
@@ -219,7 +213,7 @@ def _splits(
 
 
 def _classes(rows: Rows, name: str, column: pa.ChunkedArray) -> tuple[tuple[str, ...], npt.NDArray[np.int32], str]:
-    """Class names, labels (int32 [n], indices into them), and whose order it is."""
+    """Return the class names, the labels (int32 [n], indices into them), and a description of their order."""
     texts, which = rows.distinct(name, column)
     written = [text.strip() for text in texts]
     names = written if rows.table.typed else _untyped(rows, name, written, which)
@@ -233,7 +227,7 @@ def _classes(rows: Rows, name: str, column: pa.ChunkedArray) -> tuple[tuple[str,
 
 
 def _untyped(rows: Rows, column: str, written: list[str], which: npt.NDArray[Any]) -> list[str]:
-    """The class names that are meant by text in which "3" may be a number. Raises DataError if that is open."""
+    """Return the class names of text in which "3" may be a number. Raises DataError if that is unclear."""
     numeric = np.array([NUMBER.fullmatch(text) is not None for text in written])[which]
     if not numeric.any():
         return written
@@ -245,7 +239,7 @@ def _untyped(rows: Rows, column: str, written: list[str], which: npt.NDArray[Any
         both = [such_as("numbers", np.flatnonzero(numeric)), such_as("words", np.flatnonzero(~numeric))]
         raise DataError(
             f"column {column!r} of {rows.table.path} mixes {' and '.join(both)}. Write all classes as integers or all "
-            "as words; if those numbers are names of classes, give the table as .jsonl with all labels in quotes."
+            "as words; if the numbers are class names, save the table as .jsonl with all labels in quotes."
         )
     names = [WHOLE.sub("", text) for text in written]
     fractions = np.array([not are_integers([name]) for name in names])[which]
@@ -258,8 +252,10 @@ def _untyped(rows: Rows, column: str, written: list[str], which: npt.NDArray[Any
 def _files(
     rows: Rows, column: str, paths: npt.NDArray[np.object_], which: npt.NDArray[Any]
 ) -> tuple[npt.NDArray[np.object_], str]:
-    """The paths by which files are found, and how many differ from the `paths`, as written. Raises DataError if files
-    are missing; row i is of `paths[which[i]]`."""
+    """Return the paths at which the files exist, and a note on how many differ from `paths`, as written.
+
+    Row i has path `paths[which[i]]`. Raises DataError if files are missing.
+    """
     folder = rows.table.path.resolve().parent
     missing = absent(folder, paths)
     mended = paths.copy()
@@ -275,7 +271,7 @@ def _files(
             f"{'are folders or ' if folders else ''}do not exist: {listed([*said, *members[NAMED_AT_MOST:]])}. "
             f"Paths are relative to {folder}, or absolute."
         )
-    return mended, f"{len(missing)} paths are read without blanks around them and with / for \\" * bool(len(missing))
+    return mended, f"{len(missing)} paths are read without surrounding blanks and with / for \\" * bool(len(missing))
 
 
 def _is_folder(folder: Path, path: str) -> bool:
@@ -289,8 +285,7 @@ def _ids(
     labels: npt.NDArray[np.int32],
     splits: npt.NDArray[np.int8],
 ) -> tuple[list[str], str]:
-    """The paths, printable; where a path was there before, with the number of its row. And how many rows repeat label
-    and split as well, in words."""
+    """Return the printable paths, a repeated one with its row number, and a note on rows that repeat an earlier one."""
     ids: list[str] = np.array([printable(path) for path in paths], dtype=object)[which].tolist()
     if len(paths) == len(which):
         return ids, ""
@@ -303,10 +298,10 @@ def _ids(
 
 
 def absent(folder: Path, paths: npt.NDArray[np.object_]) -> Indices:
-    """Numbers, ascending, of the paths (str [n], relative to `folder` or absolute) that are no files.
+    """Return the indices, ascending, of the paths (str [n], relative to `folder` or absolute) that are not files.
 
-    Lists every folder once: to ask for a million files one by one takes far longer. Raises OSError for folders that
-    may not be listed.
+    Lists every folder once: checking a million files one by one takes far longer. Raises OSError for folders that
+    cannot be listed.
     """
     if not len(paths):
         return np.zeros(0, np.int64)

@@ -1,4 +1,4 @@
-"""Data sets that are called by a name: the keys of images and labels, and splits by expression."""
+"""What TFDS and Hugging Face data sets share: the choice of image and label keys, and split expressions."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,9 +24,9 @@ def chosen_key(
     data_set: str,
     features: Sequence[str],
 ) -> str:
-    """The key of the image or the label: the wanted one; a customary name; or the only one that is `certain`.
+    """Return the key of the image or the label: the wanted one, a customary name, or the only `certain` key.
 
-    Raises DataError, with the choice, if that does not decide, and if there is nothing to choose from.
+    Raises DataError that lists the candidates if several are left, or if there are none.
     """
     choice = [*certain, *possible]
     if wanted is not None:
@@ -40,14 +40,14 @@ def chosen_key(
     if len(certain) == 1:
         return certain[0]
     if certain:
-        raise DataError(f"{data_set} has several {what}s: {listed(certain)}. Say which: --{what}-key {certain[0]}")
+        raise DataError(f"{data_set} has several {what}s: {listed(certain)}. Choose one: --{what}-key {certain[0]}")
     others = f" Any number or text can be the label: --{what}-key {possible[0]}" if possible else ""
-    of_whole = "label of whole images" if what == "label" else "image"
-    raise DataError(f"{data_set} has no {of_whole}. It has: {listed(features)}.{others}")
+    missing = "image-level label" if what == "label" else "image"
+    raise DataError(f"{data_set} has no {missing}. It has: {listed(features)}.{others}")
 
 
 class Span(Protocol):
-    """Part of a split, as the read instructions of both TFDS and Hugging Face have it; None is an end of the split."""
+    """A slice of a split, as the read instructions of TFDS and Hugging Face describe it; None: start or end."""
 
     splitname: str
     from_: int | None
@@ -56,8 +56,8 @@ class Span(Protocol):
 
 @dataclass(frozen=True)
 class SplitSelection:
-    """`images` are the numbers, ascending, of the images in any split, where all splits of the data set are counted
-    through; `splits` index `images`."""
+    """The images of the chosen splits: `images` number them, ascending, across all splits of the data set; `splits`
+    index `images`; `origins` describe each split."""
 
     images: Indices
     splits: dict[Split, Indices]
@@ -68,10 +68,10 @@ class SplitSelection:
 def chosen_splits(
     request: DataRequest, sizes: dict[str, int], absolute: Callable[[str], Iterable[Span]], data_set: str
 ) -> SplitSelection:
-    """Splits by name or expression ("train[:98%]", "train+validation"), which `absolute` resolves.
+    """Choose splits by name or expression ("train[:98%]", "train+validation"), which `absolute` resolves.
 
-    Splits that the request does not mention go by custom, unless it spends their images otherwise. Raises DataError
-    for what cannot be resolved, is empty, or has images twice or in two splits.
+    Splits that the request does not mention are chosen by their usual names, unless the request uses their images.
+    Raises DataError for expressions that are invalid or empty, or that share or repeat images.
     """
     return resolved_splits(_expressions(request, sizes, data_set), request.splits, sizes, absolute, data_set)
 
@@ -83,7 +83,7 @@ def resolved_splits(
     absolute: Callable[[str], Iterable[Span]],
     data_set: str,
 ) -> SplitSelection:
-    """As `chosen_splits`, by expressions; those not `asked` for, but of train, give way to those that are."""
+    """As `chosen_splits`, from expressions. Drops splits other than train that overlap those the user `asked` for."""
     firsts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
 
     def numbers(expression: str) -> Indices:
@@ -97,16 +97,16 @@ def resolved_splits(
         parts = [np.arange(sizes[span.splitname])[span.from_ : span.to] + firsts[span.splitname] for span in spans]
         found = np.unique(np.concatenate([*parts, np.empty(0, np.int64)]))
         if not len(found) or len(found) < sum(map(len, parts)):
-            wrong = "has some images twice" if len(found) else "is empty"
+            wrong = "contains some images twice" if len(found) else "is empty"
             raise DataError(f"split {expression!r} of {data_set} {wrong}. It has: {listed(_counted(sizes))}.")
         return found
 
     members = {split: numbers(expression) for split, expression in expressions.items()}
     notes = []
     for split in [split for split in expressions if split != "train" and split not in asked]:
-        spent = next((other for other in asked if _common(members[split], members[other])), None)
-        if spent:
-            notes.append(f"split {expressions[split]} is in use by {expressions[spent]} ({spent})")
+        overlapping = next((other for other in asked if _common(members[split], members[other])), None)
+        if overlapping:
+            notes.append(f"split {expressions[split]} is in use by {expressions[overlapping]} ({overlapping})")
             del members[split]
     for one, other in combinations(members, 2):
         if common := _common(members[one], members[other]):
@@ -128,13 +128,13 @@ def resolved_splits(
 
 
 def without_unlabelled(listing: Listing, request: DataRequest, data_set: str) -> Listing:
-    """Leaves out a test or validation split that has no labels (-1), as contests keep them, unless it was asked for.
+    """Leave out a test or validation split without labels (-1), as contests have, unless the user requested it.
 
-    Raises DataError where labels are missing otherwise.
+    Raises DataError if labels are missing elsewhere.
     """
     labelled = listing.labels >= 0
-    bare = [split for split, members in listing.splits.items() if not labelled[members].any()]
-    left_out = [split for split in bare if split != "train" and split not in request.splits]
+    unlabelled = [split for split, members in listing.splits.items() if not labelled[members].any()]
+    left_out = [split for split in unlabelled if split != "train" and split not in request.splits]
     splits = {split: members for split, members in listing.splits.items() if split not in left_out}
     for split, members in splits.items():
         if missing := int((~labelled[members]).sum()):
@@ -154,7 +154,7 @@ def without_unlabelled(listing: Listing, request: DataRequest, data_set: str) ->
 
 
 def _expressions(request: DataRequest, sizes: dict[str, int], data_set: str) -> dict[Split, str]:
-    """What was asked for, completed by custom; the only split, whatever its name, is for training."""
+    """Return the requested expressions, completed by usual split names; a single split is for training."""
     unclaimed = [name for name in sizes if sizes[name] and SPLIT_NAMES.get(name.lower()) not in request.splits]
     if "train" in request.splits:
         unclaimed.append("train")
@@ -163,7 +163,9 @@ def _expressions(request: DataRequest, sizes: dict[str, int], data_set: str) -> 
         customary = {"train": next(iter(sizes))}
     expressions = customary | dict(request.splits)
     if "train" not in expressions:
-        raise DataError(f"{data_set} has the splits {listed(_counted(sizes))}. Say what to train on: --train-split ...")
+        raise DataError(
+            f"{data_set} has the splits {listed(_counted(sizes))}. Choose one to train on: --train-split NAME"
+        )
     return {split: expressions[split] for split in get_args(Split) if split in expressions}
 
 
@@ -172,11 +174,11 @@ def _counted(sizes: dict[str, int]) -> list[str]:
 
 
 def _common(some: Indices, others: Indices) -> int:
-    """How many numbers are in both."""
+    """Return how many numbers are in both."""
     return len(np.intersect1d(some, others, assume_unique=True))
 
 
 def reason(error: BaseException) -> str:
-    """The first line that says something, as a sentence."""
+    """Return the first non-empty line of the error's message, as a sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{lines[0][:300].rstrip('.') if lines else type(error).__name__}."

@@ -1,4 +1,4 @@
-"""Arrays in .npy files and in .npz archives: what they are, known from their headers, and mapped into memory."""
+"""Arrays in .npy files and .npz archives: their headers, and their data mapped into memory."""
 
 import hashlib
 import shutil
@@ -23,7 +23,7 @@ LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip's member: lengths of the name
 
 
 class Mapped(np.memmap[Any, np.dtype[Any]]):
-    """An array in a file, read where it is used. It is pickled as where it lies, not as what it holds."""
+    """An array mapped from a file and read on use. It is pickled as a reference to the file, without its data."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         order = "F" if self.flags.f_contiguous and not self.flags.c_contiguous else "C"
@@ -32,7 +32,7 @@ class Mapped(np.memmap[Any, np.dtype[Any]]):
 
 @dataclass(frozen=True)
 class Npy:
-    """A .npy file, or with `member` one in the .npz `file`."""
+    """The .npy file `file`, or the `member` of the .npz `file`."""
 
     file: Path
     member: str = ""
@@ -43,7 +43,7 @@ class Npy:
             return NpyHeader.read(stream)
 
     def load(self) -> npt.NDArray[Any]:
-        """All of it, in memory. Raises ValueError, OSError and zipfile.BadZipFile."""
+        """Load the array into memory. Raises ValueError, OSError and zipfile.BadZipFile."""
         with self._opened() as stream:
             NpyHeader.read(stream)  # words the refusal of Python objects
             stream.seek(0)
@@ -51,22 +51,22 @@ class Npy:
             return array
 
     def mapped(self, reporter: Reporter) -> Mapped:
-        """Mapped where it lies; if it is compressed, from the cache folder, unpacked there once.
+        """Map the array from its file; a compressed one is first unpacked, once, into the cache folder.
 
-        Raises OSError, zipfile.BadZipFile and RunError.
+        Raises ValueError, OSError, zipfile.BadZipFile and RunError.
         """
         header = self.header
         file, start = (self.file, 0) if not self.member else self._within(reporter)
         length = header.dtype.itemsize * int(np.prod(header.shape, dtype=np.int64))
         if file.stat().st_size < start + header.offset + length:
-            raise ValueError("the file is cut short")
+            raise ValueError("the file is truncated")
         if not length:
-            raise ValueError("an array without elements")
+            raise ValueError("an array has no elements")
         mapped: Mapped = Mapped(file, header.dtype, "r", start + header.offset, header.shape, header.order)  # type: ignore[call-overload]
         return mapped
 
     def _within(self, reporter: Reporter) -> tuple[Path, int]:
-        """The file in which the member lies as it is, and from which byte."""
+        """Return a file that holds the member uncompressed, and the byte at which it starts."""
         with self.file.open("rb") as stream, zipfile.ZipFile(stream) as archive:
             info = archive.getinfo(self.member)
             if info.compress_type == zipfile.ZIP_STORED:
@@ -95,7 +95,7 @@ class Npy:
 
 
 def members(archive: Path) -> dict[str, Npy]:
-    """The arrays of an .npz by their keys. Raises OSError and zipfile.BadZipFile."""
+    """Return the arrays of an .npz by key. Raises OSError and zipfile.BadZipFile."""
     with zipfile.ZipFile(archive) as opened:
         names = [name for name in opened.namelist() if name.endswith(".npy")]
     return {name.removesuffix(".npy"): Npy(archive, name) for name in names}

@@ -1,4 +1,4 @@
-"""Shards: large files that together hold a data set, each of one split, and the numbers or names they label with."""
+"""Shards: large files that together hold a data set, each of one split; and the classes of their labels."""
 
 import glob
 import os
@@ -32,14 +32,14 @@ RANGE_OR_CHOICE = re.compile(r"\{(\d{1,6})\.\.(\d{1,6})\}|\{([^{}]*,[^{}]*)\}")
 ONE_OF_MANY = re.compile(r"(.*)-(\d{1,6})-of-(\d{1,6})(.*)")  # data.tfrecord-00000-of-00010
 NAME_ENDING = re.compile(r"(\.(tar|tfrecords?|tfrec|gz))+(?=-\d+-of-|$)")
 SHARD_NUMBER = re.compile(r"[-_.]\d+(-of-\d+)?$")
-LABEL_CHARACTERS = 1000  # what is longer is a text
+LABEL_CHARACTERS = 1000  # longer text is not a label
 
 
 @dataclass(frozen=True)
 class Shards:
     """Files in the order of their `names`, which are relative to `folder`.
 
-    `splits` has the split of every file, and `called` what each split is called: empty where there are none.
+    `splits` has the split of every file; `called` has each split's name in the data set, and is empty without splits.
     """
 
     folder: Path
@@ -53,27 +53,27 @@ class Shards:
         return tuple(self.folder / name for name in self.names)
 
     def scanned(self, reporter: Reporter) -> Iterator[tuple[int, Path]]:
-        """The number of each file and the file, with progress."""
+        """Yield the index of each file and the file; report progress."""
         with reporter.stage("index", len(self.names)) as report:
             for number, file in enumerate(self.files):
                 yield number, file
                 report(number + 1, "shards")
 
     def image_splits(self, which: npt.NDArray[np.int32]) -> dict[Split, Indices]:
-        """The images of every split; `which` int32 [n] are the numbers of their shards."""
+        """Return the images of every split; `which` (int32 [n]) has each image's shard."""
         return {split: np.flatnonzero(np.isin(which, self._numbers(split))) for split in self.called}
 
     def origins(self) -> dict[Split, str]:
         return {split: f"{_shards(len(self._numbers(split)))} named {name}" for split, name in self.called.items()}
 
     def cost(self, part: str, images: int) -> str:
-        """What was read to find the images: a `part` ("headers of ") of the shards, or all."""
+        """Describe what was read to index the images: a `part` ("headers of ") of the shards, or all ("")."""
         size = sum(file.stat().st_size for file in self.files)
         much = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
         return f"{part}{_shards(len(self.names))}, {much}, were read to index {images:,} images"
 
     def beside(self, names: Sequence[str]) -> Path | None:
-        """The first file of one of those names that lies beside the shards."""
+        """Return the first file of one of these names in the folder of the shards, or None."""
         candidates = (folder / name for folder in (self.folder, self.files[0].parent) for name in names)
         return next(filter(Path.is_file, candidates), None)
 
@@ -83,7 +83,7 @@ class Shards:
 
 @dataclass(frozen=True)
 class Classes:
-    """Names of classes, `labels` int32 [n] that index them, and whose order that is."""
+    """Class names, `labels` int32 [n] that index them, and a description of their order."""
 
     names: tuple[str, ...]
     labels: npt.NDArray[np.int32]
@@ -91,11 +91,11 @@ class Classes:
 
 
 def find_shards(request: DataRequest, named: re.Pattern[str], example: str) -> Shards:
-    """The shards that the user typed: a file, a glob, braces, or a folder (and its sub-folders). Files count if their
-    names hold `named`, as the `example` does.
+    """Find the shards that the user typed: a file, a glob, braces, or a folder (and its sub-folders). Only files whose
+    names match `named` are shards; `example` is such a name.
 
-    A split is called by its sub-folder, or by a word in the names of its shards ("train-0000.tar"). Raises DataError,
-    with the names of the shards that are missing.
+    A split is named by its sub-folder, or by a word in its shards' names ("train-0000.tar"). Raises DataError that
+    names missing shards.
     """
     typed = os.path.abspath(os.path.expanduser(request.dataset))
     with os_errors_as(DataError, f"cannot read {printable(typed)}"):
@@ -121,16 +121,16 @@ def find_shards(request: DataRequest, named: re.Pattern[str], example: str) -> S
 
 
 def classes_of(labels: Sequence[str], classes_file: Path | None) -> Classes:
-    """The classes of labels that are all numbers, in the order of the numbers, or names, in the order of names.
+    """Return the classes of labels: in numeric order if all are integers, else in the order of names as text.
 
-    Line i of the `classes_file`, from 0, names class i; a number that labels no image makes no class. Raises
-    DataError if a number has no line or is written in two ways, and for a name that is repeated or is no name.
+    Line i of the `classes_file`, from 0, names class i; a number without images is not a class. Raises DataError if a
+    number has no line or is written in two ways, and if a name is repeated or too long.
     """
     values = set(labels)
     if long := [value for value in values if len(value) > LABEL_CHARACTERS]:
-        raise DataError(f"a label of {max(map(len, long)):,} characters is no name of a class: {long[0][:30]}...")
+        raise DataError(f"a label of {max(map(len, long)):,} characters is not a class name: {long[0][:30]}...")
     if twice := spelled_twice(list(values)):
-        raise DataError(f"labels {listed(map(repr, twice))} are one number written in two ways. Write it in one.")
+        raise DataError(f"labels {listed(map(repr, twice))} write one number in two ways. Write it in one way.")
     names, order = ordered(list(values))
     indices = labels_of(labels, names)
     if classes_file is None or not are_integers(names):
@@ -140,13 +140,11 @@ def classes_of(labels: Sequence[str], classes_file: Path | None) -> Classes:
     if nameless:
         raise DataError(
             f"{classes_file} has no name for label {listed(nameless)}: its lines name labels 0 to {len(lines) - 1}. "
-            "If labels count from 1, put a line ahead of the first."
+            "If labels count from 1, add a line before the first."
         )
     used = tuple(lines[int(number)] for number in names)
     if repeated := [name for name, times in Counter(used).items() if times > 1]:
-        raise DataError(
-            f"{classes_file} repeats {listed(map(repr, repeated))}. Each class must have a name of its own."
-        )
+        raise DataError(f"{classes_file} repeats {listed(map(repr, repeated))}. Each class needs a unique name.")
     return Classes(used, indices, f"that of {classes_file.name}")
 
 
@@ -159,7 +157,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _typed_shards(typed: str, named: re.Pattern[str]) -> tuple[str, list[str]]:
-    """A folder, and the paths of the shards relative to it, in order."""
+    """Return a folder and the sorted paths of the shards, relative to it."""
     if os.path.isdir(typed):
         folder = typed
         found = [path for below in ("*", "*/*") for path in glob.glob(os.path.join(glob.escape(folder), below))]
@@ -168,7 +166,7 @@ def _typed_shards(typed: str, named: re.Pattern[str]) -> tuple[str, list[str]]:
         folder = os.path.commonpath([_fixed_part(pattern) for pattern in patterns])
         matches = {pattern: glob.glob(pattern) for pattern in patterns}
         if missing := [printable(pattern) for pattern in patterns if not matches[pattern]]:
-            raise DataError(f"shards that are not there ({len(missing)} of {len(patterns)}): {listed(missing)}.")
+            raise DataError(f"shards are missing ({len(missing)} of {len(patterns)}): {listed(missing)}.")
         found = [path for paths in matches.values() for path in paths]
     names = sorted({os.path.relpath(path, folder) for path in found if named.search(path) and os.path.isfile(path)})
     if os.path.isdir(typed) or glob.has_magic(typed):
@@ -177,7 +175,7 @@ def _typed_shards(typed: str, named: re.Pattern[str]) -> tuple[str, list[str]]:
 
 
 def _expand_braces(pattern: str) -> list[str]:
-    """As shells do.
+    """Expand braces as shells do.
 
     >>> _expand_braces("{train,test}-{08..10}.tar")[:4]
     ['train-08.tar', 'train-09.tar', 'train-10.tar', 'test-08.tar']
@@ -191,7 +189,7 @@ def _expand_braces(pattern: str) -> list[str]:
 
 
 def _fixed_part(pattern: str) -> str:
-    """The folder that every match of a glob lies in."""
+    """Return the deepest folder that contains every match of a glob."""
     folder = os.path.dirname(pattern)
     while glob.has_magic(folder):
         folder = os.path.dirname(folder)
@@ -199,7 +197,7 @@ def _fixed_part(pattern: str) -> str:
 
 
 def _check_complete(names: Sequence[str]) -> None:
-    """Raises DataError if names say "-of-00010" and not all ten are there."""
+    """Raise DataError if names say "-of-00010" and not all ten exist."""
     numbers: dict[tuple[str, ...], set[int]] = {}
     for name in names:
         if part := ONE_OF_MANY.fullmatch(name):
@@ -211,13 +209,13 @@ def _check_complete(names: Sequence[str]) -> None:
         ]
         if missing:
             raise DataError(
-                f"{len(missing)} of {_shards(int(total))} are not there: {listed(map(printable, missing))}. "
-                "Fetch them, or name those to use: 'data.tfrecord-{00000..00004}-of-00010'."
+                f"{len(missing)} of {_shards(int(total))} are missing: {listed(map(printable, missing))}. "
+                "Download them, or name those to use: 'data.tfrecord-{00000..00004}-of-00010'."
             )
 
 
 def _split_name(name: str, request: DataRequest) -> str:
-    """What the split of a shard is called, if it is: by its folder, its name but for its number, or a word of that."""
+    """Return the name of a shard's split: its folder, its own name without the number, or a word of that name."""
     *folders, base = name.split(os.sep)
     series = SHARD_NUMBER.sub("", NAME_ENDING.sub("", base))
     words = [part for word in re.split(r"[-_. ]", series) for part in (word, word.rstrip("0123456789"))]
@@ -226,8 +224,8 @@ def _split_name(name: str, request: DataRequest) -> str:
         found = {word for word in candidates if (word in asked if asked else word.lower() in SPLIT_NAMES)}
         if len(found) > 1:
             raise DataError(
-                f"the name of shard {printable(name)} says {' and '.join(sorted(found))}. Say what each split is "
-                f"called, such as --train-split {shlex.quote(series)}"
+                f"the name of shard {printable(name)} says {' and '.join(sorted(found))}. Name each split, "
+                f"such as --train-split {shlex.quote(series)}"
             )
         if found:
             return found.pop()

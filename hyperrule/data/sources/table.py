@@ -1,4 +1,4 @@
-"""Columns of tables that people write: CSV, TSV, JSON lines and Parquet, with row numbers as an editor shows them."""
+"""Columns of CSV, TSV, JSON lines and Parquet tables, with row numbers as an editor shows them."""
 
 import csv
 import json
@@ -18,14 +18,14 @@ from hyperrule.data.images import Indices
 from hyperrule.errors import DataError
 from hyperrule.support.wording import listed
 
-SEPARATORS = ";\t,|"  # looked for in this order where the header lacks the usual one
+SEPARATORS = ";\t,|"  # tried in this order if the header lacks the usual one
 JSON_BLOCK = 2**24  # bytes; no row may be longer
-FIRST_ROWS = 100  # of JSON lines, which tell the columns and their types
+FIRST_ROWS = 100  # of JSON lines, from which columns and types are inferred
 KINDS = {str: "text", int: "numbers", float: "numbers", bool: "true or false", list: "lists", dict: "objects"}
 
 
 class Table(Protocol):
-    """A table with the column `names`. `typed` says whether it tells the text "3" from the number 3."""
+    """A table with the column `names`. `typed` says whether it distinguishes the text "3" from the number 3."""
 
     @property
     def path(self) -> Path: ...
@@ -34,17 +34,17 @@ class Table(Protocol):
     @property
     def names(self) -> Sequence[str]: ...
     def read(self, names: Sequence[str]) -> pa.Table:
-        """Those columns, of any type; of text where the table is not typed. Raises DataError for damaged rows."""
+        """Read these columns; they are text if the table is not typed. Raises DataError for damaged rows."""
         ...
 
     def numbers(self, rows: Indices) -> Indices:
-        """The numbers, counted from 1 as the user sees them, of the rows, counted from 0. Reads the table again."""
+        """Convert row indices (from 0) to the row numbers that the user sees (from 1). Reads the table again."""
         ...
 
 
 def open_table(path: Path) -> Table:
-    """By the suffix: .csv, .tsv, .jsonl, .ndjson or .parquet. Raises OSError."""
-    path.open("rb").close()  # the operating system words it better than Arrow
+    """Open a table by its suffix: .csv, .tsv, .jsonl, .ndjson or .parquet. Raises OSError."""
+    path.open("rb").close()  # the operating system's message is clearer than Arrow's
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return Parquet(path)
@@ -53,7 +53,7 @@ def open_table(path: Path) -> Table:
 
 @dataclass(frozen=True)
 class SeparatedText:
-    """A header, then a row a line, in UTF-8; cells may be quoted, even over many lines. Row 1 is the header."""
+    """A header, then one row per line, in UTF-8; quoted cells may span lines. Row 1 is the header."""
 
     path: Path
     typed = False
@@ -113,7 +113,7 @@ class SeparatedText:
         return DataError(f"cannot read {self.path}: {_first_line(error)}.")
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """The first line and the cells of every row, the header included; empty lines are none."""
+        """Yield the first line number and the cells of every row, header included; skip empty lines."""
         with self._open() as stream:
             reader = csv.reader(stream, delimiter=self.separator)
             line = 1
@@ -123,7 +123,7 @@ class SeparatedText:
                         yield line, cells
                     line = reader.line_num + 1
             except csv.Error as error:
-                raise DataError(f"row {line} of {self.path} is no CSV: {error}. Is a quote missing?") from None
+                raise DataError(f"row {line} of {self.path} is not CSV: {error}. Is a quote missing?") from None
 
     def _open(self) -> Any:
         return self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
@@ -131,7 +131,7 @@ class SeparatedText:
 
 @dataclass(frozen=True)
 class JsonLines:
-    """One JSON object a line. Row 1 is the first line."""
+    """One JSON object per line. Row 1 is the first line."""
 
     path: Path
     typed = True
@@ -142,7 +142,7 @@ class JsonLines:
 
     @cached_property
     def _first_values(self) -> dict[str, Any]:
-        """Of every column in the first rows, a value, if there is any but null."""
+        """A value of every column, from the first rows; None if all are null."""
         values: dict[str, Any] = {}
         for (_, row), _ in zip(self._rows(), range(FIRST_ROWS), strict=False):
             values |= {name: value for name, value in row.items() if values.get(name) is None}
@@ -177,8 +177,8 @@ class JsonLines:
             if len(kinds) > 1 or {"lists", "objects"} & set(kinds):
                 said = " and ".join(f"{kind} (row {number})" for kind, number in kinds.items())
                 return DataError(
-                    f"column {name!r} of {self.path} holds {said}. Write all of its values the same way: one text, or "
-                    "one number, an image; numbers that are names go in quotes."
+                    f"column {name!r} of {self.path} holds {said}. Write one text or one number per image; put "
+                    "numbers that are names in quotes."
                 )
         return DataError(f"cannot read {self.path}: {_first_line(error)}.")
 
@@ -190,11 +190,11 @@ class JsonLines:
                 raise DataError(f"row {number} of {self.path} is not UTF-8 text. Save it in UTF-8.") from None
             except json.JSONDecodeError as error:
                 why = f"{error.msg.rstrip(':')} at character {error.pos + 1}"
-                raise DataError(f"row {number} of {self.path} is not JSON: {why}. Write one object a line.") from None
+                raise DataError(f"row {number} of {self.path} is not JSON: {why}. Write one object per line.") from None
             except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
                 raise DataError(f"row {number} of {self.path} cannot be read: {error}.") from None
             if not isinstance(row, dict):
-                raise DataError(f"row {number} of {self.path} is no JSON object {{...}}. Write one object a line.")
+                raise DataError(f"row {number} of {self.path} is not a JSON object {{...}}. Write one object per line.")
             yield number, row
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
@@ -206,7 +206,7 @@ class JsonLines:
 
 @dataclass(frozen=True)
 class Parquet:
-    """Row 1 is the first, there is no header. Categories (dictionaries) count as their values."""
+    """A Parquet file; row 1 is the first. Categories (dictionaries) are read as their values."""
 
     path: Path
     typed = True
@@ -233,11 +233,11 @@ class Parquet:
         return rows + 1
 
     def _fault(self, error: Exception) -> DataError:
-        return DataError(f"{self.path} is no whole Parquet file: {_first_line(error)}. Write or copy it again.")
+        return DataError(f"{self.path} is not a complete Parquet file: {_first_line(error)}. Write or copy it again.")
 
 
 def _is_text(cells: Sequence[str]) -> bool:
-    """Whether all bytes were UTF-8: others have been read as surrogates."""
+    """Return whether all bytes were UTF-8: other bytes have been read as surrogates."""
     return not any("\udc80" <= character <= "\udcff" for cell in cells if not cell.isascii() for character in cell)
 
 

@@ -24,10 +24,10 @@ ID_FEATURES = ("id", "file_name", "filename", "image/filename", "image_id")
 
 
 def list_tfds(request: DataRequest, reporter: Reporter, fetch: bool = True) -> Listing:
-    """Images "train/00123" by position in the split, or by the data set's own names where these are unique.
+    """List the images; ids are the data set's own if unique, else positions in the split, such as "train/00123".
 
-    With `fetch`, what is not prepared is downloaded and prepared. Raises DataError for what does not exist or cannot
-    be had, for a data set without images or labels of whole images, and for splits that share images.
+    With `fetch`, a data set that is not prepared is downloaded and prepared. Raises DataError if the data set does not
+    exist, cannot be prepared, has no images or no image-level labels, or if splits share images.
     """
     with os_errors_as(DataError, f"cannot read {request.dataset}"):
         builder = prepared_builder(request, reporter, fetch)
@@ -54,7 +54,7 @@ def list_tfds(request: DataRequest, reporter: Reporter, fetch: bool = True) -> L
 
 
 def features_of(builder: Any) -> dict[str, Any]:
-    """By key, those of groups as "group/key". In order: the file has them as a map, in one that changes."""
+    """Return the features by key, nested ones as "group/key"; sorted, as the file stores them in no fixed order."""
     groups = tensorflow_datasets().features.FeaturesDict
 
     def flat(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -68,7 +68,7 @@ def features_of(builder: Any) -> dict[str, Any]:
 
 
 def _keys(builder: Any, request: DataRequest, data_set: str) -> tuple[str, str]:
-    """Of the image and the label."""
+    """Return the keys of the image and the label."""
     kinds = tensorflow_datasets().features
     features = features_of(builder)
     images, classes, others = [], [], []
@@ -80,12 +80,12 @@ def _keys(builder: Any, request: DataRequest, data_set: str) -> tuple[str, str]:
         elif feature.shape == () and (isinstance(feature, kinds.Text) or np.dtype(feature.np_dtype).kind in "iub"):
             others.append(key)
     supervised: tuple[Any, ...] = builder.info.supervised_keys or ()
-    meant = supervised[1] if len(supervised) > 1 and isinstance(supervised[1], str) else ""
-    classes.sort(key=lambda key: key != meant)
+    intended = supervised[1] if len(supervised) > 1 and isinstance(supervised[1], str) else ""
+    classes.sort(key=lambda key: key != intended)
     image_key = chosen_key(request.image_key, ("image",), images, [], "image", data_set, list(features))
     label_key = chosen_key(
         request.label_key,
-        ("label", *([meant] if not classes else [])),
+        ("label", *([intended] if not classes else [])),
         classes,
         others,
         "label",
@@ -93,9 +93,7 @@ def _keys(builder: Any, request: DataRequest, data_set: str) -> tuple[str, str]:
         list(features),
     )
     if (dtype := np.dtype(features[image_key].np_dtype)) != np.uint8:
-        raise DataError(
-            f"feature {image_key!r} of {data_set} holds images of {dtype}; only those of uint8 can be read."
-        )
+        raise DataError(f"feature {image_key!r} of {data_set} holds images of {dtype}; only uint8 can be read.")
     return image_key, label_key
 
 
@@ -105,7 +103,7 @@ def sizes_of(builder: Any) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Shard:
-    """Images of a split from `position` on; the first has number `first` among those of all splits."""
+    """Images of a split from `position` on; the first one is number `first` across all splits."""
 
     file: Path
     split: str
@@ -126,7 +124,7 @@ def _shards(builder: Any) -> Iterator[Shard]:
 
 @dataclass(frozen=True)
 class Rows:
-    """Images with the values of their labels, as they are stored: numbers or texts."""
+    """Images with their labels as stored, integers or text; `cost` describes what was read to find them."""
 
     ids: list[str]
     values: list[int | str]
@@ -137,15 +135,15 @@ class Rows:
 def read_rows(
     builder: Any, images: Indices, image_key: str, label: Callable[[Record], int | str], reporter: Reporter
 ) -> Rows:
-    """The images of those numbers, with the values that `label` finds in their records.
+    """Read the images with numbers `images` (ascending), and their labels by `label(record)`.
 
-    Shards have no index, so that they are read up to the last image wanted.
+    Shards have no index, so each is read up to its last wanted image.
     """
     shards = list(_wanted(_shards(builder), images))
     if missing := [shard.file.name for shard, _ in shards if not shard.file.is_file()]:
         raise DataError(
-            f"{builder.data_dir} is not whole: {len(missing)} of {len(shards)} files are missing: {listed(missing)}. "
-            "Copy it again, or remove the folder to have it prepared again."
+            f"{builder.data_dir} is incomplete: {len(missing)} of {len(shards)} files are missing: {listed(missing)}. "
+            "Copy it again, or remove the folder to prepare it again."
         )
     named = next((key for key in ID_FEATURES if _is_text(features_of(builder).get(key))), "")
     names: list[str] = []
@@ -186,7 +184,7 @@ def _positions(builder: Any, shards: Iterable[tuple[Shard, Indices]]) -> list[st
 
 
 def _wanted(shards: Iterable[Shard], images: Indices) -> Iterator[tuple[Shard, Indices]]:
-    """Shards with the places of the wanted images in them, ascending."""
+    """Yield shards that hold wanted images, with their positions in the shard, ascending."""
     for shard in shards:
         start, end = np.searchsorted(images, [shard.first, shard.first + shard.length])
         if end > start:
@@ -209,7 +207,7 @@ def _is_text(feature: Any) -> bool:
 
 
 def _value(record: Record, key: str) -> int | str:
-    """The one value of that key."""
+    """Return the single value of the key. Raises DataError if there is none, several, or a float."""
     values = record.feature(key) or []
     if len(values) != 1 or isinstance(values[0], float):
         raise DataError(f"{record} has no single number or text {key!r}.")
@@ -217,7 +215,7 @@ def _value(record: Record, key: str) -> int | str:
 
 
 def _classes(feature: Any, values: Sequence[int | str]) -> Classes:
-    """TFDS writes the label -1 where there is none."""
+    """Index the labels; TFDS stores -1 for images without a label."""
     if isinstance(feature, tensorflow_datasets().features.ClassLabel) and feature.num_classes:
         return Classes(tuple(feature.names), np.array(values, np.int32), OWN_ORDER)
     return classes_of([str(value) for value in values], None)

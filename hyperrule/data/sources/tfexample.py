@@ -1,9 +1,9 @@
 """TFRecord files of tf.train.Example, read without TensorFlow.
 
 A record is its length (uint64), the masked CRC-32C of the length (uint32), the data, and the CRC of the data
-(uint32), all little-endian (tensorflow/core/lib/io/record_writer.h). The CRC of every length is checked, which shows
-a file that is not of this format and one whose records are out of step; that of the data, which Python would take
-longer to compute than the rest of the work, is not.
+(uint32), all little-endian (tensorflow/core/lib/io/record_writer.h). The CRC of every length is checked, which detects
+files of another format and misplaced records. The CRC of the data is not: computing it in Python would take longer than
+everything else.
 """
 
 import os
@@ -25,7 +25,7 @@ FOOTER_BYTES = 4
 GZIP_MAGIC = b"\x1f\x8b"
 BUFFER_BYTES = 1 << 20
 
-# tensorflow/core/example/{feature,example}.proto: numbers and types count in the wire format, names do not.
+# tensorflow/core/example/{feature,example}.proto: the wire format depends on numbers and types, not on names.
 SCHEMA = """
     name: "example.proto" package: "hyperrule" syntax: "proto3"
     message_type { name: "BytesList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
@@ -59,7 +59,7 @@ SCHEMA = """
 
 
 def _message_type() -> Any:
-    """The class of tf.train.Example, in a pool of its own so that it cannot clash with TensorFlow's."""
+    """Return the class of tf.train.Example, in a separate pool so that it cannot clash with TensorFlow's."""
     pool = descriptor_pool.DescriptorPool()
     pool.Add(text_format.Parse(SCHEMA, descriptor_pb2.FileDescriptorProto()))
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("hyperrule.Example"))
@@ -70,7 +70,7 @@ EXAMPLE = _message_type()
 
 @dataclass(frozen=True)
 class Record:
-    """Record `number` (from 0) of the file: `data` lies at byte `offset`, `features` are those of its Example."""
+    """Record `number` (from 0) of a file; `data` starts at byte `offset`, and `features` are its Example's."""
 
     file: Path
     number: int
@@ -82,7 +82,7 @@ class Record:
         return sorted(self.features)
 
     def feature(self, key: str) -> list[bytes] | list[int] | list[float] | None:
-        """The values of that key; None if the Example has no such key."""
+        """Return the values of the key; None if the Example does not have it."""
         if key not in self.features:
             return None
         feature = self.features[key]
@@ -90,12 +90,12 @@ class Record:
         return list(getattr(feature, kind).value) if kind else []
 
     def place(self, key: str) -> tuple[int, int]:
-        """Byte offset in the file, and length in bytes, of the one bytes value of that key."""
+        """Return offset and length, in bytes, of the key's single bytes value. Raises DataError if it is not one."""
         values = self.feature(key)
         if not values or len(values) > 1 or not isinstance(values[0], bytes):
             has = "it has: " + ", ".join(self.keys()) if values is None else f"received {reprlib.repr(values)}"
             raise DataError(f"{key!r} of {self} is not one value of bytes; {has}.")
-        # An equal run of bytes that lies further ahead serves as well.
+        # If the same bytes also occur earlier, those serve as well.
         return self.offset + self.data.index(values[0]), len(values[0])
 
     def __str__(self) -> str:
@@ -103,10 +103,10 @@ class Record:
 
 
 def records(file: Path) -> Iterator[Record]:
-    """The records of a file, one in memory at a time.
+    """Yield the records of a file, one in memory at a time.
 
-    Raises DataError, with the number of the record, for a file that cannot be read, is compressed, ends within a
-    record, or holds something else than Examples.
+    Raises DataError, with the record's number, if the file cannot be read, is compressed, ends within a record, or
+    holds anything but Examples.
     """
     with os_errors_as(DataError, f"cannot read {file}"), file.open("rb", BUFFER_BYTES) as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -115,7 +115,7 @@ def records(file: Path) -> Iterator[Record]:
             length = _length(stream.read(HEADER.size), file, number)
             offset += HEADER.size
             if offset + length + FOOTER_BYTES > size:
-                raise DataError(f"{file} is cut off within record {number}, at byte {size}; fetch it again.")
+                raise DataError(f"{file} is cut off within record {number}, at byte {size}; download it again.")
             data = stream.read(length)
             stream.seek(FOOTER_BYTES, os.SEEK_CUR)
             yield Record(file, number, offset, data, _features(data, file, number))
@@ -123,16 +123,16 @@ def records(file: Path) -> Iterator[Record]:
 
 
 def _length(header: bytes, file: Path, number: int) -> int:
-    """Length in bytes of the data that follow the header."""
+    """Return the length in bytes of the data that follow the header."""
     if len(header) < HEADER.size:
-        raise DataError(f"{file} is cut off within the header of record {number}; fetch it again.")
+        raise DataError(f"{file} is cut off within the header of record {number}; download it again.")
     length, checksum = HEADER.unpack(header)
     if _masked_crc32c(header[:8]) != checksum:
         if number:
             raise DataError(f"{file} is damaged at record {number}: the checksum of its length is wrong.")
         if header.startswith(GZIP_MAGIC):
             raise DataError(
-                f"{file} is compressed with GZIP, and images must be read from any place of a file. "
+                f"{file} is compressed with GZIP, which does not allow reading single images. "
                 "Write the records without compression, or unpack every shard with gunzip."
             )
         raise DataError(
@@ -159,7 +159,7 @@ CRC32C_TABLE = _crc32c_table()
 
 
 def _masked_crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli), rotated and shifted as TFRecord stores it."""
+    """Return the CRC-32C (Castagnoli), masked as TFRecord stores it: rotated, plus a constant."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ CRC32C_TABLE[(crc ^ byte) & 0xFF]

@@ -1,6 +1,6 @@
 """TFRecord shards of tf.train.Example: an encoded image and its label in every record.
 
-One pass over the shards gives the place of every image, which later is read from there alone.
+One pass over the shards indexes the position of every image; later reads use the index.
 """
 
 import os
@@ -33,16 +33,16 @@ CLASS_FILES = (CLASSES_FILE, "label.labels.txt")
 
 
 def list_tfrecords(request: DataRequest, reporter: Reporter) -> Listing:
-    """Every record in the order of the shards. Raises DataError for one that is not one image and one label.
+    """List every record in shard order. Raises DataError for a record without exactly one image and one label.
 
-    ids are image/filename where every image has one of its own, else shard/number.
+    ids are image/filename if these are unique, else shard/number.
     """
     shards = find_shards(request, SHARD, "train-00000-of-00010.tfrecord")
     classes_file = shards.beside(CLASS_FILES)
     which, offsets, lengths = array("i"), array("q"), array("q")
     filenames: list[str] = []
     labels: list[str | int] = []
-    texts: dict[str, str] = {}  # of labels that are numbers; empty where they differ
+    texts: dict[str, str] = {}  # image/class/text of each label; empty if it varies
     image_key = label_key = ""
     for number, file in shards.scanned(reporter):
         for record in records(file):
@@ -52,7 +52,7 @@ def list_tfrecords(request: DataRequest, reporter: Reporter) -> Listing:
             offset, length = record.place(image_key)
             label = _label(record, label_key)
             if labels and type(label) is not type(labels[0]):
-                raise DataError(f"labels are numbers and names: {labels[0]!r} ahead of {record}, {label!r} in it.")
+                raise DataError(f"labels mix numbers and names: {labels[0]!r} before {record}, {label!r} in it.")
             text = _text(record, NAME_KEY)
             if texts.setdefault(str(label), text) != text:
                 texts[str(label)] = ""
@@ -62,7 +62,7 @@ def list_tfrecords(request: DataRequest, reporter: Reporter) -> Listing:
             filenames.append(_text(record, FILENAME_KEY))
             labels.append(label)
         if not which or which[-1] != number:
-            raise DataError(f"{file} holds no records. Leave it out, or fetch it again.")
+            raise DataError(f"{file} holds no records. Leave it out, or download it again.")
     classes = classes_of([str(label) for label in labels], classes_file)
     notes = shards.notes
     if label_key == NUMBER_KEY and classes_file is None:
@@ -85,13 +85,13 @@ def list_tfrecords(request: DataRequest, reporter: Reporter) -> Listing:
 
 
 def _key(record: Record, asked: str | None, usual: Sequence[str], what: str) -> str:
-    """The key of the image or the label: what was asked for, else the first usual one that the record has."""
+    """Return the key of the image or the label: the requested one, else the first usual one in the record."""
     keys = record.keys()
     for key in [asked] if asked else usual:
         if key in keys:
             return key
     wanted = f"no key {asked!r}" if asked else f"none of the usual keys of {what}s ({', '.join(usual)})"
-    raise DataError(f"{record} has {wanted}. It has: {', '.join(keys) or 'no keys'}. Say which: --{what}-key KEY")
+    raise DataError(f"{record} has {wanted}. It has: {', '.join(keys) or 'no keys'}. Choose one: --{what}-key KEY")
 
 
 def _label(record: Record, key: str) -> int | str:
@@ -110,22 +110,22 @@ def _label(record: Record, key: str) -> int | str:
 
 
 def _text(record: Record, key: str) -> str:
-    """Printable text of that key; empty if it has none."""
+    """Return the key's value as printable text; empty if there is none."""
     values = record.feature(key)
     return printable(os.fsdecode(values[0])) if values and isinstance(values[0], bytes) else ""
 
 
 def _named(classes: Classes, texts: Mapping[str, str]) -> tuple[Classes, tuple[str, ...]]:
-    """Classes whose names are numbers, by their texts if each has one of its own, and what is to be noted."""
+    """Rename numeric classes to their texts if these are complete and unique; return notes if they are not."""
     names = tuple(texts[number] for number in classes.names)
     if all(names) and len(set(names)) == len(names):
         return replace(classes, names=names, order=f"that of {NUMBER_KEY}"), ()
     if not any(names):
         return classes, ()
-    return classes, (f"{NAME_KEY} does not name every {NUMBER_KEY} in one way, so numbers are the names of classes",)
+    return classes, (f"{NAME_KEY} does not name every {NUMBER_KEY} uniquely, so classes are named by number",)
 
 
 def _numbered(names: Sequence[str], which: Sequence[int]) -> list[str]:
-    """shard/number, with the number of the record within the shard."""
+    """Return ids shard/number, where the number counts records within the shard."""
     stems = [printable(ENDING.sub("", name)) for name in names]
     return [f"{stems[shard]}/{i:06}" for shard, images in groupby(which) for i, _ in enumerate(images)]

@@ -1,9 +1,9 @@
-"""The tasks of VTAB-1k: "vtab:NAME" to report, "vtab:NAME@choose" to choose hyper-parameters, read from TFDS' data.
+"""VTAB-1k: its 19 tasks, read from TFDS' data, and its score.
 
-VTAB-1k: its 19 tasks as a table, and its score.
+"vtab:NAME" is a task to report; "vtab:NAME@choose" is the same task to choose hyper-parameters on.
 
-Source: google-research/task_adaptation (in short T): task_adaptation/data/*.py for labels and splits, their *_test.py
-for the numbers of classes, scripts/run_all_tasks.sh for which features are asked for. Groups: paper, arXiv 1910.04867.
+Source: google-research/task_adaptation (below: T): task_adaptation/data/*.py for labels and splits, their *_test.py for
+the numbers of classes, scripts/run_all_tasks.sh for the features used. Groups: paper, arXiv 1910.04867.
 """
 
 import io
@@ -33,23 +33,26 @@ from hyperrule.support.wording import did_you_mean, listed
 Group = Literal["natural", "specialized", "structured"]
 Mean = TypeVar("Mean")
 
+PREFIX = "vtab:"
+CHOOSE = "choose"
+IMAGE = "image"
+TRAIN800 = 800  # training images of every task: the first of TFDS' train split
+VAL200 = 200  # validation images of every task
+
 
 class Cut(NamedTuple):
-    """The images of a TFDS split from `percent` of it on, rounded down to whole images."""
+    """The images of a TFDS split from `percent` % of its length on, rounded down to whole images."""
 
     split: str
     percent: int
 
 
-TRAIN800 = 800  # the first of TFDS' train, in every task
-VAL200 = 200
-
-
 @dataclass(frozen=True)
 class Task:
-    """`tfds` has the version that T asks for; `val200` are the first 200 images of their cut, `test` are all of its.
+    """A task of VTAB-1k. `tfds` is the data set, in the version that T uses.
 
-    Pixels are multiplied by `scale`.
+    The first 200 images of the cut `val200` are for validation, all images of the cut `test` for testing. Pixels are
+    multiplied by `scale`.
     """
 
     name: str
@@ -71,11 +74,11 @@ CLEVR = "clevr:3.*.*"
 DSPRITES = "dsprites:2.*.*"
 SMALLNORB = "smallnorb:2.*.*"
 RETINOPATHY = "diabetic_retinopathy_detection/btgraham-300:3.*.*"
-# T asks for Pets 3.*.*, of which TFDS repaired some files for 4.0.0, and for KITTI 3.1.0 and DMLab 2.0.0 exactly.
+# T uses Pets 3.*.*, of which TFDS repaired some files for 4.0.0, and exactly KITTI 3.1.0 and DMLab 2.0.0.
 PETS = "oxford_iiit_pet"
 
 CLEVR_COUNT = Counted("objects/size", fewest=3, most=10)  # _count_preprocess_fn
-CLEVR_THRESHOLDS = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)  # _closest_object_preprocess_fn; of no unit
+CLEVR_THRESHOLDS = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)  # _closest_object_preprocess_fn; without unit
 CLEVR_DISTANCE = Nearest("objects/pixel_coords", CLEVR_THRESHOLDS, ranges(CLEVR_THRESHOLDS))
 KITTI_DISTANCE = Nearest(  # _closest_vehicle_distance_pp: metres ahead of the camera; kinds are car, van, truck
     "objects/location",
@@ -116,7 +119,7 @@ TASKS = {
 
 
 class Score(NamedTuple, Generic[Mean]):
-    """Means of top-1, in the unit of what was given; None where tasks are missing."""
+    """Means of top-1 accuracy, in the unit of the input; None if tasks are missing."""
 
     vtab: Mean
     natural: Mean
@@ -125,9 +128,9 @@ class Score(NamedTuple, Generic[Mean]):
 
 
 def score(top1: Mapping[str, float]) -> Score[float | None]:
-    """The mean over all 19 tasks, each counting once, and over each group, of top-1 by the names of tasks.
+    """Average `top1` (by task name) over all 19 tasks with equal weight, and over each group.
 
-    Raises ValueError for a name that is no task's.
+    Raises ValueError for an unknown task name.
 
     >>> score({name: 0.5 for name in TASKS} | {"pets": 0.85}).natural
     0.55
@@ -144,17 +147,12 @@ def score(top1: Mapping[str, float]) -> Score[float | None]:
     return Score(mean(TASKS), *groups)
 
 
-PREFIX = "vtab:"
-CHOOSE = "choose"
-IMAGE = "image"
-
-
 def list_vtab(request: DataRequest, reporter: Reporter, fetch: bool = True) -> Listing:
-    """The 1,000 images of train800val200 for training, and the whole test set; with "@choose" train800 for training
-    and val200 for validation, and no test images, on which nothing may be chosen.
+    """List the 1,000 images of train800val200 for training, and the whole test set. With "@choose", list train800 for
+    training and val200 for validation, and no test images: hyper-parameters must not be chosen on them.
 
-    With `fetch`, what is not prepared is downloaded and prepared as by "tfds:NAME". Raises DataError for what is no
-    task, cannot be had, or is not the data that the task is made of.
+    With `fetch`, data that are not prepared are downloaded and prepared as for "tfds:NAME". Raises DataError if the
+    task is unknown, or if its data cannot be prepared or do not fit the task.
     """
     task, choosing = _typed(request)
     of_tfds = DataRequest(TFDS_PREFIX + task.tfds, data_dir=request.data_dir)
@@ -190,7 +188,7 @@ def _listed(task: Task, choosing: bool, builder: Any, reporter: Reporter) -> Lis
 
 @dataclass(frozen=True)
 class Multiplied:
-    """Decoded images with every pixel multiplied, as the arrays of `Pixels`."""
+    """Decoded images (uint8) with every pixel multiplied by `factor`, as arrays for `Pixels`."""
 
     encoded: EncodedImages
     factor: int
@@ -204,21 +202,21 @@ class Multiplied:
 
 
 def _typed(request: DataRequest) -> tuple[Task, bool]:
-    """The task, and whether it is to choose."""
+    """Return the task, and whether it is for choosing hyper-parameters."""
     name, at, purpose = request.dataset.removeprefix(PREFIX).partition("@")
     if name not in TASKS:
         raise DataError(f"VTAB-1k has no task {name!r}. It has: {', '.join(TASKS)}.{did_you_mean(name, list(TASKS))}")
-    both = f"{PREFIX}{name} to report and {PREFIX}{name}@{CHOOSE} to choose"
+    both = f"{PREFIX}{name} to report results, {PREFIX}{name}@{CHOOSE} to choose hyper-parameters"
     if at and purpose != CHOOSE:
-        raise DataError(f"{request.dataset} is not known. There is {both}.")
+        raise DataError(f"{request.dataset} is unknown. Use {both}.")
     if request.splits:
         option = f"--{next(iter(request.splits))}-split"
-        raise DataError(f"{option} means nothing for {request.dataset}: VTAB-1k fixes its splits. There is {both}.")
+        raise DataError(f"{option} does not apply to {request.dataset}: VTAB-1k fixes its splits. Use {both}.")
     return TASKS[name], bool(at)
 
 
 def _class_names(task: Task, features: Features, data_set: str) -> tuple[str, ...]:
-    """Raises DataError if what VTAB asks for is not among the features."""
+    """Return the class names. Raises DataError if features are missing or the number of classes differs."""
     wanted = [key.partition("/")[0] for key in (IMAGE, *task.label.keys)]  # "objects/size" lies within a sequence
     if missing := [key for key in wanted if key not in features]:
         raise DataError(f"{data_set} has no {listed(map(repr, missing))}. It has: {listed(features)}.")
@@ -229,7 +227,7 @@ def _class_names(task: Task, features: Features, data_set: str) -> tuple[str, ..
 
 
 def _expressions(task: Task, sizes: dict[str, int], choosing: bool) -> dict[Split, str]:
-    """For TFDS, in whole images: VTAB rounds percentages down, which TFDS does not."""
+    """Return TFDS split expressions in numbers of images: VTAB rounds percentages down, TFDS does not."""
     first_val, first_test = (cut.percent * sizes.get(cut.split, 0) // 100 for cut in (task.val200, task.test))
     train800 = f"train[:{TRAIN800}]"
     val200 = f"{task.val200.split}[{first_val}:{first_val + VAL200}]"

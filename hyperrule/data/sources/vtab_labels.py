@@ -1,6 +1,6 @@
-"""What the tasks of VTAB ask of an image, computed from the features that TFDS stores with it.
+"""Labels of the VTAB tasks, computed from the features that TFDS stores with each image.
 
-The maps and their figures are those of google-research/task_adaptation, task_adaptation/data/*.py.
+Mappings and constants are those of google-research/task_adaptation, task_adaptation/data/*.py.
 """
 
 from collections.abc import Mapping
@@ -13,27 +13,27 @@ import numpy as np
 from hyperrule.data.sources.tfexample import Record
 from hyperrule.errors import DataError
 
-Features = Mapping[str, Any]  # of TFDS, by key
+Features = Mapping[str, Any]  # TFDS features by key
 
 
 class Label(Protocol):
-    """From a record to its class."""
+    """Maps a record to its class."""
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The features that it is computed from."""
+        """The features that the label is computed from."""
         ...
 
     def class_names(self, features: Features) -> tuple[str, ...]: ...
 
     def __call__(self, record: Record) -> int:
-        """Index into the class names; -1 where TFDS knows none. Raises DataError if the features do not fit."""
+        """Return an index into the class names, or -1 without a label. Raises DataError if the features do not fit."""
         ...
 
 
 @dataclass(frozen=True)
 class Stored:
-    """The class as it is stored."""
+    """The label as stored."""
 
     key: str = "label"
 
@@ -50,7 +50,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Binned:
-    """`of` stored classes in a row, as many to a bin as fit: value x bins / of, rounded down."""
+    """Groups of consecutive stored classes: value x bins / of, rounded down, for values from 0 to `of` - 1."""
 
     key: str
     of: int
@@ -72,7 +72,7 @@ class Binned:
 
 @dataclass(frozen=True)
 class Counted:
-    """How many values `key` has: `fewest` is class 0."""
+    """The number of values of `key`; `fewest` values are class 0."""
 
     key: str
     fewest: int
@@ -94,10 +94,10 @@ class Counted:
 
 @dataclass(frozen=True)
 class Nearest:
-    """The least distance of an object: class i is beyond thresholds[i], and up to thresholds[i + 1] if there is one.
+    """The distance of the nearest object: class i is above thresholds[i] and at most thresholds[i + 1], if that exists.
 
-    `points` are triples, whose last number is the distance. Only objects count whose `kind` is below `kinds`, if it is
-    given; where none counts, the distance is `nothing`.
+    `points` is a feature of triples whose last number is the distance. If `kind` is set, only objects whose `kind` is
+    below `kinds` count. Without any object, the distance is `nothing`.
     """
 
     points: str
@@ -119,14 +119,16 @@ class Nearest:
         if self.kind:
             distances = distances[np.array(_values(record, self.kind)) < self.kinds]
         distance = float(min(distances, default=self.nothing))
-        found = int(np.searchsorted(self.thresholds, distance)) - 1  # a threshold itself lies in the class below
+        found = (
+            int(np.searchsorted(self.thresholds, distance)) - 1
+        )  # a distance equal to a threshold is in the class below it
         if not 0 <= found < len(self.names):
             raise DataError(f"the nearest object of {record} is at {distance:g}, which no class of the task covers.")
         return found
 
 
 def ranges(thresholds: tuple[float, ...], unit: str = "") -> tuple[str, ...]:
-    """Names of the classes between thresholds.
+    """Return the names of the classes between thresholds.
 
     >>> ranges((0, 8, 8.5))
     ('0 to 8', '8 to 8.5')

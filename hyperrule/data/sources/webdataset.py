@@ -1,7 +1,7 @@
-"""Tar shards in the layout of WebDataset: the members of a sample lie together and share a key, the path up to the
+"""Tar shards in the layout of WebDataset: the members of a sample are adjacent and share a key, the path up to the
 first dot of the file name, as in `cats/03.jpg` and `cats/03.cls`.
 
-Headers and labels are read once, which gives the place of every image; images themselves are passed over.
+One pass over headers and labels indexes the position of every image, without reading the images.
 """
 
 import json
@@ -32,17 +32,17 @@ from hyperrule.support.wording import listed, printable
 SHARD = re.compile(r"\.(tar|tgz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
 SAMPLE_MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)  # key, extension
 LABELS = ("cls", "txt", "json")  # extensions of members
-JSON_LABELS = ("label", "cls", "class", "class_name")  # keys, the first that is there
-LABEL_BYTES = 1 << 20  # what is longer is no label
+JSON_LABELS = ("label", "cls", "class", "class_name")  # keys of a JSON label, in order of precedence
+LABEL_BYTES = 1 << 20  # longer members are not labels
 PACKERS = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
-DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError)  # what tarfile raises
-END_BYTES = 1 << 20  # of zeros after the last member, as far as they are looked at
+DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError)  # raised by tarfile
+END_BYTES = 1 << 20  # after the last member, checked to be zeros
 KEY_RULE = "The key of a sample is the path up to the first dot of the file name."
-LIE_TOGETHER = "The members of a sample must lie together: tar --sort=name writes them so."
+ADJACENT = "The members of a sample must be adjacent: tar --sort=name writes them so."
 
 
 class Member(NamedTuple):
-    """A file of a shard: the path, what it consists of by WebDataset's rule, and its place in bytes."""
+    """A file of a shard: its path, split into key and extension by WebDataset's rule, and its position in bytes."""
 
     path: str
     key: str
@@ -55,17 +55,17 @@ class Member(NamedTuple):
 @dataclass(frozen=True)
 class Label:
     text: str
-    is_number: bool  # by what it is stored as
+    is_number: bool  # whether it is stored as a number
 
 
 def list_tar_shards(request: DataRequest, reporter: Reporter) -> Listing:
-    """Every sample in the order of the shards. Raises DataError for a sample that is not one image and one label."""
+    """List every sample in shard order. Raises DataError for a sample without exactly one image and one label."""
     shards = find_shards(request, SHARD, "train-0000.tar")
     which, offsets, lengths = array("i"), array("q"), array("q")
     ids: list[str] = []
     labels: list[str] = []
-    typical: dict[bool, tuple[str, str]] = {}  # a label that is a number or not, and where
-    seen: dict[Split | None, set[str]] = {}  # keys of every split
+    typical: dict[bool, tuple[str, str]] = {}  # first label that is (True) or is not a number, and its sample
+    seen: dict[Split | None, set[str]] = {}  # sample keys of every split
     for number, file in shards.scanned(reporter):
         keys = seen.setdefault(shards.splits[number], set())
         for key, sample in groupby(_members(file), lambda member: member.key):
@@ -73,7 +73,7 @@ def list_tar_shards(request: DataRequest, reporter: Reporter) -> Listing:
             members = list(sample)
             image, label = _image(members, request.image_key, where), _label(members, request.label_key, where)
             if key in keys:
-                raise DataError(f"{where} is there twice in its split; keys must be unique. {KEY_RULE} {LIE_TOGETHER}")
+                raise DataError(f"{where} occurs twice in its split; keys must be unique. {KEY_RULE} {ADJACENT}")
             keys.add(key)
             ids.append(printable(image.path.removeprefix("./")))
             labels.append(sys.intern(label.text))
@@ -82,11 +82,11 @@ def list_tar_shards(request: DataRequest, reporter: Reporter) -> Listing:
             offsets.append(image.offset)
             lengths.append(image.length)
         if not which or which[-1] != number:
-            raise DataError(f"{file} holds no samples, such as 03.jpg with 03.cls. Leave it out, or fetch it again.")
+            raise DataError(f"{file} holds no samples, such as 03.jpg with 03.cls. Leave it out, or download it again.")
     if len(typical) > 1:
         (name, first), (figure, second) = typical[False], typical[True]
         raise DataError(
-            f"labels are numbers and names: {figure} in {second}, but {name!r} in {first}. Use one of them."
+            f"labels mix numbers and names: {figure} in {second}, but {name!r} in {first}. Use one of them."
         )
     classes = classes_of(labels, shards.beside([CLASSES_FILE]))
     shard_of = np.array(which, np.int32)
@@ -106,7 +106,7 @@ def list_tar_shards(request: DataRequest, reporter: Reporter) -> Listing:
 
 
 def _unique(ids: list[str], which: Sequence[int], names: Sequence[str]) -> list[str]:
-    """The ids, below the names of their shards if splits share some."""
+    """Return the ids, prefixed with their shard's name if splits share some."""
     if len(set(ids)) == len(ids):
         return ids
     stems = [printable(SHARD.sub("", name)) for name in names]
@@ -114,9 +114,9 @@ def _unique(ids: list[str], which: Sequence[int], names: Sequence[str]) -> list[
 
 
 def _members(file: Path) -> Iterator[Member]:
-    """Members that belong to samples, in their order, with the contents of labels.
+    """Yield the members of samples in file order, with the contents of labels.
 
-    Raises DataError for a file that is not a tar, is compressed, is cut off, or holds links or sparse files.
+    Raises DataError if the file is not a tar, is compressed or cut off, or holds links or sparse files.
     """
     with os_errors_as(DataError, f"cannot read {file}"), file.open("rb") as stream:
         _refuse_compressed(stream.read(8), file)
@@ -125,21 +125,21 @@ def _members(file: Path) -> Iterator[Member]:
         try:
             with tarfile.open(fileobj=stream, mode="r:") as tar:
                 while (entry := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                    tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all members in memory
                     named = _sample_member(entry, file)
                     if not entry.offset_data <= entry.offset_data + entry.size <= size:
-                        raise tarfile.ReadError(f"{printable(entry.name)} goes beyond the file")
+                        raise tarfile.ReadError(f"{printable(entry.name)} extends beyond the end of the file")
                     if named is not None:
                         text = _text(stream, entry, named[1], file)
                         yield Member(entry.name, *named, entry.offset_data, entry.size, text)
                 stream.seek(tar.offset)
                 end = stream.read(END_BYTES)
-                if len(end) < tarfile.BLOCKSIZE or end.strip(b"\0"):  # where tarfile stops without a word
+                if len(end) < tarfile.BLOCKSIZE or end.strip(b"\0"):  # tarfile stops here silently
                     raise tarfile.ReadError(f"no end of the archive at byte {tar.offset}")
         except DAMAGE as error:
             raise DataError(
-                f"{file} is not a whole tar file ({error}): cut off, damaged or several in one. "
-                "Fetch or write it again."
+                f"{file} is not a complete tar file ({error}): cut off, damaged or several in one. "
+                "Download or write it again."
             ) from None
 
 
@@ -147,13 +147,13 @@ def _refuse_compressed(start: bytes, file: Path) -> None:
     for magic, unpack in PACKERS.items():
         if start.startswith(magic):
             raise DataError(
-                f"{printable(file)} is compressed, and images must be read from any place of a file. Unpack every "
+                f"{printable(file)} is compressed, which does not allow reading single images. Unpack every "
                 f"shard first: {unpack} {shlex.quote(str(file))}"
             )
 
 
 def _sample_member(entry: tarfile.TarInfo, file: Path) -> tuple[str, str] | None:
-    """Key and extension of a member; None for a folder and for what is in no sample."""
+    """Return key and extension of a member; None for folders and for files that belong to no sample."""
     named = SAMPLE_MEMBER.fullmatch(entry.name)
     if named is None or entry.isdir():
         return None
@@ -167,7 +167,7 @@ def _sample_member(entry: tarfile.TarInfo, file: Path) -> tuple[str, str] | None
 
 
 def _image(members: list[Member], image_key: str | None, where: str) -> Member:
-    """The member that is the image, by its extension: `image_key` ("left.png", or "jpg;png" for either) or any."""
+    """Return the image of a sample, by extension: `image_key` ("left.png", or "jpg;png" for either), or any."""
     asked = image_key.lower().split(";") if image_key else None
     images = [
         member
@@ -176,35 +176,35 @@ def _image(members: list[Member], image_key: str | None, where: str) -> Member:
     ]
     if not images:
         allowed = ", ".join(asked or sorted(EXTENSIONS))
-        raise DataError(f"{where} has no image ({allowed}), only {_extensions(members)}. {LIE_TOGETHER}")
+        raise DataError(f"{where} has no image ({allowed}), only {_extensions(members)}. {ADJACENT}")
     if len(images) > 1:
         raise DataError(
-            f"{where} has {len(images)} images: {_extensions(images)}. Say which: --image-key {images[0].extension}. "
+            f"{where} has {len(images)} images: {_extensions(images)}. Choose one: --image-key {images[0].extension}. "
             f"{KEY_RULE}"
         )
     return images[0]
 
 
 def _label(members: list[Member], label_key: str | None, where: str) -> Label:
-    """The one label of a sample: `label_key` is the extension of its member, or a key of its .json."""
+    """Return the label of a sample: `label_key` is the extension of its member, or a key of its .json."""
     extensions = LABELS if label_key is None else (label_key,) if label_key in LABELS else ("json",)
     keys = JSON_LABELS if label_key is None or label_key in LABELS else (label_key,)
     candidates = [member for member in members if member.extension in extensions]
     found = [(member, label) for member in candidates if (label := _read_label(member, keys, where)) is not None]
     if not found:
         wanted = label_key or f"cls, txt, or json with {' or '.join(JSON_LABELS)}"
-        raise DataError(f"{where} has no label ({wanted}), only {_extensions(members)}. {LIE_TOGETHER}")
+        raise DataError(f"{where} has no label ({wanted}), only {_extensions(members)}. {ADJACENT}")
     if len(found) > 1:
         labels = [member for member, _ in found]
         raise DataError(
-            f"{where} has {len(found)} labels: {_extensions(labels)}. Say which: --label-key {labels[0].extension}. "
+            f"{where} has {len(found)} labels: {_extensions(labels)}. Choose one: --label-key {labels[0].extension}. "
             f"{KEY_RULE}"
         )
     return found[0][1]
 
 
 def _read_label(member: Member, keys: tuple[str, ...], where: str) -> Label | None:
-    """The label that a member holds; None if it is JSON without any of the keys."""
+    """Read the label from a member; None if it is JSON without any of the keys."""
     try:
         text = member.text.decode("utf-8-sig").rstrip("\r\n")
         value = json.loads(text) if member.extension == "json" else text
@@ -216,7 +216,7 @@ def _read_label(member: Member, keys: tuple[str, ...], where: str) -> Label | No
             raise ValueError(f"the label is {reprlib.repr(value)}, not a name or an integer")
         if member.extension == "cls" and INTEGER.fullmatch(text.strip()):
             value = int(text)
-        str(value).encode()  # JSON can write halves of characters
+        str(value).encode()  # fails for lone surrogates, which JSON can write
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: its .{member.extension} cannot be read as a label: {error}.") from None
     return Label(str(value), isinstance(value, int))
