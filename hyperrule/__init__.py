@@ -8,9 +8,18 @@ print(result.metrics.top1, result.run.saved_model)
 """
 
 import os
+import sys
+import warnings
 
 __version__ = "0.1.0"
 
+if "keras" in sys.modules and (_backend := sys.modules["keras"].backend.backend()) != "tensorflow":
+    raise ImportError(
+        f"hyperrule runs on TensorFlow, and Keras is imported already, on {_backend}: import hyperrule in a process of "
+        "its own, or before Keras."
+    )
+if (_backend := os.environ.get("KERAS_BACKEND", "tensorflow")) != "tensorflow":
+    warnings.warn(f"hyperrule sets KERAS_BACKEND={_backend} to tensorflow, which it runs on.", stacklevel=2)
 # Before TensorFlow and Keras are imported, which reads them: Keras 3 on TensorFlow, and only errors on stderr.
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -1,12 +1,12 @@
-"""Every error a user can meet.
+"""The errors that users see.
 
     HyperruleError
-    ├── UserError             the request cannot be carried out as asked      exit code 2
+    ├── UserError             the request is wrong or cannot be carried out   exit code 2
     │   ├── RecipeError       an option or recipe key is unknown or out of range
     │   ├── DataError         the data set cannot be used
-    │   ├── BackboneError     the backbone is unknown or its file does not fit
-    │   └── RunFolderError    the run folder is in use, missing or of another plan
-    └── RunError              the work started and could not be finished      exit code 1
+    │   ├── BackboneError     the backbone is unknown, or its file does not fit
+    │   └── RunFolderError    the run folder is in use, missing, or belongs to another plan
+    └── RunError              the work started but could not be finished      exit code 1
         └── Interrupted       stopped by SIGINT or SIGTERM; resumable         exit code 128 + signal
 
 A message is one line: what is wrong, what is allowed, what was received, what to try next.
@@ -14,7 +14,7 @@ A message is one line: what is wrong, what is allowed, what was received, what t
 
 
 class HyperruleError(Exception):
-    """Base class; the command line prints the message and exits with `exit_code`."""
+    """Base class. The command line prints the message and exits with `exit_code`."""
 
     exit_code = 1
 
@@ -44,7 +44,7 @@ class RunError(HyperruleError):
 
 
 class Interrupted(RunError):
-    """Raised after a checkpoint has been written because a signal asked the run to stop."""
+    """A signal stopped the run, after it wrote a checkpoint."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

@@ -1,9 +1,7 @@
-"""What was asked: one strict set of options, from a YAML file, the command line or Python.
+"""The options of `finetune` and `distill`, validated strictly, from a YAML file, the command line or Python.
 
-Every option is a field of `Recipe`; the command line makes its flags from these fields, so that
-a recipe key `examples_per_class` is the flag `--examples-per-class`.
-
-What was asked of a distillation: one strict set of options, from a YAML file, the command line or Python.
+Every option is a field of `Recipe` or `DistillRecipe`. The command line makes its flags from these fields: the recipe
+key `examples_per_class` is the flag `--examples-per-class`, and a field's description is the flag's help.
 """
 
 import os
@@ -33,15 +31,15 @@ from hyperrule.support.wording import did_you_mean
 
 Train = Literal["full", "last-1", "last-2", "last-3", "head"]
 Balance = Literal["none", "sampler", "loss"]
-LENGTHS = ("steps", "epochs", "budget")  # at most one of these may be given
+LENGTHS = ("steps", "epochs", "budget")  # at most one may be set
 SPLITS = ("train_split", "validation_split", "test_split")
-LISTED = ("dataset", *SPLITS, "data_dir", "image_key", "label_key")  # they say which images, and which split is which
+LISTED = ("dataset", *SPLITS, "data_dir", "image_key", "label_key")  # select the images and assign the splits
 R = TypeVar("R", bound="TrainingRecipe")
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 def seconds(budget: Any) -> Any:
-    """ "90s", "5m", "1.5h" -> seconds; anything else is returned as it is, for pydantic to judge.
+    """Convert "90s", "5m" or "1.5h" to seconds; return anything that is not text unchanged, for pydantic to check.
 
     >>> seconds("5m"), seconds("1.5h"), seconds(90)
     (300.0, 5400.0, 90)
@@ -55,7 +53,7 @@ def seconds(budget: Any) -> Any:
 
 
 def parse_size(limit: Any) -> Any:
-    """ "8GiB", "500 MB" -> bytes; anything else is returned as it is, for pydantic to judge.
+    """Convert "8GiB" or "500 MB" to bytes; return anything that is not text unchanged, for pydantic to check.
 
     >>> parse_size("8GiB"), parse_size("0.5 GB"), parse_size(1024)
     (8589934592, 500000000, 1024)
@@ -69,7 +67,7 @@ def parse_size(limit: Any) -> Any:
 
 
 def on_or_off(value: Any) -> Any:
-    """YAML takes on and off for true and false.
+    """Undo YAML's reading of on and off as true and false.
 
     >>> on_or_off(True), on_or_off(False), on_or_off("auto")
     ('on', 'off', 'auto')
@@ -78,52 +76,62 @@ def on_or_off(value: Any) -> Any:
 
 
 class TrainingRecipe(BaseModel):
-    """Options of every training. What is left at None, the rule, the paper or the machine decides."""
+    """Options common to `finetune` and `distill`. None leaves the choice to the rule, the paper or the machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     command: ClassVar[str]
 
     random_flip: bool | None = Field(None, examples=["no-flip"], description="Mirror training images at random.")
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of subset, order, augmentation and mixup.")
-    batch: int | None = Field(None, gt=0, le=2**20, description="Examples a step; rate and schedule scale with it.")
-    base_lr: float | None = Field(None, gt=0, allow_inf_nan=False, description="Learning rate before decay.")
-    steps: int | None = Field(None, gt=0, le=10**8, description="Number of steps; the whole schedule stretches.")
-    epochs: float | None = Field(None, gt=0, le=10**6, description="The same, in passes over the data.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the few-shot subset, order, augmentation and mixup.")
+    batch: int | None = Field(
+        None, gt=0, le=2**20, description="Images per step; learning rate and schedule scale with it."
+    )
+    base_lr: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Learning rate after warm-up, before decay."
+    )
+    steps: int | None = Field(None, gt=0, le=10**8, description="Number of steps; the schedule is scaled to it.")
+    epochs: float | None = Field(
+        None, gt=0, le=10**6, description="Length of training in passes over the data, instead of steps."
+    )
     budget: Annotated[float | None, BeforeValidator(seconds)] = Field(
         None,
         gt=0,
         allow_inf_nan=False,
         examples=["TIME"],
-        description="Time for all of it, such as 90s, 5m or 1.5h: the schedule shrinks to fit.",
+        description="Time for the whole run, such as 90s, 5m or 1.5h; the schedule shrinks to fit.",
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Type of convolutions and activations; float16 comes with loss scaling."
+        "auto", description="Data type of convolutions and activations; float16 adds loss scaling."
     )
     xla: Annotated[Literal["auto", "on", "off"], BeforeValidator(on_or_off)] = Field(
-        "auto", description="Compile the gradient with XLA; auto: where 'hyperrule doctor --measure' found it faster."
+        "auto", description="Compile the gradient with XLA; auto: only if 'hyperrule doctor --measure' found it faster."
     )
-    devices: str = Field("all", examples=["all|cpu|0,1|tpu"], description="GPUs to use, by number; or none of them.")
+    devices: str = Field(
+        "all",
+        examples=["all|cpu|0,1|tpu"],
+        description="Devices to train on: all GPUs, the CPU, GPUs by number, or a TPU.",
+    )
     micro_batch: int | None = Field(
-        None, gt=0, description="Examples that a device takes at once; changes nothing but rounding."
+        None, gt=0, description="Images per device and pass; affects memory and speed, results only by rounding."
     )
     memory_limit: Annotated[int | None, BeforeValidator(parse_size)] = Field(
-        None, gt=0, examples=["SIZE"], description="Memory to use of each device, such as 8GiB, on a shared machine."
+        None, gt=0, examples=["SIZE"], description="Memory to use on each device, such as 8GiB, if others use it too."
     )
     remat: bool | None = Field(
-        None, description="Compute activations once more in the backward pass: less memory, a third more work."
+        None, description="Recompute activations in the backward pass: less memory, a third more computation."
     )
-    eval_every: int | None = Field(None, gt=0, description="Evaluate every so many steps, besides the end.")
+    eval_every: int | None = Field(None, gt=0, description="Evaluate every N steps, and at the end.")
     checkpoint_every: int | None = Field(
-        None, gt=0, description="Checkpoint every so many steps; by default every minute."
+        None, gt=0, description="Write a checkpoint every N steps; default: every minute."
     )
     tensorboard: bool = Field(False, description="Write TensorBoard event files into the run folder while training.")
-    skip_corrupt: bool = Field(False, description="Decode every image first and leave out those that fail.")
+    skip_corrupt: bool = Field(False, description="Decode every image before training and leave out those that fail.")
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_value_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:
-        """Python takes True for 1; a recipe that says `batch: true` does not mean 1."""
+        """Refuse `batch: true`, which Python would accept as 1."""
         if (
             isinstance(value, bool)
             and field.field_name != "xla"
@@ -141,60 +149,66 @@ class TrainingRecipe(BaseModel):
 
     @classmethod
     def fields(cls) -> dict[str, FieldInfo]:
-        """By name: what is particular first, then what every training has."""
+        """The fields by name: the command's own first, then the common ones."""
         own = {name: field for name, field in cls.model_fields.items() if name not in TrainingRecipe.model_fields}
         return {**own, **cls.model_fields}
 
 
 class Recipe(TrainingRecipe):
-    """Options of one fine-tuning. What is left at None, the rule or the machine decides."""
+    """Options of `finetune`. None leaves the choice to the rule or the machine."""
 
     command: ClassVar = "finetune"
 
     dataset: str = Field(
         description="Folder CLASS/*.jpg or {train,val,test}/CLASS/*.jpg, table, archive, shards, tfds:NAME, hf:NAME or "
-        "'digits': 'hyperrule datasets' explains them."
+        "'digits'; 'hyperrule datasets' describes them."
     )
     train_split: str | None = Field(
         None,
         examples=["NAME"],
-        description="What is trained on: a split's name; of TFDS and Hugging Face also 'train[:98%]'.",
+        description="Split to train on, by name; with TFDS and Hugging Face also a part, such as 'train[:98%]'.",
     )
-    validation_split: str | None = Field(None, examples=["NAME"], description="What evaluations on the way see.")
-    test_split: str | None = Field(None, examples=["NAME"], description="What the result is measured on.")
-    data_dir: str | None = Field(None, examples=["FOLDER"], description="Where TFDS or Hugging Face data sets lie.")
+    validation_split: str | None = Field(None, examples=["NAME"], description="Split to evaluate on during training.")
+    test_split: str | None = Field(None, examples=["NAME"], description="Split to measure the result on.")
+    data_dir: str | None = Field(None, examples=["FOLDER"], description="Folder of TFDS or Hugging Face data sets.")
     image_key: str | None = Field(None, examples=["NAME"], description="Column, feature or field of the images.")
     label_key: str | None = Field(None, examples=["NAME"], description="Column, feature or field of the labels.")
     exclude: str | None = Field(
         None, examples=["FILE"], description="Images to leave out, as 'hyperrule check --write-exclusions' writes them."
     )
-    strict_data: bool = Field(False, description="Refuse images that are in two classes, or in training and test.")
+    strict_data: bool = Field(False, description="Refuse images that are in two classes, or in both training and test.")
     backbone: str = Field(
         "bit-r26x0.5",
         description="A name that 'hyperrule backbones' lists, a hub handle or URL, a SavedModel folder or .tar.gz, "
         "a BiT .npz, or a run folder.",
     )
     input_range: Annotated[tuple[float, float] | None, BeforeValidator(parse_input_range)] = Field(
-        None, examples=["LOW,HIGH"], description="What pixels a foreign backbone takes: 0,1 or -1,1 or 0,255."
+        None, examples=["LOW,HIGH"], description="Pixel range that an unknown backbone expects: 0,1 or -1,1 or 0,255."
     )
-    train: Train = Field("full", description="Train everything, a BiT's last blocks and the head, or the head alone.")
-    rule: Rule = Field("code", description="BiT-HyperRule as in the released code, or as in the paper.")
+    train: Train = Field(
+        "full", description="Train all weights, the last blocks of a BiT and the head, or the head alone."
+    )
+    rule: Rule = Field("code", description="Follow the BiT-HyperRule of the released code or of the paper.")
     preset: Literal["rule", "light"] = Field(
-        "rule", description="light: batch 128 at rate 0.001, for one small device."
+        "rule", description="light: batch 128, learning rate 0.001, for one small device."
     )
-    examples_per_class: int | None = Field(None, gt=0, description="Train on a balanced few-shot subset.")
+    examples_per_class: int | None = Field(None, gt=0, description="Train on a few-shot subset of N images per class.")
     balance: Balance = Field(
-        "none", description="Rare classes: drawn as often as others, or weighted in the loss. The rule does neither."
+        "none", description="Help rare classes: sample all equally often, or weight the loss. The rule does neither."
     )
-    split_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the held-out split, where the data has none.")
+    split_seed: int = Field(
+        0, ge=0, lt=2**31, description="Seed of the random train/test split, for data without splits."
+    )
     head_init: Literal["zeros", "probe"] | None = Field(
-        None, description="Start the head from zeros (the rule) or from a closed-form probe of the features."
+        None, description="Initialise the head with zeros (the rule) or a closed-form linear probe."
     )
-    mixup: float | None = Field(None, ge=0, le=10, description="Alpha of mixup, 0 for none.")
-    resize: int | None = Field(None, ge=32, le=4096, description="Side in pixels to which images are resized.")
-    crop: int | None = Field(None, ge=32, le=4096, description="Side in pixels of the crop that the network sees.")
+    mixup: float | None = Field(None, ge=0, le=10, description="Alpha of mixup; 0 switches it off.")
+    resize: int | None = Field(
+        None, ge=32, le=4096, description="Side in pixels to which training images are resized before the crop."
+    )
+    crop: int | None = Field(None, ge=32, le=4096, description="Side in pixels of the network's input.")
     random_crop: bool | None = Field(
-        None, examples=["no-crop"], description="Crop training images at random; else resize straight to the crop."
+        None, examples=["no-crop"], description="Crop training images at random; otherwise resize them to the crop."
     )
 
     @model_validator(mode="after")
@@ -205,7 +219,7 @@ class Recipe(TrainingRecipe):
 
 
 def make_recipe(options: Mapping[str, Any], kind: type[R]) -> R:
-    """A checked recipe. Raises RecipeError with every mistake, in one line."""
+    """Return the validated recipe. Raises RecipeError that lists every mistake in one line."""
     try:
         return kind(
             **{key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in options.items()}
@@ -215,12 +229,12 @@ def make_recipe(options: Mapping[str, Any], kind: type[R]) -> R:
 
 
 def load_recipe(name: str) -> dict[str, Any]:
-    """Options from a YAML file, or from the shipped recipe of that name.
+    """Return the options of a YAML file, or of the shipped recipe of that name.
 
-    Raises RecipeError if there is none, or if the file is not a YAML mapping.
+    Raises RecipeError if neither exists, or if the file is not a YAML mapping.
     """
     path = Path(name)
-    if not os.path.isfile(path):  # unlike Path.is_file, never an error
+    if not os.path.isfile(path):  # unlike Path.is_file, never raises
         shipped = shipped_recipes()
         if name not in shipped:
             raise RecipeError(
@@ -238,7 +252,7 @@ def load_recipe(name: str) -> dict[str, Any]:
 
 
 def parse_assignment(assignment: str) -> tuple[str, Any]:
-    """ "key=value" with the value read as YAML. Raises RecipeError.
+    """Split "key=value" and parse the value as YAML. Raises RecipeError.
 
     >>> parse_assignment("random-flip=false"), parse_assignment("base_lr=3e-3")
     (('random_flip', False), ('base_lr', '3e-3'))
@@ -253,12 +267,11 @@ def parse_assignment(assignment: str) -> tuple[str, Any]:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """The recipe files that come with the package by name, those of `distill` as distill/NAME."""
+    """Return the recipe files of the package by name; those for `distill` are named distill/NAME."""
     package = Path(str(resources.files("hyperrule")))
     installed = package / "recipes"
-    folder = (
-        installed if installed.is_dir() else package.parent / "recipes"
-    )  # a source tree keeps them beside the package
+    # A source tree keeps them beside the package.
+    folder = installed if installed.is_dir() else package.parent / "recipes"
     files = [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("*/*.yaml"))]
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
 
@@ -272,7 +285,7 @@ def _explained(mistake: Any, kind: type[TrainingRecipe]) -> str:
                 f"'hyperrule {kind.command} --help' lists all"
             )
         case "missing":
-            return f"option {key!r} is missing: say --{key.replace('_', '-')}"
+            return f"option {key!r} is missing: give --{key.replace('_', '-')}"
         case _:
             message = mistake["msg"].removeprefix("Value error, ")
             message = message[0].lower() + message[1:]
@@ -280,7 +293,7 @@ def _explained(mistake: Any, kind: type[TrainingRecipe]) -> str:
 
 
 def numbers(value: Any) -> Any:
-    """On the command line, "13,7" is a list; one number is as good as a list of one.
+    """Split the command line's "13,7" into a tuple; wrap a single number into one.
 
     >>> numbers("13,7"), numbers(13), numbers([13, 7])
     (('13', '7'), (13,), [13, 7])
@@ -291,7 +304,7 @@ def numbers(value: Any) -> Any:
 
 
 def paths(value: Any) -> Any:
-    """One is as good as a list of one.
+    """Turn one path or a list of paths into a tuple of text.
 
     >>> paths("a,b"), paths(["a", "b"])
     (('a,b',), ('a', 'b'))
@@ -303,72 +316,79 @@ def paths(value: Any) -> Any:
 
 
 class DistillRecipe(TrainingRecipe):
-    """Options of one distillation. What is left at None, the paper (arXiv 2106.05237) or the machine decides."""
+    """Options of `distill`. None leaves the choice to the paper (arXiv 2106.05237) or the machine."""
 
     command: ClassVar = "distill"
 
     teacher: str = Field(
         description="A run folder, a classifier that 'hyperrule backbones' lists, a hub handle, a SavedModel folder, "
-        "or a BiT .npz; of one without a head, features are matched."
+        "or a BiT .npz; without a head, its features are matched instead of its logits."
     )
     student: str = Field(
         "r26x0.5",
-        description="The BiT to train: r26x0.5, r50x1 ... from scratch, or weights: a name that 'hyperrule backbones' "
-        "lists, a BiT .npz, a run folder.",
+        description="The BiT to train: r26x0.5, r50x1, ... from scratch; or from weights: a name that 'hyperrule "
+        "backbones' lists, a BiT .npz, or a run folder.",
     )
     dataset: Annotated[tuple[str, ...], BeforeValidator(paths)] = Field(
         min_length=1,
-        description="Images, as for finetune; the training part, labels unused; a folder of images will do. Several "
-        "make one pool.",
+        description="Data set as for finetune, or a folder of unlabelled images; only the training split is used, not "
+        "its labels. Several data sets form one pool.",
     )
     shares: Annotated[tuple[Annotated[int, Field(gt=0, le=1000)], ...] | None, BeforeValidator(numbers)] = Field(
         None,
         examples=["N,N,..."],
-        description="How often each data set is drawn, such as 13,7; by default as it has images.",
+        description="Sampling ratio of the data sets, such as 13,7; default: in proportion to their images.",
     )
-    data_dir: str | None = Field(None, examples=["FOLDER"], description="Where TFDS or Hugging Face data sets lie.")
+    data_dir: str | None = Field(None, examples=["FOLDER"], description="Folder of TFDS or Hugging Face data sets.")
     split_seed: int = Field(
         0,
         ge=0,
         lt=2**31,
-        description="That of finetune: what it holds out of a data set without splits is left out here.",
+        description="Seed of finetune's random split; its test images are left out here.",
     )
     teacher_range: Annotated[tuple[float, float] | None, BeforeValidator(parse_input_range)] = Field(
-        None, examples=["LOW,HIGH"], description="What pixels a foreign teacher takes: 0,1 or -1,1 or 0,255."
+        None, examples=["LOW,HIGH"], description="Pixel range that an unknown teacher expects: 0,1 or -1,1 or 0,255."
     )
     teacher_crop: int | None = Field(
-        None, ge=32, le=4096, description="Side in pixels of what the teacher sees of the same crop [the student's]."
+        None, ge=32, le=4096, description="Side in pixels of the teacher's input, from the same crop [the student's]."
     )
-    crop: int | None = Field(None, ge=32, le=4096, description="Side in pixels of what the student sees.")
+    crop: int | None = Field(None, ge=32, le=4096, description="Side in pixels of the student's input.")
     least_area: float = Field(
-        0.05, ge=0.01, le=1, description="Smallest part of an image that a crop shows; 1 for all of it."
+        0.05, ge=0.01, le=1, description="Smallest fraction of the image's area in a random crop; 1: the whole image."
     )
-    mixup: bool = Field(True, description="Blend images, by a share that is anything from 0 to 1.")
+    mixup: bool = Field(True, description="Mixup with a weight uniform in [0, 1].")
     logits_weight: float | None = Field(
-        None, ge=0, le=1e6, description="Of the divergence from the teacher's probabilities, in the loss."
+        None, ge=0, le=1e6, description="Loss weight of the divergence from the teacher's probabilities."
     )
     features_weight: float | None = Field(
-        None, ge=0, le=1e6, description="Of the distance to the teacher's standardised features, through a linear map."
+        None,
+        ge=0,
+        le=1e6,
+        description="Loss weight of the distance to the teacher's standardised features, by a linear map.",
     )
-    temperature: float = Field(1.0, gt=0, le=100, description="By which the logits of both are divided.")
-    weight_decay: float = Field(1e-4, ge=0, lt=1, description="What a step at the highest rate takes off kernels.")
-    warmup: int | None = Field(None, ge=0, le=10**8, description="Steps before the highest rate.")
+    temperature: float = Field(1.0, gt=0, le=100, description="Divisor of the logits of teacher and student.")
+    weight_decay: float = Field(
+        1e-4, ge=0, lt=1, description="Fraction of the kernels subtracted per step at the highest rate."
+    )
+    warmup: int | None = Field(None, ge=0, le=10**8, description="Steps of warm-up to the highest rate.")
     feature_norm: float | None = Field(
-        None, gt=0, le=1e4, description="Scale the student's features at the end, so that this is their mean L2 norm."
+        None, gt=0, le=1e4, description="Rescale the trained student's features to this mean L2 norm."
     )
 
     @model_validator(mode="after")
     def _one_share_each(self) -> Self:
         if self.shares is not None and len(self.shares) != len(self.dataset):
             raise ValueError(
-                f"shares must be one number for each data set, {len(self.dataset)}. Received: {len(self.shares)}"
+                f"shares must have one number per data set, {len(self.dataset)}. Received: {len(self.shares)}"
             )
         return self
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
         if repeated := sorted({name for name in self.dataset if self.dataset.count(name) > 1}):
-            raise ValueError(f"dataset must name each once; shares draw one more often. Received twice: {repeated[0]}")
+            raise ValueError(
+                f"dataset must name each data set once; shares sample one more often. Received twice: {repeated[0]}"
+            )
         return self
 
     @model_validator(mode="after")

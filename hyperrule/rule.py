@@ -1,4 +1,4 @@
-"""The BiT-HyperRule: from how many images of what size to resolution, schedule and mixup.
+"""The BiT-HyperRule: number and size of the images decide resolution, schedule and mixup.
 
 Sources: P = arXiv 1912.11370v3, section 3.3 and supplement F; C = google-research/big_transfer,
 `bit_hyperrule.py` and `bit_tf2/train.py`. Where they differ, `rule="code"` follows C and
@@ -35,7 +35,7 @@ class Resolution:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Number of updates, of which the first `warmup` rise linearly; the rate falls after each boundary."""
+    """Number of updates: the rate rises linearly over the first `warmup` and falls after each boundary."""
 
     steps: int
     warmup: int
@@ -46,7 +46,7 @@ class Schedule:
         return f"{self.steps} steps: warm-up {self.warmup}, decay after {boundaries}"
 
     def stretched(self, steps: int) -> "Schedule":
-        """The same schedule over another number of steps (at least 1): warm-up and every boundary in proportion.
+        """Return the schedule scaled to `steps` (at least 1): warm-up and every boundary in proportion.
 
         >>> schedule(100).stretched(2_000)
         Schedule(steps=2000, warmup=400, boundaries=(800, 1200, 1600))
@@ -54,7 +54,7 @@ class Schedule:
         Schedule(steps=7, warmup=1, boundaries=(3, 4, 6))
         """
         if steps < 1:
-            raise ValueError(f"a schedule has at least 1 step. Received: {steps}")
+            raise ValueError(f"steps must be at least 1. Received: {steps}")
 
         def scaled(boundary: int) -> int:
             return round(Fraction(boundary * steps, self.steps))
@@ -63,7 +63,7 @@ class Schedule:
 
 
 def regime(examples: int) -> Regime:
-    """Size class of a training set (P section 3.3, C): strict bounds at 20,000 and 500,000.
+    """Return the size class of a training set: below 20,000, below 500,000, or larger (P section 3.3, C).
 
     >>> regime(1), regime(19_999), regime(20_000), regime(499_999), regime(500_000)
     ('small', 'small', 'medium', 'medium', 'large')
@@ -74,7 +74,7 @@ def regime(examples: int) -> Regime:
 
 
 def is_small(height: int, width: int) -> bool:
-    """Whether images of height x width pixels count as small: an area below 96 x 96 (P, C).
+    """Return whether an image of height x width pixels is small: an area below 96 x 96 pixels (P, C).
 
     >>> is_small(95, 96), is_small(96, 96)
     (True, False)
@@ -83,7 +83,7 @@ def is_small(height: int, width: int) -> bool:
 
 
 def resolution(height: int, width: int, rule: Rule = "code", architecture: str = "") -> Resolution:
-    """Training resolution for images of height x width pixels.
+    """Return the training resolution for images of height x width pixels.
 
     >>> resolution(96, 95), resolution(1, 9_216)
     (Resolution(resize=160, crop=128), Resolution(resize=512, crop=480))
@@ -98,7 +98,7 @@ def resolution(height: int, width: int, rule: Rule = "code", architecture: str =
 
 
 def schedule(examples: int, rule: Rule = "code") -> Schedule:
-    """Schedule for a training set of so many examples.
+    """Return the schedule for a training set of `examples` images.
 
     >>> schedule(20_000)
     Schedule(steps=10000, warmup=500, boundaries=(3000, 6000, 9000))
@@ -121,7 +121,7 @@ def schedule(examples: int, rule: Rule = "code") -> Schedule:
 
 
 def learning_rate(step: int, schedule: Schedule, base: float = BASE_LEARNING_RATE) -> float:
-    """Rate of update number `step` (from 0): a boundary's own step still has the higher rate (C).
+    """Return the learning rate of update `step` (from 0); it falls on the step after a boundary (C).
 
     >>> small = schedule(1)
     >>> [learning_rate(step, small) for step in (0, 50, 100, 200)]
@@ -147,7 +147,7 @@ def learning_rate(step: int, schedule: Schedule, base: float = BASE_LEARNING_RAT
 
 
 def mixup_alpha(examples: int) -> float:
-    """Parameter of the Beta distribution of mixup's lambda; 0 means no mixup (P section 3.3, C).
+    """Return alpha of mixup, whose lambda follows Beta(alpha, alpha); 0 means no mixup (P section 3.3, C).
 
     >>> mixup_alpha(19_999), mixup_alpha(20_000), mixup_alpha(500_000)
     (0.0, 0.1, 0.1)

@@ -1,51 +1,52 @@
-"""The run folder: what a training leaves, and the interface between its stages.
+"""The run folder: the files of a training, through which its stages pass on their results.
 
-plan.json            what runs, with reasons; written first
-metrics.jsonl        one line a step and an evaluation
-tensorboard/         the same as event files, where they were asked for
-checkpoints/         step-*.npz: weights and what the optimizer keeps, while the run is unfinished
+plan.json            all values of the run, with reasons; written first
+metrics.jsonl        one line for each step and each evaluation
+tensorboard/         the same as event files, with --tensorboard
+checkpoints/         step-*.npz: weights and optimizer state, while the run is unfinished; the last two are kept
 weights.npz          the trained network in BiT's public format
-eval.json            figures over all test examples; of a distillation, over those held out
-predictions.parquet  one row each of these; for a distillation, the label is the teacher's
-pictures.parquet     of a fine-tuning: small pictures of samples and mistakes, for the report
-export/              the classifier to deploy, saved_model/1 first; parity.json: each compared with eval
+eval.json            figures over all test examples (distillation: over the held-out images)
+predictions.parquet  one row for each of these examples (distillation: the label is the teacher's)
+pictures.parquet     fine-tuning only: small pictures of samples and mistakes, for the report
+export/              the classifier to deploy: saved_model/1, then others; parity.json compares each with eval.json
 report.html          the result for people, on one page
-model_card.md        the same for whoever gets the model; written last, so its presence means "finished"
+model_card.md        the result for users of the model; written last, so its presence means "finished"
 
-Checkpoints of a run: one .npz a time, written whole or not at all, the last two kept.
+Checkpoints are written whole or not at all.
 """
 
-import fcntl
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from pydantic import ValidationError
 
-from hyperrule.backbones.bit.checkpoints import Arrays, read_arrays, write_arrays
+from hyperrule.backbones.bit.checkpoints import State, read_arrays, write_arrays
 from hyperrule.backbones.describe import CARD, is_finished
 from hyperrule.errors import BackboneError, RunError, RunFolderError
 from hyperrule.planning.distill import DistillPlan
 from hyperrule.planning.finetune import Plan
+from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.training_plan import FORMAT, TrainingPlan
-from hyperrule.support.files import os_errors_as, whole_file
+from hyperrule.support.files import atomic_write, os_errors_as, try_file_lock
 from hyperrule.support.wording import resume_command
 
 P = TypeVar("P", bound=TrainingPlan)
-FINETUNE_ALONE = 4  # the format before there were other jobs; else it is the same
+RUNS = Path("runs")  # where new ones go, if nothing else is said
+KEPT = 2  # checkpoints
 
 
 class RunFolder:
-    """`resume` is what to type to go on with an unfinished run."""
+    """A run folder. `resume` is the command that continues an unfinished run."""
 
     def __init__(self, path: Path, resume: str | None = None) -> None:
         self.path = path
+        self._held = False  # the lock, by this object
         self.resume = resume or resume_command(path)
         self.plan_file = path / "plan.json"
         self.lock_file = path / ".lock"
@@ -56,7 +57,7 @@ class RunFolder:
         self.eval_file = path / "eval.json"
         self.predictions_file = path / "predictions.parquet"
         self.export = path / "export"
-        self.saved_model = self.export / "saved_model" / "1"  # as TensorFlow Serving wants it
+        self.saved_model = self.export / "saved_model" / "1"  # TensorFlow Serving's layout
         self.parity_file = self.export / "parity.json"
         self.pictures_file = path / "pictures.parquet"
         self.report_file = path / "report.html"
@@ -67,50 +68,41 @@ class RunFolder:
         return is_finished(self.path)
 
     def create(self, plan: TrainingPlan) -> None:
-        """Make the folder and write its plan, in one moment. Raises RunFolderError if it is not empty."""
+        """Write the plan into the folder, which makes it a run. Raises RunFolderError if it is not free."""
         check_free(self.path)
-        text = plan.model_dump_json(indent=2) + "\n"
-        if self.path.exists():  # empty, and perhaps a mount point
-            self.write(self.plan_file, text)
-            return
         with os_errors_as(RunFolderError, f"--out {self.path} cannot be made"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
-            staging.chmod(0o777 & ~_umask())
-            try:
-                (staging / self.plan_file.name).write_text(text, encoding="utf-8")
-                os.rename(staging, self.path)
-            except BaseException:
-                shutil.rmtree(staging, ignore_errors=True)
-                raise
+            self.path.mkdir(parents=True, exist_ok=True)
+        self.write(self.plan_file, plan.model_dump_json(indent=2) + "\n")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder within the block. Raises RunFolderError if another process has it."""
-        # A file of its own, never replaced, and open for writing: network file systems ask for that.
+        """Lock the folder within the block; blocks may be nested. Raises RunFolderError if another process has locked
+        it."""
+        if self._held:
+            yield
+            return
         with ExitStack() as held:
             with os_errors_as(RunFolderError, f"{self.path} cannot be locked"):
-                lock = held.enter_context(self.lock_file.open("a"))
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise RunFolderError(f"{self.path} is in use: another process is working on this run.") from None
+                lock = held.enter_context(try_file_lock(self.lock_file))
+            # One that was removed belongs to a folder that was reserved and given back in this moment.
+            if lock is None or not _same(lock, self.lock_file):
+                raise RunFolderError(f"{self.path} is in use: another process is working on this run.")
+            self._held = True
+            _locks.add(lock)
             try:
                 yield
             finally:
-                if self.finished:  # nobody resumes it
-                    self.lock_file.unlink(missing_ok=True)
+                self._held = False
+                _locks.remove(lock)
 
     def read_plan(self) -> TrainingPlan:
-        """The stored plan. Raises RunFolderError if there is none or it is of another format."""
+        """Return the stored plan. Raises RunFolderError if there is none, or one of another format."""
         if not self.plan_file.is_file():
             raise RunFolderError(
                 f"{self.path} is no run folder: it has no plan.json. Give the folder that finetune or distill printed."
             )
         try:
             stored = json.loads(self.plan_file.read_text(encoding="utf-8"))
-            if stored["format"] == FINETUNE_ALONE:
-                stored |= {"format": FORMAT, "job": "finetune"}
             if stored["format"] != FORMAT:
                 raise RunFolderError(
                     f"{self.plan_file} has format {stored['format']}; this version reads {FORMAT}. "
@@ -122,15 +114,17 @@ class RunFolder:
             raise RunFolderError(f"{self.plan_file} is damaged: {' '.join(str(error).split())[:200]}") from None
 
     def read_plan_of(self, kind: type[P]) -> P:
-        """The stored plan, of a kind of training. Raises RunFolderError if it is of another, too."""
+        """Return the stored plan. Raises RunFolderError as `read_plan` does, and if the plan is of another kind."""
         plan = self.read_plan()
         if not isinstance(plan, kind):
             raise RunFolderError(f"{self.path} holds a {plan.KIND}, not a {kind.KIND}.")
         return plan
 
     def read_temperature(self) -> float:
-        """By which the logits are divided for calibrated probabilities; 1 where that was never fitted. Raises
-        RunFolderError if eval.json is damaged."""
+        """Return the temperature, by which logits are divided for calibrated probabilities; 1 if none was fitted.
+
+        Raises RunFolderError if eval.json is damaged.
+        """
         if not self.eval_file.exists():
             return 1.0
         try:
@@ -141,7 +135,7 @@ class RunFolder:
 
     def write(self, file: Path, text: str) -> None:
         """Write a file of the run whole or not at all."""
-        with whole_file(file) as partial:
+        with atomic_write(file) as partial:
             partial.write_text(text, encoding="utf-8")
 
     def append_metrics(self, line: dict[str, Any]) -> None:
@@ -149,7 +143,7 @@ class RunFolder:
             stream.write(json.dumps(line) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All whole lines; a last one that was cut short is left out."""
+        """Return all lines; a last line that was cut short is left out."""
         if not self.metrics_file.exists():
             return []
         lines = []
@@ -161,23 +155,98 @@ class RunFolder:
         return lines
 
     def rewind_metrics(self, step: int) -> None:
-        """Forget what was logged after `step` steps were done, for a run that resumes there."""
+        """Delete the lines of all steps after `step`, where a run resumes."""
         kept = [line for line in self.read_metrics() if line["step"] <= step]
         self.write(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
 
 
-def _umask() -> int:
-    """What the user takes away from the permissions of new files; mkdtemp takes away everything of others."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _same(stream: IO[str], file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+_locks: set[IO[str]] = set()
+
+
+def _let_go() -> None:
+    """In a fork: those that decode images outlive this process if it is killed, and would hold its run."""
+    for lock in _locks:
+        lock.close()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_let_go)
+
+
+@contextmanager
+def reserved(run: RunFolder | None, name: str = "run") -> Iterator[RunFolder]:
+    """A folder for a new run, that of `run` or a free one called after `name`, made at once and held within the block.
+    Where no run was begun in it, it goes again, and so do folders above it that were made.
+
+    Of several workers, the chief alone has one. Raises RunFolderError if it is not free, or another process has it.
+    """
+    if not this_cluster().chief:
+        yield run or RunFolder(next(_candidates(name)))
+        return
+    if run is not None and run._held:
+        yield run
+        return
+    made: list[Path] = []
+    if run is None:
+        run = RunFolder(_make_free_folder(name, made))
+    else:
+        check_free(run.path)
+        _make_folder(run.path, made)
+    try:
+        with run.locked():
+            try:
+                check_free(run.path)  # another process may have had it
+                yield run
+            finally:
+                with suppress(OSError):
+                    if os.listdir(run.path) == [run.lock_file.name]:
+                        run.lock_file.unlink()
+    finally:
+        with suppress(OSError):  # not empty, or of another process that has begun
+            for folder in made:
+                folder.rmdir()
+
+
+def _make_folder(path: Path, made: list[Path]) -> None:
+    """An empty one is taken: it may be a mount point."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    with os_errors_as(RunFolderError, f"--out {path} cannot be made"):
+        path.mkdir(parents=True, exist_ok=True)
+    made += missing
+
+
+def _make_free_folder(name: str, made: list[Path]) -> Path:
+    _make_folder(RUNS, made)
+    for path in _candidates(name):
+        with os_errors_as(RunFolderError, f"{path} cannot be made"), suppress(FileExistsError):
+            path.mkdir()
+            made.insert(0, path)
+            return path
+    raise AssertionError("there are endless names")
+
+
+def _candidates(name: str) -> Iterator[Path]:
+    """runs/NAME, or runs/NAME-2 and so on where that is taken."""
+    last = Path(os.path.expanduser(name)).resolve().name
+    stem = re.sub(r"[^\w.-]+", "-", last.removeprefix("tfds:").removeprefix("hf:")).strip("-.") or "run"
+    return (RUNS / (stem if number == 1 else f"{stem}-{number}") for number in count(1))
 
 
 def check_free(path: Path) -> None:
-    """Raises RunFolderError unless the path is free, or an empty folder, in a place we can write."""
+    """Raise RunFolderError unless the path is free or an empty folder, and its parent is writable.
+
+    A lock file may lie there: another process holds it, or was killed before it began.
+    """
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"--out {path} is a file. Choose a folder that does not exist yet.")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and set(os.listdir(path)) - {RunFolder(path).lock_file.name}:
         if (path / "plan.json").exists():
             if RunFolder(path).finished:
                 raise RunFolderError(f"--out {path} holds another run (finished). Choose another folder.")
@@ -193,25 +262,16 @@ def check_free(path: Path) -> None:
         raise RunFolderError(f"--out {path}: no permission to write in {parent}.")
 
 
-def free_run_folder(dataset: str) -> Path:
-    """runs/NAME, or runs/NAME-2 and so on where that is taken."""
-    last = Path(os.path.expanduser(dataset)).resolve().name
-    name = re.sub(r"[^\w.-]+", "-", last.removeprefix("tfds:").removeprefix("hf:")).strip("-.") or "run"
-    candidates = (Path("runs", name if number == 1 else f"{name}-{number}") for number in range(1, 10**6))
-    return next(path for path in candidates if not path.exists())
+def save_checkpoint(folder: Path, step: int, arrays: State, resume: str) -> Path:
+    """Write the state after `step` steps, and delete all checkpoints but the last two.
 
-
-KEPT = 2
-
-
-def save_checkpoint(folder: Path, step: int, arrays: Arrays, resume: str) -> Path:
-    """Write the state after `step` steps. Raises RunError, older checkpoints untouched, if it cannot; the error tells
-    people to go on with `resume`."""
+    If writing fails, raises RunError, which names the command `resume`, and keeps older checkpoints.
+    """
     with os_errors_as(RunError, f"cannot write {folder}"):
         folder.mkdir(exist_ok=True)
     target = folder / f"step-{step:08d}.npz"
     try:
-        with whole_file(target) as partial:
+        with atomic_write(target) as partial:
             write_arrays(partial, arrays)
     except RunError as error:
         kept = f"Earlier checkpoints are kept; continue with: {resume}"
@@ -221,15 +281,19 @@ def save_checkpoint(folder: Path, step: int, arrays: Arrays, resume: str) -> Pat
     return target
 
 
-def latest_checkpoint(folder: Path, say: Callable[[str], None] = lambda line: None) -> tuple[int, Arrays] | None:
-    """Step and state of the newest checkpoint that can be read, or None; `say` hears of those passed over."""
+def latest_checkpoint(folder: Path, say: Callable[[str], None] = lambda line: None) -> tuple[int, State] | None:
+    """Return step and state of the newest readable checkpoint, or None; `say` reports damaged ones."""
     for path in reversed(_checkpoints(folder)):
         try:
-            return int(path.stem.removeprefix("step-")), read_arrays(path)
+            return _step_of(path), read_arrays(path)
         except BackboneError as error:
             say(f"Passing over a damaged checkpoint: {error}")
     return None
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*.npz") if re.fullmatch(r"step-\d{8}", path.stem))
+    return sorted((path for path in folder.glob("step-*.npz") if re.fullmatch(r"step-\d{8,}", path.stem)), key=_step_of)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.stem.removeprefix("step-"))

@@ -3,8 +3,16 @@
 import subprocess
 import sys
 
-# Small pixels and few steps: what is tested is the way through, not the accuracy.
-SMALL = {"batch": 8, "steps": 12, "resize": 40, "crop": 32, "precision": "float32", "checkpoint_every": 1}
+# A small network, small pixels and few steps: what is tested is the way through, not the accuracy.
+SMALL = {
+    "backbone": "random-r14x0.5",
+    "batch": 8,
+    "steps": 12,
+    "resize": 40,
+    "crop": 32,
+    "precision": "float32",
+    "checkpoint_every": 1,
+}
 
 
 def flags(options: dict[str, object]) -> list[str]:

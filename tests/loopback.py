@@ -11,7 +11,8 @@ from hyperrule.support.progress import Reporter
 
 @dataclass
 class Answer:
-    """The bytes of one path; `cut` closes the connection after so many, `hang` says nothing until the server ends."""
+    """The bytes of one path; `cut` closes the connection after so many, `hang` says nothing until the server ends,
+    `stall` no more than so many bytes."""
 
     body: bytes = b""
     status: int = 200
@@ -20,6 +21,7 @@ class Answer:
     length: bool = True
     cut: int | None = None
     hang: bool = False
+    stall: int = 0
 
 
 class Loopback:
@@ -77,8 +79,10 @@ class Loopback:
                 if status == 206:
                     self.send_header("Content-Range", f"bytes {first}-{len(answer.body) - 1}/{len(answer.body)}")
                 self.end_headers()
-                loopback.sent.append(len(body[: answer.cut]))
-                self.wfile.write(body[: answer.cut])
+                loopback.sent.append(len(body[: answer.stall or answer.cut]))
+                self.wfile.write(body[: answer.stall or answer.cut])
+                if answer.stall:
+                    loopback._ended.wait()
 
             def log_message(self, *_: object) -> None:
                 """Nothing on stderr."""

@@ -1,9 +1,11 @@
 """Every kind of backbone keeps one contract; BiTs among SavedModels are recognised; pixels are never taken wrongly."""
 
+import logging
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.bit.checkpoints import HEAD, read_arrays, write_arrays
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.backbones.info import BackboneInfo
+from hyperrule.backbones.saved_model import inspection
 from hyperrule.backbones.saved_model.graph_module import GraphModule
 from hyperrule.backbones.saved_model.transplant import matches
 from hyperrule.data.pipeline import MicroBatch
@@ -35,6 +38,28 @@ SHORT = {"batch": 8, "steps": 4, "resize": 40, "crop": 32, "precision": "float32
 def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYPERRULE_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.delenv("TFHUB_CACHE_DIR", raising=False)
+
+
+def test_a_module_is_looked_into_without_a_word_of_tensorflows_and_other_threads_are_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = []
+    logger = tf.get_logger()
+    monkeypatch.setattr(logger, "handlers", [handler := logging.Handler()])
+    monkeypatch.setattr(handler, "emit", lambda record: heard.append(record.getMessage()))
+
+    def warn(*_: object) -> None:
+        logger.warning("within")
+        thread = threading.Thread(target=logger.warning, args=("beside",))
+        thread.start()
+        thread.join()
+        logger.error("failure")
+
+    monkeypatch.setattr(inspection, "_inspected", warn)
+    logger.warning("before")
+    inspection.inspect(tmp_path, "", tmp_path)
+    logger.warning("after")
+    assert heard == ["before", "beside", "failure", "after"]
 
 
 @pytest.fixture(scope="module")
@@ -195,10 +220,10 @@ def test_a_bit_among_savedmodels_runs_natively(
 def test_a_bit_that_computes_something_else_runs_as_it_is(tmp_path: Path) -> None:
     """The variables fit, the outputs do not: the proof fails, and is said to."""
     save_bit(tmp_path / "module", lambda name: name, after=lambda features: features**2)
-    with pytest.raises(BackboneError, match="input range of module cannot be told"):
+    with pytest.raises(BackboneError, match="input range of module is unknown"):
         describe_backbone(str(tmp_path / "module"))
     info = describe_backbone(str(tmp_path / "module"), input_range=(0, 1))
-    assert info.as_it_is is not None
+    assert info.opaque is not None
     assert info.input_range == (0, 1)
     assert "variables are those of R26x0.5, but its outputs differ" in info.notes[1]
 
@@ -228,7 +253,7 @@ def test_statistics_follow_training_and_the_penalty_counts_once_a_step(kinds: di
     assert [step.run([batch], 0.1).loss for _ in range(3)] == pytest.approx(expected, rel=1e-5)
     arrays = {name.split("/", 2)[2]: variable for name, variable in classifier.backbone.arrays.items()}
     np.testing.assert_allclose(arrays["bn/moving_mean"], net.mean, rtol=1e-4, atol=1e-6)
-    assert describe_backbone(kinds["as it is"]).as_it_is.keeps_statistics  # type: ignore[union-attr]
+    assert describe_backbone(kinds["as it is"]).opaque.keeps_statistics  # type: ignore[union-attr]
 
 
 def test_two_devices_train_a_module_as_it_is(kinds: dict[str, str]) -> None:
@@ -260,8 +285,8 @@ def test_frozen_savedmodels_extract_features_and_say_that_they_cannot_train(tmp_
         tf.compat.v1.saved_model.simple_save(session, str(tmp_path / "tf1"), {"images": images}, {"default": features})
     for name, features_expected, side in (("signatures", 16, None), ("tf1", 4, 40)):
         info = describe_backbone(str(tmp_path / name), input_range=(0, 1))
-        assert info.as_it_is is not None
-        assert (info.as_it_is.trainable, info.features, info.as_it_is.side) == (False, features_expected, side)
+        assert info.opaque is not None
+        assert (info.opaque.trainable, info.features, info.opaque.side) == (False, features_expected, side)
         side = side or 32
         assert GraphModule(tmp_path / name)(np.zeros((2, side, side, 3), np.float32)).shape == (2, features_expected)
 
@@ -292,7 +317,7 @@ def test_dropout_of_a_module_runs_and_is_said_to_end_exact_resuming(image_folder
     dropped = Module(features, net.variables)
     tf.saved_model.save(dropped, str(tmp_path / "module"))
     info = describe_backbone(str(tmp_path / "module"))
-    assert any("random numbers of its own" in note for note in info.notes)
+    assert any("its own random numbers" in note for note in info.notes)
     options = ["--batch", "4", "--steps", "2", "--crop", "32", "--out", str(tmp_path / "run")]
     command = ["-m", "hyperrule", "finetune", "--dataset", str(image_folder), "--backbone", str(tmp_path / "module")]
     finished = subprocess.run([sys.executable, *command, *options], capture_output=True, text=True, check=False)
@@ -305,7 +330,7 @@ def test_an_export_whose_head_alone_was_trained_trains_again(
     run = hyperrule.finetune(
         dataset=image_folder, backbone=kinds["as it is"], train="head", out=tmp_path / "run", **SHORT
     ).run
-    assert describe_backbone(str(run.path)).as_it_is.trainable  # type: ignore[union-attr]
+    assert describe_backbone(str(run.path)).opaque.trainable  # type: ignore[union-attr]
 
 
 # The input range
@@ -324,7 +349,7 @@ def test_batch_norm_tells_the_input_range(norm: str, tmp_path: Path) -> None:
 
 def test_input_range_that_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
     SmallNet("none").save(tmp_path / "module")
-    with pytest.raises(BackboneError, match=r"cannot be told \(it has no batch norm.*Say it with --input-range: 0,1"):
+    with pytest.raises(BackboneError, match=r"is unknown \(it has no batch norm.*Set it with --input-range: 0,1"):
         describe_backbone(str(tmp_path / "module"))
     assert describe_backbone(str(tmp_path / "module"), input_range=(0, 255)).input_range == (0, 255)
 
@@ -450,7 +475,7 @@ def test_a_savedmodel_of_text_and_a_broken_one(tmp_path: Path) -> None:
         lambda words: tf.strings.length(words), input_signature=[tf.TensorSpec([None], tf.string)]
     )
     tf.saved_model.save(text, str(tmp_path / "text"))
-    with pytest.raises(BackboneError, match="no function of one batch of square float images"):
+    with pytest.raises(BackboneError, match="no function whose only arguments are one batch of square float images"):
         describe_backbone(str(tmp_path / "text"))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "saved_model.pb").write_bytes(b"no graph")

@@ -7,8 +7,12 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +20,13 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from hyperrule import api
 from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.bit.checkpoints import HEAD, read_arrays
 from hyperrule.cli import main
-from hyperrule.errors import BackboneError, HyperruleError, RunError
+from hyperrule.errors import BackboneError, HyperruleError, RecipeError, RunError
 from hyperrule.planning.training_plan import FORMAT
-from hyperrule.run_folder import RunFolder, latest_checkpoint, save_checkpoint
+from hyperrule.run_folder import RunFolder, latest_checkpoint, reserved, save_checkpoint
 
 Refused = Callable[..., str]
 Layout = dict[str, int | bytes]  # folder -> number of images in it, file -> its bytes
@@ -330,6 +335,34 @@ def python_m_hyperrule(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+# Python around it
+
+
+@pytest.mark.parametrize(
+    ("backend", "variable", "words"),
+    [
+        ("jax", "tensorflow", ["ImportError: hyperrule runs on TensorFlow, and Keras is imported already, on jax"]),
+        ("tensorflow", "tensorflow", []),
+        (None, "torch", ["UserWarning: hyperrule sets KERAS_BACKEND=torch to tensorflow"]),
+        (None, None, []),
+    ],
+)
+def test_keras_on_another_backend(backend: str | None, variable: str | None, words: list[str]) -> None:
+    code = (
+        "import sys, types\n"
+        f"keras = types.SimpleNamespace(backend=types.SimpleNamespace(backend=lambda: {backend!r}))\n"
+        f"if {backend!r}: sys.modules['keras'] = keras\n"
+        "import hyperrule, os; print(os.environ['KERAS_BACKEND'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    environment |= {"KERAS_BACKEND": variable} if variable else {}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == (1 if backend == "jax" else 0)
+    assert done.stdout == ("" if backend == "jax" else "tensorflow\n")
+    assert bool(done.stderr) == bool(words)
+    assert_says(done.stderr, words)
+
+
 # The backbone
 
 
@@ -522,6 +555,25 @@ def test_option_out_of_range(refused: Refused, command: str, options: list[str],
     assert_says(refused(command, *NO_DATA, *options), words)
 
 
+@pytest.mark.parametrize(
+    ("question", "ignored"),
+    [
+        (partial(api.evaluate, "any"), "split_seed"),
+        (partial(api.evaluate, "any"), "skip_corrupt"),
+        (api.check, "skip_corrupt"),
+        (api.check, "strict_data"),
+        (api.label_errors, "steps"),
+        (api.learning_curve, "seed"),
+        (api.learning_curve, "stepps"),
+    ],
+)
+def test_option_that_would_do_nothing(question: Callable[..., object], ignored: str, no_tensorflow: None) -> None:
+    """Python has no flags that say which options there are."""
+    with pytest.raises(RecipeError) as caught:
+        question(NO_DATA[1], **{ignored: 1})
+    assert_says(str(caught.value), [repr(ignored), "takes train_split, validation_split, test_split, data_dir"])
+
+
 @pytest.mark.parametrize(("option", "value"), [("--epochs", "1e308"), ("--batch", "9" * 400)])
 def test_number_beyond_all_bounds(refused: Refused, option: str, value: str) -> None:
     assert_says(refused("plan", "--dataset", make_data({"a": 2, "b": 2}), option, value), [option.lstrip("-")])
@@ -623,6 +675,61 @@ def test_out_that_is_not_free(refused: Refused, out: str, words: list[str]) -> N
     make_data({"a-file": b"precious"}, Path("full"))
     assert_says(refused("finetune", *NO_DATA, "--out", out), words)
     assert Path("full", "a-file").read_bytes() == b"precious"
+
+
+def test_out_that_another_run_is_about_to_begin_in(refused: Refused) -> None:
+    with reserved(RunFolder(Path("run"))):
+        line = refused("finetune", *NO_DATA, "--out", "run")
+    assert_says(line, ["run is in use: another process"])
+    assert not Path("run").exists()
+
+
+def test_what_was_reserved_and_not_used_goes_again() -> None:
+    Path("mount").mkdir()
+    before = tree(Path())
+    for run, name in ((None, "tfds:photos"), (RunFolder(Path("new/run")), ""), (RunFolder(Path("mount")), "")):
+        with suppress(RunError), reserved(run, name) as folder:
+            held = tree(folder.path)
+            raise RunError("an image cannot be decoded")
+        assert [Path(path).name for path, _ in held] == [".lock"]
+        assert tree(Path()) == before
+    with reserved(None, "photos") as first, reserved(None, "photos") as second:
+        assert [first.path, second.path] == [Path("runs/photos"), Path("runs/photos-2")]
+        second.plan_file.write_text("{}")
+    assert not first.path.exists()
+    assert second.plan_file.exists()
+
+
+def test_lock_of_a_run_that_was_killed_before_it_began_is_no_run() -> None:
+    Path("run").mkdir()
+    Path("run/.lock").touch()
+    with reserved(RunFolder(Path("run"))):
+        pass
+    assert Path("run").is_dir()
+
+
+def test_other_workers_reserve_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    for run in (None, RunFolder(Path("run"))):
+        with reserved(run, "photos"):
+            assert tree(Path()) == []
+
+
+def test_forks_do_not_hold_what_their_parent_has_let_go() -> None:
+    run, context = RunFolder(Path("run")), get_context("fork")
+    end = context.Event()
+    with warnings.catch_warnings(), reserved(run):
+        warnings.simplefilter("ignore", DeprecationWarning)  # forks beside the threads of other tests
+        run.plan_file.write_text("{}")
+        child = context.Process(target=end.wait)
+        child.start()
+    try:
+        with RunFolder(run.path).locked():
+            assert child.is_alive()
+    finally:
+        end.set()
+        child.join()
 
 
 @pytest.mark.parametrize("run", ["no-such-run", "empty", "a-file"])
@@ -775,6 +882,18 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(damaged: Callabl
     assert_latest(folder, 20)
     newest.write_bytes(damaged(newest.read_bytes()))
     assert_latest(folder, 10)
+
+
+def test_counters_are_exact_and_the_last_of_all_steps_is_the_newest() -> None:
+    """10^8 has a digit more than others, and float32 none of its neighbours."""
+    folder, steps = Path("checkpoints"), 10**8
+    for step in (steps - 2, steps - 1, steps):
+        save_checkpoint(folder, step, {"adam/updates": np.array(step + 1), "weights": np.ones(3, np.float32)}, "again")
+    found = latest_checkpoint(folder)
+    assert found is not None
+    assert (found[0], int(found[1]["adam/updates"])) == (steps, steps + 1)
+    assert found[1]["weights"].dtype == np.float32
+    assert sorted(path.name for path in folder.iterdir()) == ["step-100000000.npz", "step-99999999.npz"]
 
 
 def test_no_checkpoint_that_can_be_read() -> None:

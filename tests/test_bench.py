@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,9 @@ from click.testing import CliRunner
 from command_line import SMALL, start
 
 import hyperrule
-from hyperrule.benchmark.cells import Planned, planned_cells
+from hyperrule.backbones.describe import describe_backbone
+from hyperrule.benchmark import run_grid as grid_module
+from hyperrule.benchmark.cells import PreparedCell, planned_cells
 from hyperrule.benchmark.engines import local, trained
 from hyperrule.benchmark.engines import work as work_module
 from hyperrule.benchmark.engines.handover import read_planned, write_planned
@@ -32,11 +35,13 @@ from hyperrule.benchmark.grid import Cell, Grid, read_grid
 from hyperrule.benchmark.ledger import Line, append, at_work, claim, read_ledger
 from hyperrule.benchmark.run_grid import plan_grid, run_grid
 from hyperrule.cli import main
-from hyperrule.errors import Interrupted, RunError, RunFolderError
+from hyperrule.data.images import Examples
+from hyperrule.data.open import open_source
+from hyperrule.errors import DataError, Interrupted, RunError, RunFolderError
 from hyperrule.evaluation.features import features_file, features_of
 from hyperrule.evaluation.probe import fit_probe
 from hyperrule.planning.finetune import training_examples
-from hyperrule.support.files import alone
+from hyperrule.support.files import file_lock
 from hyperrule.support.progress import Reporter
 
 QUIET = Reporter(quiet=True)
@@ -78,7 +83,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory):
         yield
 
 
-def planned(grid: dict[str, Any]) -> list[Planned]:
+def planned(grid: dict[str, Any]) -> list[PreparedCell]:
     asked = Grid.model_validate(grid)
     return planned_cells(asked, asked.cells(), QUIET).planned
 
@@ -91,8 +96,8 @@ def prepared(grid: dict[str, Any], path: Path) -> tuple[Grid, BenchFolder]:
 
 def work_through(grid: Grid, folder: BenchFolder, retry_failed: bool = False) -> list[Line]:
     every = planned_cells(grid, grid.cells(), QUIET).planned
-    write_planned(folder.path / "planned", every)
-    every = read_planned(folder.path / "planned")
+    write_planned(folder.path / "planned.json", every)
+    every = read_planned(folder.path / "planned.json")
     for piece in dict.fromkeys(map(Piece.of, grid.cells())):
         work(folder, [one for one in every if Piece.of(one.cell) == piece], retry_failed, QUIET)
     return read_ledger(folder.ledger_file)
@@ -106,6 +111,67 @@ def refused(grid: dict[str, Any], tmp_path: Path, *arguments: str) -> str:
     lines = result.stderr.strip().splitlines()
     assert (result.exit_code, len(lines), result.stdout, out.exists()) == (2, 1, "", False), result.output
     return lines[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"skip_corrupt": True}, {"exclude": True}])
+def test_what_is_handed_over_is_not_inspected_again(
+    options: dict[str, Any], pets: dict[str, Any], image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "exclude" in options:
+        options = {"exclude": str(tmp_path / "out.csv")}
+        (tmp_path / "out.csv").write_text("id\nwarm/03.jpg\n")
+    if "skip_corrupt" in options:
+        (image_folder / "cold" / "00.jpg").write_text("no image")
+    pets["datasets"]["pets"] |= options
+    before = planned(pets)
+    write_planned(tmp_path / "0.json", before)
+    monkeypatch.setattr("hyperrule.data.source.inspect", lambda *_: pytest.fail("inspected again"))
+    after = read_planned(tmp_path / "0.json")
+    assert [(one.cell, one.plan, one.l2, one.key) for one in after] == [
+        (one.cell, one.plan, one.l2, one.key) for one in before
+    ]
+    ours, theirs = after[0].source, before[0].source
+    assert ours.info == theirs.info
+    for split in ("train", "test"):
+        assert list(ours.examples(split).ids) == list(theirs.examples(split).ids)
+        assert list(ours.examples(split).encoded()) == list(theirs.examples(split).encoded())
+
+
+def test_data_that_changed_after_they_were_handed_over(
+    pets: dict[str, Any], image_folder: Path, tmp_path: Path
+) -> None:
+    write_planned(tmp_path / "0.json", planned(pets))
+    (image_folder / "warm" / "03.jpg").rename(image_folder / "warm" / "99.jpg")
+    with pytest.raises(DataError, match="has other images than when the grid was planned"):
+        read_planned(tmp_path / "0.json")
+    shutil.rmtree(image_folder)
+    with pytest.raises(DataError, match="does not exist"):
+        read_planned(tmp_path / "0.json")
+
+
+class Bomb:
+    """Leaves a file behind if it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[Path]]:
+        return Path.touch, (self.mark,)
+
+
+def test_nothing_that_is_handed_over_is_run(pets: dict[str, Any], tmp_path: Path) -> None:
+    cells, arrays, mark = tmp_path / "0.json", tmp_path / "0.npz", tmp_path / "exploded"
+    write_planned(cells, planned(pets))
+    whole, bomb = cells.read_bytes(), pickle.dumps(Bomb(mark))
+    np.savez(tmp_path / "objects.npz", allow_pickle=True, facts=np.array([Bomb(mark)], object))
+    for file, content in ((arrays, bomb), (arrays, (tmp_path / "objects.npz").read_bytes()), (cells, bomb)):
+        file.write_bytes(content)
+        with pytest.raises(RunFolderError, match=r"0\.json is damaged"):
+            read_planned(cells)
+    cells.write_bytes(whole)
+    assert not mark.exists()
+    pickle.loads(bomb)
+    assert mark.exists()  # the bomb is live
 
 
 def test_ledger_has_the_last_line_of_every_key(tmp_path: Path) -> None:
@@ -350,7 +416,7 @@ def test_a_failed_cell_has_its_reason_and_is_tried_again_when_asked(
     grid, folder = prepared({**pets, "methods": {"head": {"steps": 1}}, "shots": 1}, tmp_path / "bench")
     outcomes = [RunError("no\nmemory"), ZeroDivisionError("division by zero")]
 
-    def measure(one: Planned, *_: object) -> Line:
+    def measure(one: PreparedCell, *_: object) -> Line:
         if outcomes:
             raise outcomes.pop(0)
         return one.done(0.5, 4, 2, 1.0)
@@ -376,7 +442,7 @@ class Guessing:
     def __init__(self, *_: object) -> None:
         pass
 
-    def measure(self, one: Planned) -> Line:
+    def measure(self, one: PreparedCell) -> Line:
         return one.done(0.5, 4, 2, 1.0, 64)
 
 
@@ -399,7 +465,7 @@ def measured(
     grid: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *codes: int
 ) -> tuple[int, str, str, list[Line]]:
     """What the command line says of a grid of probes, and the ledger."""
-    monkeypatch.setattr(run_grid, "run_locally", Engine(*codes))
+    monkeypatch.setattr(grid_module, "run_locally", Engine(*codes))
     monkeypatch.setattr(work_module, "Probing", Guessing)
     file, out = tmp_path / "grid.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(grid, sort_keys=False))
@@ -609,7 +675,7 @@ def test_two_runs_on_one_folder_share_it_even_if_one_is_killed(pets: dict[str, A
         for info in infos.values():
             for images in (source.examples("train"), source.examples("test")):
                 features = features_file(info, images, 32)
-                held.enter_context(alone(features.with_suffix(".lock")))
+                held.enter_context(file_lock(features.with_suffix(".lock")))
                 np.save(features.with_suffix(".held"), np.random.default_rng(0).random((len(images), 8), np.float32))
                 held.callback(os.rename, features.with_suffix(".held.npy"), features)
         killed, other = (start("bench", str(file), "--out", str(out.path), "--jobs", jobs) for jobs in "12")
@@ -625,3 +691,16 @@ def test_two_runs_on_one_folder_share_it_even_if_one_is_killed(pets: dict[str, A
     assert len(list(out.path.glob(".planned-*"))) == 1  # of the one that was killed
     hyperrule.bench(file, out=out.path, quiet=True)
     assert not list(out.path.glob(".planned-*"))
+
+
+def test_features_are_named_by_known_hashes_without_reading_an_image(image_folder: Path, tmp_path: Path) -> None:
+    images = open_source(str(image_folder), reporter=QUIET).examples("train")
+    info = describe_backbone("bit-r26x0.5")
+    unknown = Examples(images.ids, images.labels, images.contents)
+    named = features_file(info, unknown, 32)
+    assert named != features_file(info, unknown.take(np.arange(len(images))[::-1]), 32)
+    for file in image_folder.rglob("*.jpg"):
+        file.unlink()
+    assert features_file(info, images, 32) == named
+    with pytest.raises(FileNotFoundError):
+        features_file(info, unknown, 32)

@@ -17,7 +17,7 @@ import yaml
 from click.testing import CliRunner
 from command_line import start
 
-from hyperrule.benchmark.engines import ray
+from hyperrule.benchmark.engines import ray as engine
 from hyperrule.benchmark.engines.pieces import Order, Piece
 from hyperrule.benchmark.ledger import read_ledger
 from hyperrule.cli import main
@@ -34,7 +34,7 @@ GRID = {
     },
 }
 CELLS, PIECES = 5, 2
-NODE = {"num_cpus": 1, "object_store_memory": ray.OBJECT_STORE, "include_dashboard": False}
+NODE = {"num_cpus": 1, "object_store_memory": engine.OBJECT_STORE, "include_dashboard": False}
 SOON = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
 
 
@@ -49,9 +49,14 @@ def cluster() -> Iterator[Any]:
         patch.delenv("RAY_ADDRESS", raising=False)
         from ray.cluster_utils import Cluster
 
-        two = Cluster(initialize_head=True, head_node_args={**NODE, "_system_config": SOON})
+        # Ignored, as by what a shell starts in the background: cancelling must work all the same.
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
+            two = Cluster(initialize_head=True, head_node_args={**NODE, "_system_config": SOON})
             two.add_node(**NODE)
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
+        try:
             yield two
         finally:
             two.shutdown()
@@ -113,9 +118,9 @@ def test_a_signal_stops_all_tasks_even_if_ray_forgets_to_cancel(
             cancel(task)
 
     monkeypatch.setattr(ray, "cancel", forgetful)
-    monkeypatch.setattr(ray, "HEEDED", 10.0)
+    monkeypatch.setattr(engine, "HEEDED", 10.0)
     sleep = f"import os, pathlib, time; pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch(); time.sleep(600)"
-    monkeypatch.setattr(ray, "command", lambda folder, order: [sys.executable, "-c", sleep])
+    monkeypatch.setattr(engine, "command", lambda folder, order: [sys.executable, "-c", sleep])
     pieces = [Piece(dataset="d", backbone="b", method="head", shots=1, seed=seed) for seed in range(3)]
     ended: list[int] = []
 
@@ -126,20 +131,20 @@ def test_a_signal_stops_all_tasks_even_if_ray_forgets_to_cancel(
 
     threading.Thread(target=terminate, daemon=True).start()
     orders = [Order(piece=piece, planned=tmp_path) for piece in pieces]
-    with ray.connected(cluster.address), pytest.raises(Interrupted, match="the same command goes on") as stopped:
-        ray.run_on_ray(tmp_path, orders, 1, lambda _, code: ended.append(code))
+    with engine.connected(cluster.address), pytest.raises(Interrupted, match="the same command goes on") as stopped:
+        engine.run_on_ray(tmp_path, orders, 1, lambda _, code: ended.append(code))
     assert (stopped.value.exit_code, ended) == (143, [])
     assert not any(psutil.pid_exists(int(name)) for name in os.listdir(tmp_path))
 
 
 def test_a_port_that_says_nothing_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "DRIVER", "import time; time.sleep(600)")
-    monkeypatch.setattr(ray, "ANSWERS", 1.0)
+    monkeypatch.setattr(engine, "DRIVER", "import time; time.sleep(600)")
+    monkeypatch.setattr(engine, "ANSWERS", 1.0)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         with pytest.raises(UserError, match="no answer in 1 s"):
-            ray.check_cluster("127.0.0.1:{1}".format(*listener.getsockname()))
+            engine.check_cluster("127.0.0.1:{1}".format(*listener.getsockname()))
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ LIKE_THEIRS = {
     "method": "finetune",
     "settings": {
         "batch": 128,
-        "base_learning_rate": 0.001,
+        "base_lr": 0.001,
         "steps": 500,
         "mixup": 0.0,
         "random_crop": True,
@@ -230,7 +230,7 @@ def test_the_same_protocol_is_comparable_with_all_that_was_published_of_it() -> 
         ({"trained_on": 45}, "45 training images, not 50"),
         ({"shots": "full", "trained_on": 40_000}, "40,000 training images, not 50,000"),
         ({"settings": {"batch": 512}}, "batch 512, not 128"),
-        ({"settings": {"base_learning_rate": 0.01}}, "base learning rate 0.01, not 0.001"),
+        ({"settings": {"base_lr": 0.01}}, "base lr 0.01, not 0.001"),
         ({"settings": {"steps": 100}}, "steps 100, not 500"),
         ({"settings": {"random_flip": False}}, "without random flip"),
         ({"settings": {"resize": 128}}, "resize 128, not 160"),

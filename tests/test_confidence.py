@@ -56,6 +56,31 @@ def test_scaling_judges_each_half_by_the_other() -> None:
     assert by_validation.after.ece < 0.5 * by_validation.before.ece
 
 
+def test_no_label_decides_whether_its_own_logits_are_scaled() -> None:
+    logits, labels = drawn(2_000)
+    quarter = np.arange(2_000) % 4
+    half = quarter < 2
+    logits[quarter != 1] *= 3  # of one half, each quarter wants another temperature; all of the other wants 3
+    found = scale_temperature(logits, labels, None)
+    third = fit_temperature(logits[~half], labels[~half])
+    assert third == pytest.approx(3, rel=0.1)
+    assert found.after == reliability(logits / np.where(half, third, 1).astype(np.float32)[:, None], labels)
+    assert found.temperature == pytest.approx(fit_temperature(logits, labels) ** 0.5)
+    # Other labels there change what the other half gets, and not what is done to themselves.
+    labels[half] = logits[half].argmax(axis=1)
+    found = scale_temperature(logits, labels, None)
+    cold = fit_temperature(logits[half], labels[half])
+    assert cold < 1
+    assert found.after == reliability(logits / np.where(half, third, cold).astype(np.float32)[:, None], labels)
+
+
+def test_scores_that_are_right_are_not_made_to_look_better() -> None:
+    found = [scale_temperature(*drawn(300, seed=seed), None) for seed in range(40)]
+    gains = [one.before.ece - one.after.ece for one in found]
+    assert min(gains) < 0
+    assert np.mean(gains) < 0.001
+
+
 def test_coverage_grows_as_the_threshold_falls() -> None:
     found = coverages(np.array([0.5, 0.9, 0.9, 0.7], np.float32), np.array([False, True, False, True]))
     rows = [(round(one.threshold, 3), one.coverage, round(one.accuracy, 3)) for one in found]

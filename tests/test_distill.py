@@ -30,13 +30,13 @@ from hyperrule.jobs.distill.describe import describe_student, describe_teacher
 from hyperrule.jobs.distill.student import Student, Teacher, kl_divergence
 from hyperrule.planning.distill import DistillPlan
 from hyperrule.recipe import DistillRecipe, make_recipe
-from hyperrule.run_folder import RunFolder
+from hyperrule.run_folder import RunFolder, latest_checkpoint, save_checkpoint
 from hyperrule.support.progress import Reporter
 from hyperrule.training.optimizer import adamw
 from hyperrule.training.step import TrainingStep
 
 CLASSES = 7
-SMALL: dict[str, Any] = {"student": "r26x0.5", "batch": 8, "crop": 32, "precision": "float32", "steps": 6}
+SMALL: dict[str, Any] = {"student": "r14x0.5", "batch": 8, "crop": 32, "precision": "float32", "steps": 6}
 MATCH_BOTH: dict[str, Any] = {"features_weight": 2.0, "feature_norm": 5.0}
 
 
@@ -104,7 +104,7 @@ def student_of(plan: DistillPlan, devices: int) -> TrainingStep:
         student.load_weights_of(arrays)
         student.mean.assign(tf.fill(student.mean.shape, 0.5))
         student.scale.assign(tf.fill(student.scale.shape, 2.0))
-        optimizer = adamw(plan.weight_decay.value / plan.base_learning_rate.value, student.undecayed)
+        optimizer = adamw(plan.weight_decay.value / plan.base_lr.value, student.undecayed)
         return TrainingStep(student, strategy, 8, optimizer)
 
 
@@ -132,6 +132,17 @@ def test_loss_is_the_weighted_sum_of_its_parts(teacher: Path, pool: Path) -> Non
     mapped = features @ student.map.kernel.value + student.map.bias.value
     error = np.mean(np.square(mapped - (lesson.features - 0.5) / 2.0), axis=1)
     np.testing.assert_allclose(student.losses_of(micro, training=True), 3 * divergence + 2 * error, rtol=1e-4)
+
+
+def test_checkpoint_counts_updates_exactly(teacher: Path, pool: Path, tmp_path: Path) -> None:
+    step = student_of(plan_of(teacher, pool, features_weight=1.0), 1)
+    step.optimizer.iterations.assign(2**24 + 1)  # which float32 does not have
+    save_checkpoint(tmp_path / "checkpoints", 1, step.snapshot(), "again")
+    step.optimizer.iterations.assign(0)
+    found = latest_checkpoint(tmp_path / "checkpoints")
+    assert found is not None
+    step.restore(found[1])
+    assert int(step.optimizer.iterations.numpy()) == 2**24 + 1
 
 
 def test_teacher_learns_nothing_and_infers_alone(teacher: Path, pool: Path) -> None:
@@ -289,7 +300,7 @@ def test_students_and_teachers_by_name() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"shares": "3,1"}, "shares must be one number for each data set, 1. Received: 2"),
+        ({"shares": "3,1"}, "shares must have one number per data set, 1. Received: 2"),
         ({"student": "r27x1"}, "depth must be one of [26, 50, 101, 152]. Received: 27"),
         ({"warmup": 9}, "warmup must be shorter than the 6 steps. Received: 9"),
         ({"teacher": "bit-r26x0.5", "logits_weight": 1}, "has no softmax head, so there are no logits"),

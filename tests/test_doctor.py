@@ -39,7 +39,7 @@ def hyperrule_doctor(monkeypatch: pytest.MonkeyPatch) -> Doctor:
         monkeypatch.setattr(doctor, "WIDTH", 80)
         monkeypatch.setattr(diagnose, "ask_tensorflow", lambda: sees)
         monkeypatch.setattr(diagnose, "look_around", lambda: around)
-        result = CliRunner().invoke(doctor.command, arguments)
+        result = CliRunner().invoke(doctor.doctor_command, arguments)
         assert result.exception is None
         return result.stdout
 
@@ -229,7 +229,7 @@ def test_a_tensorflow_that_does_not_start_is_told(
 ) -> None:
     script = tmp_path / "program.py"
     script.write_text(program)
-    monkeypatch.setattr(installation, "PROGRAM", script)
+    monkeypatch.setattr(installation, "ASKING", (sys.executable, "-P", str(script)))
     monkeypatch.setattr(installation, "SECONDS", 1.0 if "sleep" in program else 60.0)
     assert error in (ask_tensorflow().error or "")
 
@@ -238,7 +238,7 @@ def test_what_tensorflow_complains_of_is_passed_on(tmp_path: Path, monkeypatch: 
     script = tmp_path / "program.py"
     log = "2026-01-31 12:00:00.000001: W external/gpu_device.cc:2343] Could not load dynamic library 'libcudnn.so.9'"
     script.write_text(f'import sys\nprint({log!r}, file=sys.stderr)\nprint(\'{{"gpus": [], "cuda": "12.5.1"}}\')')
-    monkeypatch.setattr(installation, "PROGRAM", script)
+    monkeypatch.setattr(installation, "ASKING", (sys.executable, "-P", str(script)))
     assert ask_tensorflow().complaints == ("Could not load dynamic library 'libcudnn.so.9'",)
 
 
@@ -264,7 +264,7 @@ def test_a_measurement_is_shown_and_followed(hyperrule_doctor: Doctor) -> None:
     assert "bfloat16, XLA     100.0 images/s   2.00 x float32\n" in told
     sentences = " ".join(told.split())
     assert "precision bfloat16: measured by 'hyperrule doctor' on 2026-01-31: bfloat16 2.00 x float32" in sentences
-    assert "xla on: measured by 'hyperrule doctor' on 2026-01-31: XLA 1.25 x bfloat16 without" in sentences
+    assert "xla on: measured by 'hyperrule doctor' on 2026-01-31: bfloat16 with XLA 1.25 x without" in sentences
 
 
 def test_measuring_keeps_what_runs_and_says_what_does_not(

@@ -17,7 +17,7 @@ from loopback import Answer, Heard, Loopback
 from hyperrule.backbones.fetch import http
 from hyperrule.backbones.fetch.bucket import Weights, cached, fetch, verified
 from hyperrule.errors import BackboneError
-from hyperrule.support.files import alone, cache_folder
+from hyperrule.support.files import cache_folder, file_lock
 from hyperrule.support.progress import Reporter
 
 FILE = "distill/R50x1_160.npz"
@@ -141,7 +141,7 @@ def test_says_so_when_the_size_is_not_told(server: Loopback, cache: Path) -> Non
 
 def test_what_is_no_npz_is_not_kept(server: Loopback, cache: Path) -> None:
     server.answers[PATH] = Answer(b"<html>Please log in to this network</html>")
-    assert "what the server sent is no .npz file" in refused()
+    assert "what the server sent is not a .npz file" in refused()
     assert files(cache) == set()
 
 
@@ -158,7 +158,7 @@ def test_what_the_server_refuses_is_one_line(server: Loopback, cache: Path, answ
     server.answers[PATH] = answer
     line = refused()
     assert f"cannot download {server.url}{PATH}: {reason}" in line
-    bring = f"bring the file yourself: put it at {cache / FILE} (or set HYPERRULE_BIT_MIRROR), or give its path"
+    bring = f"get the file yourself: put it at {cache / FILE} (or set HYPERRULE_BIT_MIRROR), or give its path"
     assert line.endswith(f"; {bring} with --backbone.")
     assert files(cache) == set()
 
@@ -210,7 +210,7 @@ def test_a_full_disk(server: Loopback, cache: Path, monkeypatch: pytest.MonkeyPa
 def test_a_cache_that_cannot_be_made(server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("HYPERRULE_CACHE_DIR", str(tmp_path / "file"))
-    assert ": Not a directory; bring the file yourself" in refused()
+    assert ": Not a directory; get the file yourself" in refused()
 
 
 @pytest.mark.parametrize("mirror", ["nonsense", "file:///weights", "http://[", "http://127.0.0.1:99999"])
@@ -237,7 +237,7 @@ def test_the_hash_is_recorded_and_compared(server: Loopback, cache: Path) -> Non
     assert json.loads(lock.read_text()) == {FILE: {"sha256": ours, "bytes": len(BODY), "url": f"{server.url}{PATH}"}}
     (cache / FILE).write_bytes(CHANGED)
     line = refused()
-    for word in (str(cache / FILE), ours[:12], theirs[:12], "delete the file", f"its line in {lock}"):
+    for word in (str(cache / FILE), ours[:12], theirs[:12], "Delete the file", f"its line in {lock}"):
         assert word in line
     (cache / FILE).unlink()
     assert fetch(FILE, Heard()).sha256 == ours
@@ -264,7 +264,7 @@ def test_a_line_of_the_record_can_be_deleted(cache: Path) -> None:
 def test_a_file_put_there_by_hand(cache: Path) -> None:
     (cache / FILE).parent.mkdir(parents=True)
     (cache / FILE).write_bytes(BODY[:-1000])
-    assert f"{cache / FILE} is no whole .npz file" in refused()
+    assert f"{cache / FILE} is not a complete .npz file" in refused()
     (cache / FILE).write_bytes(BODY)
     sha256 = fetch(FILE, Heard()).sha256
     record = {"sha256": sha256, "bytes": len(BODY), "url": None}
@@ -282,7 +282,7 @@ def test_the_cache_can_be_moved(server: Loopback, tmp_path: Path, monkeypatch: p
 
 def test_two_at_once_download_once(server: Loopback, cache: Path) -> None:
     reporters = [Heard(), Heard()]
-    with alone(cache / ".download"):
+    with file_lock(cache / ".download"):
         threads = [threading.Thread(target=fetch, args=(FILE, reporter)) for reporter in reporters]
         for thread in threads:
             thread.start()

@@ -228,7 +228,7 @@ def test_what_disagrees_is_not_kept(run: Path, tmp_path: Path) -> None:
     column = table.schema.names.index("probabilities")
     pq.write_table(table.set_column(column, "probabilities", backwards), copy / "predictions.parquet")
     shutil.rmtree(copy / "export")
-    with pytest.raises(UserError, match=r"does not tell of a saved_model\. .*: hyperrule export .* saved_model"):
+    with pytest.raises(UserError, match=r"has no entry for saved_model\. .*: hyperrule export .* saved_model"):
         hyperrule.finetune(dataset="digits", out=copy, restartable=True, quiet=True)
     (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.rglob("*"))

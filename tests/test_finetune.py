@@ -28,7 +28,15 @@ from hyperrule.support.wording import printable
 
 def test_digits_from_command_line_to_a_classifier_that_strangers_can_use(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    options = {**SMALL, "dataset": "digits", "crop": 64, "resize": 80, "head_init": "probe", "eval_every": 6}
+    options = {
+        **SMALL,
+        "backbone": "bit-r26x0.5",
+        "dataset": "digits",
+        "crop": 64,
+        "resize": 80,
+        "head_init": "probe",
+        "eval_every": 6,
+    }
     code, stdout, stderr = run("finetune", *flags(options), "--out", str(out), "--json")
     assert code == 0, stderr
     assert "Traceback" not in stderr
@@ -36,7 +44,7 @@ def test_digits_from_command_line_to_a_classifier_that_strangers_can_use(tmp_pat
     result = json.loads(stdout)
     folder = RunFolder(out)
     assert sorted(path.name for path in out.iterdir()) == [
-        "eval.json", "export", "metrics.jsonl", "model_card.md", "pictures.parquet", "plan.json",
+        ".lock", "eval.json", "export", "metrics.jsonl", "model_card.md", "pictures.parquet", "plan.json",
         "predictions.parquet", "report.html", "weights.npz",
     ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import socket
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 import tensorflow as tf
 from loopback import Answer, Heard, Loopback
 
-from hyperrule.backbones.fetch import http, hub
+from hyperrule.backbones.fetch import http
 from hyperrule.backbones.fetch.hub import as_handle, cached, module_folder, resolve, unpack
 from hyperrule.errors import BackboneError
 
@@ -112,6 +113,26 @@ def test_nothing_is_printed(
     assert capfd.readouterr().out == ""
 
 
+def test_nothing_of_this_process_is_changed_meanwhile(
+    server: Loopback, module: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other threads may look at the environment, open sockets and print."""
+    from tensorflow_hub import file_utils
+
+    def state() -> tuple[object, ...]:
+        return os.environ["TFHUB_CACHE_DIR"], socket.getdefaulttimeout(), sys.stdout
+
+    seen = []
+    extract = file_utils.extract_tarfile_to_destination
+    monkeypatch.setattr(
+        file_utils, "extract_tarfile_to_destination", lambda *args, **more: seen.append(state()) or extract(*args)
+    )
+    before = state()
+    server.answers["/module/1"] = Answer(packed(module))
+    assert weight(resolve(f"{server.url}/module/1", Heard())) == 2.0
+    assert seen == [before]
+
+
 def test_a_module_unpacked_by_hand_is_taken(cache: Path, module: dict[str, bytes]) -> None:
     handle = "https://tfhub.dev/google/bit/m-r50x1/1"
     write(module, module_folder(handle))
@@ -173,13 +194,12 @@ def test_nobody_listens(server: Loopback, cache: Path) -> None:
     assert ": Connection refused; bring it yourself: " in refused(f"{server.url}/module/1", cache)
 
 
-@pytest.mark.parametrize("asked_before", [0, 1])
+@pytest.mark.parametrize("said", [0, 100])
 def test_a_server_that_says_nothing(
-    server: Loopback, cache: Path, module: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, asked_before: int
+    server: Loopback, cache: Path, module: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, said: int
 ) -> None:
     monkeypatch.setattr(http, "TIMEOUT", 0.1)
-    monkeypatch.setattr(hub, "TIMEOUT", 0.1)
-    server.answers["/module/1"] = [Answer(packed(module))] * asked_before + [Answer(hang=True)]
+    server.answers["/module/1"] = Answer(packed(module), hang=not said, stall=said)
     assert ": timed out; " in refused(f"{server.url}/module/1", cache)
 
 

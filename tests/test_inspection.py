@@ -1,7 +1,12 @@
 """What is found in single image files, good and bad."""
 
 import io
+import os
 import struct
+import subprocess
+import sys
+import threading
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -11,7 +16,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from hyperrule.data.images import Files, TableColumn
-from hyperrule.data.inspection import CHUNK, Facts, Problems, inspect
+from hyperrule.data.inspection import CHUNK, Facts, Problems, inspect, on_all_cores, opened
 from hyperrule.support.progress import Reporter
 
 RNG = np.random.default_rng(0)
@@ -93,6 +98,32 @@ def test_a_hundred_megapixels_without_a_warning() -> None:
     assert (facts["height"][0], facts["width"][0]) == (10_000, 10_000)
 
 
+def test_warnings_of_pillow_are_silenced_while_images_are_read_and_no_longer() -> None:
+    """In this process alone, where others may read images too."""
+
+    def heard() -> bool:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.warn_explicit("damaged EXIF", UserWarning, "Image.py", 1, module="PIL.Image")
+        return len(caught) > 0
+
+    image = encoded(Image.new("L", (8, 8)), "PNG")
+    one, other = opened(image), opened(image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        before = list(warnings.filters)
+        assert heard()
+        one.__enter__()
+        other.__enter__()
+        assert not heard()
+        one.__exit__(None, None, None)
+        assert not heard()
+        other.__exit__(None, None, None)
+        assert heard()
+        assert warnings.filters == before
+    code = "import warnings, hyperrule.data.inspection; assert 'PIL' not in str(warnings.filters), warnings.filters"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_looks_are_upright(orientation: int) -> None:
     """An image that is stored turned, with the EXIF tag that turns it back, looks like the one that is upright."""
@@ -154,6 +185,19 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "folder.jpg").mkdir()
     _, problems = inspect(Files.of(tmp_path, ["folder.jpg", "gone.jpg"]), True, Reporter(quiet=True))
     assert problems == {0: "is a directory", 1: "no such file or directory"}
+
+
+def worker(_: object, __: int) -> tuple[int, int]:
+    time.sleep(0.01)  # or the first would have done it all before the second is there
+    return os.getpid(), threading.get_ident()
+
+
+@pytest.mark.parametrize("quota", [1, 2])
+def test_no_more_at_once_than_the_quota_of_a_container_leaves(quota: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hyperrule.support.limits.allowed_cores", lambda: 8)
+    monkeypatch.setattr("hyperrule.support.limits.core_limit", lambda: quota)
+    with on_all_cores(worker, Files.of(Path(), []), range(40)) as found:
+        assert len(set(found)) <= quota
 
 
 def test_many_images_are_as_each_alone() -> None:

@@ -15,9 +15,10 @@ from scipy.optimize import curve_fit
 import hyperrule
 from hyperrule.audit.learning_curve.curve import LearningCurve, answer
 from hyperrule.audit.learning_curve.extrapolate import fit, look_ahead, power_law
-from hyperrule.audit.learning_curve.measure import SEEDS, Measured, halved, measure, subset
+from hyperrule.audit.learning_curve.measure import SEEDS, SubsetAccuracies, halved, measure
 from hyperrule.cli import main
 from hyperrule.data.images import Examples
+from hyperrule.data.selection import few_shot, nested_subset
 from hyperrule.support.progress import Reporter
 
 QUIET = Reporter(quiet=True)
@@ -30,13 +31,13 @@ def blobs(examples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return (centres[labels] + noise).astype(np.float32), labels
 
 
-def measured_as(top1: list[float], examples: int = 1000, spread: float = 0.004) -> Measured:
+def measured_as(top1: list[float], examples: int = 1000, spread: float = 0.004) -> SubsetAccuracies:
     """Sizes that double, whose subsets have about these accuracies; who gets an image right goes on to."""
     rng = np.random.default_rng(0)
     order = rng.permutation(examples)
     rows = [[order < (accuracy + spread * rng.normal()) * examples for _ in range(SEEDS)] for accuracy in top1]
     rows[-1] = [order < top1[-1] * examples] * SEEDS
-    return Measured(10 * 2 ** np.arange(len(top1)), np.array(rows))
+    return SubsetAccuracies(10 * 2 ** np.arange(len(top1)), np.array(rows))
 
 
 def test_subsets_are_nested_and_stratified() -> None:
@@ -44,10 +45,21 @@ def test_subsets_are_nested_and_stratified() -> None:
     sizes = halved(np.bincount(labels))
     assert [part.tolist() for part in sizes][-2:] == [[20, 4, 1], [40, 9, 1]]
     for seed in range(3):
-        chosen = [subset(labels, counts, seed) for counts in sizes]
+        chosen = [nested_subset(labels, counts, seed) for counts in sizes]
         assert all(set(small) <= set(large) for small, large in pairwise(chosen))
         assert [np.bincount(labels[part]).tolist() for part in chosen] == [counts.tolist() for counts in sizes]
-    assert set(subset(labels, sizes[0], 0)) != set(subset(labels, sizes[0], 1))
+    assert set(nested_subset(labels, sizes[0], 0)) != set(nested_subset(labels, sizes[0], 1))
+
+
+def test_a_subset_is_the_few_shot_draw_of_the_same_seed() -> None:
+    labels = np.tile([0, 1, 2], 9).astype(np.int32)
+    for seed in range(3):
+        drawn = [
+            np.random.default_rng((seed, label)).permutation(np.flatnonzero(labels == label)) for label in range(3)
+        ]
+        expected = sorted(np.concatenate([members[:4] for members in drawn]).tolist())
+        assert few_shot(labels, ("a", "b", "c"), 4, seed).tolist() == expected
+        assert nested_subset(labels, np.array([4, 4, 4]), seed).tolist() == expected
 
 
 def test_more_labels_measure_better() -> None:

@@ -181,7 +181,7 @@ class Malicious:
 def test_code_is_not_run(tmp_path: Path, nested: bool) -> None:
     code = pickle.dumps(Malicious(tmp_path / "ran"), 2)
     legacy_file(tmp_path / "a.pth", state_dict(weight=tensor((6,), (1,)), other=code[2:-1]) if nested else code)
-    with pytest.raises(BackboneError, match=rf"^[^\n]*a\.pth asks for '{os.system.__module__}\.system'[^\n]*$"):
+    with pytest.raises(BackboneError, match=rf"^[^\n]*a\.pth refers to '{os.system.__module__}\.system'[^\n]*$"):
         read_state_dict(tmp_path / "a.pth")
     assert not (tmp_path / "ran").exists()
 

@@ -1,5 +1,6 @@
 """What the plan knows of the machine: GPUs, limits of containers, CPU, measured speeds; and what `auto` makes of it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hyperrule.planning.machine.gpus import Gpu, GpusUnknown, installed_gpus, vi
 from hyperrule.planning.machine.machine import Machine, this_machine
 from hyperrule.planning.machine.speed import Speed, speed_file, store_speed, stored_speed
 from hyperrule.planning.planner import precision_of, worthwhile_precisions, xla_of
-from hyperrule.support.limits import core_limit, memory_limit
+from hyperrule.support.limits import core_limit, memory_limit, usable_cores
 
 GIB = 2**30
 
@@ -182,28 +183,28 @@ def test_memory_is_what_the_tightest_control_group_leaves(
 @pytest.mark.parametrize(
     ("files", "cores"),
     [
-        ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/machine.max": "max 100000"}, None),
+        ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/cpu.max": "max 100000"}, None),
         (
             {
                 "proc/self/cgroup": "0::/a\n",
-                f"{V2}/a/machine.max": "350000 100000",
-                f"{V2}/machine.max": "800000 100000",
+                f"{V2}/a/cpu.max": "350000 100000",
+                f"{V2}/cpu.max": "800000 100000",
             },
             4,
         ),
         (
             {
                 "proc/self/cgroup": "3:cpu,cpuacct:/x\n",
-                "sys/fs/cgroup/cpu/machine.cfs_quota_us": "50000",
-                "sys/fs/cgroup/cpu/machine.cfs_period_us": "100000",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "50000",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
             },
             1,
         ),
         (
             {
                 "proc/self/cgroup": "3:cpu:/\n",
-                "sys/fs/cgroup/cpu/machine.cfs_quota_us": "-1",
-                "sys/fs/cgroup/cpu/machine.cfs_period_us": "100000",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
             },
             None,
         ),
@@ -211,6 +212,17 @@ def test_memory_is_what_the_tightest_control_group_leaves(
 )
 def test_cores_are_what_the_quota_leaves(files: dict[str, str], cores: int | None, tmp_path: Path) -> None:
     assert core_limit(written(tmp_path, files)) == cores
+
+
+def test_cores_where_no_affinity_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    for quota, cores in ((None, 3), (2, 2), (8, 3)):
+        monkeypatch.setattr("hyperrule.support.limits.core_limit", lambda quota=quota: quota)
+        assert usable_cores() == cores
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_cores() == 1
 
 
 @pytest.mark.parametrize(

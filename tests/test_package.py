@@ -1,16 +1,46 @@
-"""The wheel, built once, in a clean environment outside the source tree."""
+"""The wheel, built once, in a clean environment outside the source tree; and what it says that it needs."""
 
+import ast
 import json
 import os
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from hashlib import sha256
+from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 ROOT = Path(__file__).parents[1]
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    """Not one that another package happens to bring."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = (lines for extra, lines in project["optional-dependencies"].items() if extra != "dev")
+    lines = [*project["dependencies"], *chain.from_iterable(extras)]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    imported = set()
+    for file in (ROOT / "hyperrule").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add((node.module or "").partition(".")[0])
+    packages = packages_distributions()
+    missing = {
+        name
+        for name in imported - sys.stdlib_module_names - {"hyperrule"}
+        if declared.isdisjoint(map(canonicalize_name, packages.get(name, [name])))
+    }
+    assert len(imported) > 40
+    assert not missing
 
 
 def test_wheel_carries_recipes_and_weights_and_runs_outside_the_source_tree(tmp_path: Path) -> None:

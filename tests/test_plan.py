@@ -161,7 +161,7 @@ def test_batch_rate_and_schedule_scale_together(
 ) -> None:
     plan = planned(machine_of(), **options)
     assert plan.batch.value == batch
-    assert plan.base_learning_rate.value == pytest.approx(rate)
+    assert plan.base_lr.value == pytest.approx(rate)
     assert plan.schedule.value == schedule(1).stretched(steps)
     assert plan.schedule.deviates == deviates
 

@@ -134,8 +134,8 @@ def tagged(labels: list[int]) -> Examples:
 
 def test_every_round_draws_each_data_set_by_its_share() -> None:
     examples = tagged([0] * 6 + [1] * 5)
-    as_it_is = InceptionAugmentation(crop=8, least_area=1.0, random_flip=False, mixup=0.0)
-    batches = training_batches(examples, 2, as_it_is, 4, 4, range(30), seed=0, shares=[3, 1])
+    opaque = InceptionAugmentation(crop=8, least_area=1.0, random_flip=False, mixup=0.0)
+    batches = training_batches(examples, 2, opaque, 4, 4, range(30), seed=0, shares=[3, 1])
     drawn = [np.rint(batch.images.numpy()[:, 0, 0, 0] * 255).astype(int) for batch in batches]
     assert all(np.sum(step < 6) == 3 for step in drawn)
     first, second = (np.concatenate([step[(step < 6) == which] for step in drawn]) for which in (True, False))

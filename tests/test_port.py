@@ -311,7 +311,7 @@ def test_what_is_no_bit_is_refused(tmp_path: Path, norm: str) -> None:
     for target in ("a", "a.npz"):
         line = CliRunner().invoke(main, ["port", str(tmp_path / "net"), str(tmp_path / target)])
         assert line.exit_code == 2
-        assert f"only a BiT can be ported, and {tmp_path / 'net'} is none" in line.stderr.splitlines()[-1]
+        assert f"only a BiT can be ported, and {tmp_path / 'net'} is not a BiT" in line.stderr.splitlines()[-1]
     assert os.listdir(tmp_path) == ["net"]
 
 

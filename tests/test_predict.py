@@ -29,6 +29,7 @@ from hyperrule.backbones.lite0.package import PACKAGE
 from hyperrule.cli import main
 from hyperrule.data.open import open_source
 from hyperrule.data.preprocess import for_evaluation
+from hyperrule.data.selection import Exclusions
 from hyperrule.errors import BackboneError, DataError, RecipeError, UserError
 from hyperrule.evaluation.calibration import reliability
 from hyperrule.evaluation.label_matching import ClassIndex, match_folders
@@ -38,7 +39,7 @@ from hyperrule.prediction.accuracy import Tally, ranks_and_losses
 from hyperrule.prediction.formats import Card
 from hyperrule.prediction.images import labelled_images
 from hyperrule.prediction.predictions import Prediction
-from hyperrule.prediction.released import Asked, ReleasedClassifier, describe_classifier
+from hyperrule.prediction.released import ClassifierOptions, ReleasedClassifier, describe_classifier
 from hyperrule.support.progress import Reporter
 from hyperrule.training.classifier import Classifier, make_classifier
 
@@ -118,7 +119,7 @@ def assert_scores(predictions: list[Prediction], scores: np.ndarray, top: int) -
 
 
 def describe(model: Path, **asked: Any) -> ReleasedClassifier:
-    return describe_classifier(str(model), Asked(**asked), Reporter(quiet=True))
+    return describe_classifier(str(model), ClassifierOptions(**asked), Reporter(quiet=True))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -245,7 +246,7 @@ def test_figures_are_those_of_the_evaluation_after_training(small: Path, photogr
 
 
 def test_class_folders_are_mapped_to_the_heads_classes(files: Path, photographs: Path) -> None:
-    images = labelled_images("photographs", open_source(str(photographs)).listing, None)
+    images = labelled_images("photographs", open_source(str(photographs)).listing, None, Exclusions())
     names = describe(files / "21843.npz").class_names
     for known in (ONE_K, names):
         found = match_folders(images.class_names, known, "any")
@@ -254,6 +255,27 @@ def test_class_folders_are_mapped_to_the_heads_classes(files: Path, photographs:
             "n01440764": "n01440764",
             "n01443537_goldfish": "n01443537",
         }
+
+
+def test_excluded_images_are_not_judged(small: Path, photographs: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out.csv"
+    for split, label, image in (("val", "3", 0), ("val", "5", 1), ("test", "3", 2), ("test", "5", 3)):
+        (data / split / label).mkdir(parents=True)
+        shutil.copy(images_in(photographs)[image], data / split / label / "one.png")
+    out.write_text("id,reason\nval/3/one.png,blurred\ntest/5/one.png,blurred\n")
+    assert hyperrule.evaluate(small, data, size=SIZE, quiet=True).examples == 2
+    accuracy = hyperrule.evaluate(small, data, exclude=out, size=SIZE, quiet=True)
+    assert [(row.folder, row.examples) for row in accuracy.per_class] == [("3", 1)]
+    result = run("evaluate", small, "--dataset", data, "--split", "validation", "--exclude", out, "--size", SIZE)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("validation accuracy ")
+    assert " of 1)" in result.stdout
+    out.write_text("id\ntest/3/one.png\ntest/5/one.png\n")
+    with pytest.raises(DataError, match=r"out\.csv leaves no image of .* for test\."):
+        hyperrule.evaluate(small, data, exclude=out, size=SIZE, quiet=True)
+    out.write_text("id\nother/one.png\n")
+    with pytest.raises(DataError, match=r"excludes 1 images that the data set does not have"):
+        hyperrule.evaluate(small, data, exclude=out, size=SIZE, quiet=True)
 
 
 def test_one_image_is_enough_and_bad_ones_are_left_out_and_told(small: Path, photographs: Path, tmp_path: Path) -> None:
@@ -354,7 +376,7 @@ def test_a_savedmodel_whose_outputs_are_logits(small: Path, photographs: Path, t
 def test_a_savedmodel_of_one_size_and_unknown_range(photographs: Path, tmp_path: Path) -> None:
     SmallNet("none").save(tmp_path / "fixed", side=48)
     image = images_in(photographs)[0]
-    with pytest.raises(BackboneError, match=r"cannot be told .* Say it with --input-range"):
+    with pytest.raises(BackboneError, match=r"is unknown .* Set it with --input-range"):
         hyperrule.predict(tmp_path / "fixed", image, quiet=True)
     with pytest.raises(BackboneError, match=r"takes images of 48 x 48 pixels only\. Received: 64\."):
         hyperrule.predict(tmp_path / "fixed", image, size=64, input_range="-1,1", quiet=True)
@@ -445,9 +467,8 @@ def test_a_run_of_a_foreign_network(
     images = images_in(photographs)
     assert_run_predicts(run_folder, classifier, images)
     shutil.copytree(run_folder / "export" / "saved_model" / "1", tmp_path / "elsewhere")
-    shutil.rmtree(tmp_path / "elsewhere" / "assets.extra")  # as exports were before they had a card
-    with pytest.raises(BackboneError, match=r"is the export of a run, which returns features .* Give the run folder"):
-        hyperrule.predict(tmp_path / "elsewhere", images, quiet=True)
+    with pytest.raises(BackboneError, match=r"is the export of a run: .* returns features, .* Give the run folder"):
+        describe_classifier(str(tmp_path / "elsewhere"), ClassifierOptions(), Reporter(quiet=True))
 
 
 @pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason="needs pip install '.[lite0]'")
@@ -529,7 +550,7 @@ def refused(files: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.
         ),
         (
             ["sayakpaul/distill_bit_r50x1_160_feature_extraction", "image.png"],
-            ["Released with one: sayakpaul/distill_bit_resnet50x1_160_classification."],
+            ["Released with a head: sayakpaul/distill_bit_resnet50x1_160_classification."],
         ),
     ],
 )

@@ -23,7 +23,7 @@ from hyperrule.cli.prediction_outputs import people
 from hyperrule.errors import DataError, RecipeError, RunError
 from hyperrule.prediction import writers
 from hyperrule.prediction.images import find_images
-from hyperrule.prediction.predictions import Prediction, Predictions, Scored
+from hyperrule.prediction.predictions import Prediction, Predictions, ScoredClass
 
 SIZE = 32
 NAMES = ("comma, quote\" and 'more'", "<b>*bold*</b>", "red\x1b[31m", "ünïcödé 🐈", "=1+1", "tab\tname", "\\xff")
@@ -90,10 +90,10 @@ def test_a_list_on_stdin(tree: Path, monkeypatch: pytest.MonkeyPatch, data: byte
 @pytest.mark.parametrize(
     ("given", "data", "words"),
     [
-        ("a/*.jgp", b"", "no image matches 'a/*.jgp'. Of globs and folders, these files count: .bmp, .gif"),
+        ("a/*.jgp", b"", "no image matches 'a/*.jgp'. In globs and folders, only these files count: .bmp, .gif"),
         ("gone/**/*.jpg", b"", "no image matches 'gone/**/*.jpg'"),
         ("-", b"\n\n", "the list of images on stdin is empty"),
-        ("-", b"gone\nlost\n", "no file that stdin lists exists: gone, lost."),
+        ("-", b"gone\nlost\n", "none of the files listed on stdin exists: gone, lost."),
         ("/dev/null", b"", "/dev/null is neither a file nor a folder"),
     ],
 )
@@ -194,7 +194,7 @@ def test_mistakes_are_raised_at_the_call(model: list[str], tmp_path: Path) -> No
 
 def test_what_cannot_be_finished_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def rows() -> Iterator[Prediction]:
-        yield Prediction("0.png", (Scored("a", "", 0, 1.0),))
+        yield Prediction("0.png", (ScoredClass("a", "", 0, 1.0),))
         raise RunError("the device is gone.")
 
     monkeypatch.chdir(tmp_path)
@@ -211,7 +211,11 @@ def test_a_terminal_shows_colours_and_no_codes_of_strangers(monkeypatch: pytest.
     monkeypatch.delenv("NO_COLOR", raising=False)
     shown: list[str] = []
     write = people(SimpleNamespace(write=shown.append, isatty=lambda: True))  # type: ignore[arg-type]
-    write(Prediction("\x1b[2Jx.png", (Scored("\x1b[31mred", "n1", 0, 0.43), Scored("b", "", 1, 0.4)), abstained=True))
+    write(
+        Prediction(
+            "\x1b[2Jx.png", (ScoredClass("\x1b[31mred", "n1", 0, 0.43), ScoredClass("b", "", 1, 0.4)), abstained=True
+        )
+    )
     assert "uncertain: n1  \\x1b[31mred 43%" in shown[0]
     assert "\x1b[2m" in shown[0]
     assert "\x1b[2J" not in shown[0]

@@ -300,13 +300,6 @@ def test_a_report_that_cannot_be_made_does_not_cost_the_run(run: RunFolder, caps
     assert not run.checkpoints.exists()
 
 
-def test_a_run_finished_by_an_older_version_is_finished(run: RunFolder) -> None:
-    run.card_file.rename(run.path / "summary.md")
-    assert run.finished
-    assert report(run.path).exit_code == 0
-    assert run.card_file.is_file()
-
-
 # hyperrule report
 
 

@@ -231,6 +231,27 @@ def test_restartable_begins_goes_on_and_returns_the_result(
     assert (again.metrics, again.parity, again.plan) == (result.metrics, result.parity, result.run.read_plan())
 
 
+def test_runs_that_begin_together_do_not_collide(
+    uninterrupted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its folder before its images are checked, and none that fails there leaves anything."""
+    monkeypatch.chdir(tmp_path)
+    there: list[list[str]] = []
+
+    def check_images(job: Job) -> None:
+        there.append(sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")))
+        if len(there) < 2:
+            hyperrule.finetune(dataset=str(uninterrupted["data"]), quiet=True, **SMALL)
+        raise RunError("decoded no image")
+
+    monkeypatch.setattr(Job, "check_images", check_images)
+    with pytest.raises(RunError, match="decoded no image"):
+        hyperrule.finetune(dataset=str(uninterrupted["data"]), quiet=True, **SMALL)
+    name = f"runs/{uninterrupted['data'].name}"
+    assert there == [[name], [name, f"{name}-2"]]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_resuming_another_plan_is_refused_with_the_difference(
     uninterrupted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,7 +126,7 @@ def test_client_prints_label_and_score_of_every_image(server: ModelServer, image
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--server", "{server}", "{broken}"], "asked about {broken}: 400 Bad Request"),
+        (["--server", "{server}", "{broken}"], "did not classify {broken}: 400 Bad Request"),
         (["--server", "{server}", "--model", "other", "{image}"], "404 Not Found"),
         (["--server", "{server}", "{missing}"], "cannot read {missing}: No such file or directory"),
         (["--server", "127.0.0.1:{free}", "{image}"], "no answer: [Errno 111] Connection refused"),
@@ -159,7 +159,7 @@ def test_client_refuses_answers_of_other_models(server: ModelServer, images: lis
     server.predict = lambda request: {"predictions": [1.0]}  # type: ignore[method-assign]
     done = client("--server", server.address, images[0])
     assert (done.returncode, done.stdout) == (1, "")
-    assert "no answer of a hyperrule export" in done.stderr
+    assert "the answer is not that of a hyperrule export" in done.stderr
 
 
 @pytest.fixture

@@ -121,7 +121,9 @@ def test_arrays_hold_the_pixels(options_of: Any) -> None:
 
 
 def test_order_is_that_of_every_opening(kind: str, options_of: Any) -> None:
-    one, other = (opened(options_of(kind)).examples("train") for _ in range(2))
+    first, second = (opened(options_of(kind)) for _ in range(2))
+    assert first.listing_sha256() == second.listing_sha256()
+    one, other = first.examples("train"), second.examples("train")
     assert list(one.ids) == list(other.ids)
     assert hashes(one) == hashes(other)
     assert hashes(pickle.loads(pickle.dumps(one))) == hashes(one)

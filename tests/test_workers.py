@@ -7,12 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from command_line import SMALL, flags
 from PIL import Image
 
@@ -20,6 +23,7 @@ import hyperrule
 from hyperrule.errors import RecipeError
 from hyperrule.planning.machine.cluster import Cluster, this_cluster
 from hyperrule.run_folder import RunFolder
+from hyperrule.training import workers as collectives
 
 MOMENTS = ("training", "evaluation", "export")
 # Each costs a minute; HYPERRULE_TEST_KILLS=3 goes through all.
@@ -42,7 +46,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Workers:
     """Two processes of `hyperrule finetune` on loopback."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, cwd: Path | None = None) -> None:
         with ExitStack() as held:
             sockets = [held.enter_context(socket.socket()) for _ in range(2)]
             for one in sockets:
@@ -54,6 +58,7 @@ class Workers:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                cwd=cwd,
                 env={
                     **os.environ,
                     "TF_CONFIG": json.dumps(
@@ -102,6 +107,39 @@ def weights(run: RunFolder) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+def test_whole_numbers_arrive_exactly() -> None:
+    """Two workers as threads, whose collectives are sums, in float32 as they are: it has no 2^24 + 1."""
+    barrier, parts = threading.Barrier(2, timeout=PATIENCE), {}
+
+    class InThread(collectives.Workers):
+        def _summed(self, part: np.ndarray) -> np.ndarray:
+            parts[self.index] = part
+            barrier.wait()
+            total = parts[0] + parts[1]
+            barrier.wait()
+            return total
+
+    counters = {"updates": np.array([2**24 + 1, -(2**53) - 1]), "weights": np.array([0.5, 2**-140], np.float32)}
+
+    def say(index: int) -> tuple[object, ...]:
+        workers = InThread(tf.distribute.get_strategy(), Cluster(index, ("a:1", "b:1")))
+        mine = counters if workers.chief else {name: np.ones_like(array) for name, array in counters.items()}
+        arrays = workers.broadcast_arrays(mine)
+        return (
+            int(workers.broadcast(2**24 + 1 + index)),
+            int(workers.broadcast(2**24 + index, source=1)),
+            bool(workers.broadcast(index == 0)),
+            {name: (array.dtype.name, array.tolist()) for name, array in arrays.items()},
+            workers.texts(f"worker {index} \u00fc"),
+        )
+
+    expected = {name: (array.dtype.name, array.tolist()) for name, array in counters.items()}
+    with ThreadPoolExecutor(2) as pool:
+        for heard in pool.map(say, range(2)):
+            assert heard == (2**24 + 1, 2**24 + 1, True, expected, ["worker 0 \u00fc", "worker 1 \u00fc"])
+    assert int(collectives.Workers(tf.distribute.get_strategy(), Cluster()).broadcast(2**24 + 1)) == 2**24 + 1
+
+
 def test_two_workers_train_and_evaluate_like_one_process(whole: RunFolder, images: Path, tmp_path: Path) -> None:
     alone = hyperrule.finetune(dataset=str(images), out=tmp_path / "alone", quiet=True, **{**OPTIONS, "micro_batch": 4})
     for ours, theirs in zip(whole.read_metrics(), alone.run.read_metrics(), strict=True):
@@ -141,9 +179,11 @@ def test_worker_killed_ends_the_others_and_all_go_on_as_if_nothing_had_happened(
 
 
 def test_one_worker_told_to_stop_stops_both_after_a_checkpoint(images: Path, tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "run")
+    """Both know which folder the chief has found free."""
+    (tmp_path / "runs" / images.name).mkdir(parents=True)
+    run = RunFolder(tmp_path / "runs" / f"{images.name}-2")
     options = {**OPTIONS, "steps": 400, "checkpoint_every": 1000}
-    workers = Workers("--dataset", str(images), "--out", str(run.path), *flags(options))
+    workers = Workers("--dataset", str(images), *flags(options), cwd=tmp_path)
     while not reached("training", run):
         assert all(process.poll() is None for process in workers.processes), workers.ended()
         time.sleep(0.01)
@@ -151,6 +191,7 @@ def test_one_worker_told_to_stop_stops_both_after_a_checkpoint(images: Path, tmp
     endings = workers.ended()
     assert [code for code, _, _ in endings] == [143, 143], endings
     assert all("stopped by SIGTERM" in stderr and "Traceback" not in stderr for _, _, stderr in endings)
+    assert all(stderr.endswith(f"--resume runs/{images.name}-2\n") for _, _, stderr in endings)
     assert list(run.checkpoints.glob("*.npz"))
 
 

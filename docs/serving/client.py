@@ -1,6 +1,6 @@
-"""Ask a classifier in TensorFlow Serving what it sees: path, label and score of each image, between tabs.
+"""Classify images with TensorFlow Serving and print path, label and score of each, separated by tabs.
 
-python client.py cat.jpg dog.png           # REST; needs Python's standard library alone
+python client.py cat.jpg dog.png           # REST; needs only Python's standard library
 python client.py --grpc cat.jpg dog.png    # gRPC; pip install tensorflow-serving-api
 """
 
@@ -14,13 +14,13 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-Answer = tuple[str, float]  # the likeliest class, and its probability
-SHOWN = 300  # characters of an error, which may be a page of HTML
+Answer = tuple[str, float]  # the likeliest class and its probability
+SHOWN = 300  # characters of an error message, which may be a page of HTML
 REST, GRPC = "localhost:8501", "localhost:8500"
 
 
 def ask_rest(images: list[bytes], server: str, model: str, timeout: float) -> list[Answer]:
-    """Raises OSError, with what the server said if it answered."""
+    """Classify encoded images through REST. Raises OSError, with the server's message if it sent one."""
     instances = [{"image_bytes": {"b64": base64.b64encode(image).decode()}} for image in images]
     request = urllib.request.Request(
         f"http://{server}/v1/models/{model}:predict",
@@ -36,11 +36,11 @@ def ask_rest(images: list[bytes], server: str, model: str, timeout: float) -> li
     except urllib.error.URLError as error:
         raise OSError(f"no answer: {error.reason}") from None
     except (http.client.HTTPException, ValueError, LookupError, TypeError) as error:
-        raise OSError(f"no answer of a hyperrule export: {error!r}") from None
+        raise OSError(f"the answer is not that of a hyperrule export: {error!r}") from None
 
 
 def ask_grpc(images: list[bytes], server: str, model: str, timeout: float) -> list[Answer]:
-    """Raises OSError, with what the server said if it answered."""
+    """Classify encoded images through gRPC. Raises OSError, with the server's message if it sent one."""
     import grpc
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -70,22 +70,22 @@ def main() -> None:
     parser.add_argument("--model", default="classifier", help="MODEL_NAME of the server [%(default)s]")
     parser.add_argument("--batch", type=int, default=8, help="images in a request [%(default)s]")
     parser.add_argument("--timeout", type=float, default=60, help="seconds to wait for an answer [%(default)s]")
-    asked = parser.parse_args()
-    if asked.batch < 1:
-        parser.error(f"--batch must be at least 1. Received: {asked.batch}")
-    ask, server = (ask_grpc, asked.server or GRPC) if asked.grpc else (ask_rest, asked.server or REST)
-    for paths in batches(asked.images, asked.batch):
+    args = parser.parse_args()
+    if args.batch < 1:
+        parser.error(f"--batch must be at least 1. Received: {args.batch}")
+    ask, server = (ask_grpc, args.server or GRPC) if args.grpc else (ask_rest, args.server or REST)
+    for paths in batches(args.images, args.batch):
         try:
             images = [path.read_bytes() for path in paths]
         except OSError as error:
             sys.exit(f"client.py: cannot read {error.filename}: {error.strerror}")
         try:
-            answers = ask(images, server, asked.model, asked.timeout)
+            answers = ask(images, server, args.model, args.timeout)
         except ImportError as error:
             sys.exit(f"client.py: {error}; --grpc needs: pip install tensorflow-serving-api")
         except OSError as error:
             reason = " ".join(str(error).split())[:SHOWN]
-            sys.exit(f"client.py: {server}, asked about {', '.join(map(str, paths))}: {reason}")
+            sys.exit(f"client.py: {server} did not classify {', '.join(map(str, paths))}: {reason}")
         for path, (label, score) in zip(paths, answers, strict=True):
             print(path, label, f"{score:.4f}", sep="\t")
 

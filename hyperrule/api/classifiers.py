@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from hyperrule.backbones.info import InputRange
 from hyperrule.data.listing import Split
-from hyperrule.data.open import source_of
+from hyperrule.data.open import make_data_recipe, source_of
 from hyperrule.errors import RecipeError, UserError
 from hyperrule.evaluation.label_matching import match_folders
 from hyperrule.exporting.parity import Parity, add_parity
-from hyperrule.exporting.port import Ported, port_backbone
+from hyperrule.exporting.port import PortedBackbone, port_backbone
 from hyperrule.prediction.exported import Model, describe_model
 from hyperrule.prediction.formats import FormatName, checked_format, place
 from hyperrule.prediction.images import find_images, labelled_images
-from hyperrule.prediction.released import Asked, describe_classifier, make_asked
-from hyperrule.recipe import Recipe, make_recipe
+from hyperrule.prediction.released import ClassifierOptions, describe_classifier, make_classifier_options
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import os_errors_as, parent_made, taking_its_place
 from hyperrule.support.progress import Reporter, silent_native_stderr
@@ -27,7 +26,7 @@ from hyperrule.support.progress import Reporter, silent_native_stderr
 if TYPE_CHECKING:
     from hyperrule.prediction.accuracy import Accuracy
     from hyperrule.prediction.predictions import Prediction, Predictions
-    from hyperrule.reporting.make import Reported
+    from hyperrule.reporting.make import ReportFiles
 
 DEFAULT_TOP = 5  # classes shown for an image
 
@@ -90,7 +89,7 @@ def predict_each(
     """
     reporter = Reporter(quiet)
     with os_errors_as(UserError, "a path cannot be used"):
-        asked = make_asked(size, activation, class_names, input_range)
+        asked = make_classifier_options(size, activation, class_names, input_range)
         least = _checked_threshold(threshold)
         files = find_images([images] if isinstance(images, str | Path) else images)
         classifier = describe_model(os.fspath(model), asked, reporter)
@@ -119,14 +118,15 @@ def evaluate(
 
     `dataset` is what it is for `finetune`, its classes called by WordNet id, name or index; all images count, but
     where they are split those of `split`, by default of the first of test, validation and train that there is.
-    `data` are the options of a recipe that say which images (`data_dir`, `image_key`, `test_split` ...), others those
-    of `predict`. Raises UserError if the request cannot be met, RunError if the work cannot be finished.
+    `data` are the options of a recipe that say which images: `train_split`, `validation_split`, `test_split`,
+    `data_dir`, `image_key`, `label_key` and `exclude` (a file of images that do not count). All others are those of
+    `predict`. Raises UserError if the request cannot be met, RunError if the work cannot be finished.
     """
     reporter = Reporter(quiet)
     with os_errors_as(UserError, "a path cannot be used"):
-        asked = make_asked(size, activation, class_names, input_range)
-        source = source_of(make_recipe({"dataset": dataset, **data}, Recipe), reporter)
-        images = labelled_images(os.fspath(dataset), source.listing, split)
+        asked = make_classifier_options(size, activation, class_names, input_range)
+        source = source_of(make_data_recipe("evaluate", dataset, data), reporter)
+        images = labelled_images(os.fspath(dataset), source.listing, split, source.exclusions)
         classifier = describe_model(os.fspath(model), asked, reporter)
         labels = match_folders(images.class_names, classifier.class_names, classifier.name)
     if classifier.note is not None:
@@ -165,7 +165,7 @@ def export(
             raise RecipeError(f"--min-agreement must be from 0 to 1. Received: {min_agreement!r}")
         folder = RunFolder(Path(os.path.expanduser(run)))
         folder.read_plan()  # says what is wrong with what is no run at all
-        classifier = describe_classifier(os.fspath(folder.path), Asked(), reporter)
+        classifier = describe_classifier(os.fspath(folder.path), ClassifierOptions(), reporter)
         if out is None:
             from hyperrule.reporting.make import read_run
 
@@ -196,7 +196,7 @@ def port(
     input_range: InputRange | str | None = None,
     classifier: bool = False,
     quiet: bool = False,
-) -> Ported:
+) -> PortedBackbone:
     """Write a BiT to a new `target`: BiT's public format if it ends in .npz, else a folder with a TF2 Hub SavedModel.
 
     `source` is whatever `backbone` of the other functions may be, if it is a BiT. The SavedModel takes
@@ -210,7 +210,7 @@ def port(
         return port_backbone(os.fspath(source), path, input_range, classifier, Reporter(quiet))
 
 
-def report(runs: str | Path | Iterable[str | Path], *, out: str | Path | None = None) -> Reported:
+def report(runs: str | Path | Iterable[str | Path], *, out: str | Path | None = None) -> ReportFiles:
     """Make the web page of a finished run anew, report.html in its folder, and its model card.
 
     Of several runs, one page puts them side by side: `out`, by default report.html in the current folder. `out` of a

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperrule.data.open import source_of
+from hyperrule.data.open import make_data_recipe, source_of
 from hyperrule.errors import RecipeError, UserError
-from hyperrule.recipe import Recipe, make_recipe
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter
 
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
 def check(dataset: str | Path, *, quiet: bool = False, **options: Any) -> CheckReport:
     """What is wrong with a data set: every image decoded, compared with all others, and judged as `finetune` would.
 
-    `options` are those of a recipe that say which images (`data_dir`, `image_key`, `test_split` ...) and `split_seed`
-    and `exclude`. Raises UserError if the data set cannot be read at all.
+    `options` are those of a recipe that say which images: `train_split`, `validation_split`, `test_split`, `data_dir`,
+    `image_key`, `label_key`, `split_seed` and `exclude`. Raises UserError if the data set cannot be read at all.
     """
     reporter = Reporter(quiet)
     with os_errors_as(UserError, "a path cannot be used"):
-        recipe = make_recipe({"dataset": dataset, **options, "skip_corrupt": True}, Recipe)
-        source = source_of(recipe, reporter)
+        recipe = make_data_recipe("check", dataset, options)
+        source = source_of(recipe.model_copy(update={"skip_corrupt": True}), reporter)
 
         from hyperrule.audit.check.check import check_source
 
@@ -40,15 +39,18 @@ def learning_curve(
     times as many should bring, with its uncertainty.
 
     Features are those of a frozen backbone of images of `size` x `size` pixels, by default 128; they are kept in the
-    cache folder. `options` are those of a recipe that say which images, `split_seed`, `exclude`, `skip_corrupt`,
+    cache folder. `options` are those of a recipe that say which images (`train_split`, `validation_split`,
+    `test_split`, `data_dir`, `image_key`, `label_key`, `split_seed`, `exclude`, `skip_corrupt`, `strict_data`), and
     `backbone` and `input_range`. Raises UserError if the request cannot be met, RunError if the work cannot be
     finished.
     """
     with os_errors_as(UserError, "a path cannot be used"):
         from hyperrule.audit.learning_curve.curve import find_learning_curve
-        from hyperrule.evaluation.features import freeze
+        from hyperrule.evaluation.features import frozen_features
 
-        return find_learning_curve(freeze(make_recipe({"dataset": dataset, **options}, Recipe), size, Reporter(quiet)))
+        return find_learning_curve(
+            frozen_features(make_data_recipe("learning-curve", dataset, options), size, Reporter(quiet))
+        )
 
 
 def label_errors(
@@ -71,7 +73,7 @@ def label_errors(
         if top is not None and (isinstance(top, bool) or top < 1):
             raise RecipeError(f"top must be at least 1. Received: {top!r}")
         from hyperrule.audit.label_errors import chosen_splits, find_label_errors
-        from hyperrule.evaluation.features import freeze
+        from hyperrule.evaluation.features import frozen_features
 
-        frozen = freeze(make_recipe({"dataset": dataset, **options}, Recipe), size, Reporter(quiet))
+        frozen = frozen_features(make_data_recipe("label-errors", dataset, options), size, Reporter(quiet))
         return find_label_errors(frozen, chosen_splits(frozen.source, split), top)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -22,7 +22,7 @@ from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.machine.machine import Machine, this_machine
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
 from hyperrule.recipe import DistillRecipe, Recipe, TrainingRecipe, make_recipe
-from hyperrule.run_folder import RunFolder, check_free, free_run_folder
+from hyperrule.run_folder import RunFolder, reserved
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter, silent_native_stderr
 
@@ -36,14 +36,13 @@ R = TypeVar("R", bound=TrainingRecipe)
 P = TypeVar("P", bound=TrainingPlan)
 D = TypeVar("D")
 T = TypeVar("T", bound="Result")
-PIECES = {"micro_batch", "remat", "xla", "memory_limit", "devices"}  # options that say how a batch is cut up
+EXECUTION_OPTIONS = {"micro_batch", "remat", "xla", "memory_limit", "devices"}  # options that say how a batch is cut up
 # Read when TensorFlow is imported: tensorflow/core/common_runtime/mkl_cpu_allocator.h
 CPU_LIMIT = "TF_MKL_ALLOC_MAX_BYTES"
 
 
 def plan(**options: Any) -> Plan:
-    """What `finetune(**options)` would do, each value with its reason; TensorFlow is not imported, but to look
-    into a SavedModel for the first time.
+    """Plan `finetune(**options)`: every value with its reason. Imports TensorFlow only to inspect a new SavedModel.
 
     Options are those of `hyperrule.recipe.Recipe`; `dataset` is required. Weights that 'hyperrule backbones'
     lists are not downloaded. Raises UserError.
@@ -57,19 +56,19 @@ def finetune(
 ) -> Finetuned:
     """Fine-tune, evaluate, export; returns the finished run.
 
-    `out` is the run folder, by default a new one under `runs/`. With `restartable`, a run that is there is gone on
-    with, if it is of the same request, or its result returned. `quiet` shows no progress. On a CPU,
-    TensorFlow is set to deterministic operations, and Keras' global seed is set. Other
-    options are those of `hyperrule.recipe.Recipe`; `dataset` is required; `memory_limit` bounds a CPU only if
-    TensorFlow has not been imported yet. Where TF_CONFIG or SLURM say that
-    this process is one of several workers, all of them must call this; the first alone writes. Raises UserError, with
-    nothing written, if the request cannot be met; RunError if the work cannot be finished.
+    `out` is the run folder, by default a new one under `runs/`. With `restartable`, an unfinished run of the same
+    request in `out` is resumed, and the result of a finished one returned. `quiet` shows no progress. `options` are
+    those of `hyperrule.recipe.Recipe`; `dataset` is required; `memory_limit` bounds a CPU only if TensorFlow has not
+    been imported yet. If TF_CONFIG or SLURM make this process one of several workers, all of them must call this; only
+    the first writes. Sets Keras' global seed and, on a CPU, TensorFlow's deterministic operations.
+
+    Raises UserError, with nothing written, if the request cannot be met; RunError if the work cannot be finished.
     """
     return FINETUNING.run(out, restartable, quiet, options)
 
 
 def plan_distillation(**options: Any) -> DistillPlan:
-    """What `distill(**options)` would do, each value with its reason. Raises UserError."""
+    """Plan `distill(**options)`: every value with its reason. Raises UserError."""
     with os_errors_as(UserError, "a path cannot be used"):
         return _plan_distillation(make_recipe(options, DistillRecipe), Reporter(), fetch=False)[0]
 
@@ -77,17 +76,16 @@ def plan_distillation(**options: Any) -> DistillPlan:
 def distill(
     *, out: str | Path | None = None, restartable: bool = False, quiet: bool = False, **options: Any
 ) -> Distilled:
-    """Train a BiT to be like a teacher, by function matching on images without labels; returns the finished run.
+    """Distil a teacher into a BiT, by function matching on images without labels; returns the finished run.
 
-    `options` are those of `hyperrule.recipe.DistillRecipe`; `teacher` and `dataset` (one or several) are
-    required. All else is as for `finetune`. The student is in the run's weights.npz, and the run folder is a `backbone`
-    for `finetune`.
+    `options` are those of `hyperrule.recipe.DistillRecipe`; `teacher` and `dataset` (one or several) are required. All
+    else is as for `finetune`. The run's weights.npz holds the student; `finetune` takes the run folder as `backbone`.
     """
     return DISTILLATION.run(out, restartable, quiet, options)
 
 
 def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result:
-    """Go on with an unfinished run, of `finetune` or `distill`, under its own plan, on whatever devices there are now.
+    """Resume an unfinished run of `finetune` or `distill` under its own plan, on the devices that there are now.
 
     Data and networks must be what they were, and `options`, if any, must not change the plan:
     raises RunFolderError with the differences otherwise, or if the run is finished.
@@ -103,9 +101,9 @@ def resume(run: str | Path, *, quiet: bool = False, **options: Any) -> Result:
 
 @dataclass(frozen=True)
 class Training(Generic[R, P, D, T]):
-    """A kind of training: what may be asked of it, how that is planned, and the job that carries the plan out.
+    """A kind of training: its recipe, its planner, its job and its result.
 
-    `plan` gives the plan and the data, opened; `job` imports TensorFlow; `result` reads a finished run.
+    `plan` returns the plan and the opened data; `job` imports TensorFlow; `result` reads a finished run.
     """
 
     recipe: type[R]
@@ -114,17 +112,19 @@ class Training(Generic[R, P, D, T]):
     result: Callable[[RunFolder], T]
 
     def run(self, out: str | Path | None, restartable: bool, quiet: bool, options: dict[str, Any]) -> T:
-        with os_errors_as(UserError, "a path cannot be used"):
-            folder, begun = _run_folder(out, restartable)
-            if folder is not None and begun:
-                return (
-                    self.result(folder) if folder.finished else self.resume(folder, folder.read_plan(), quiet, options)
-                )
-            reporter = _reporter(quiet)
-            planned, data = self.plan(make_recipe(options, self.recipe), reporter)
-        with _importing_tensorflow(planned):
-            job = self.job(planned, data, folder or RunFolder(free_run_folder(planned.run_name)), reporter)
-        return job.execute(resuming=False)
+        with _run_folder(out, restartable) as (folder, begun):
+            with os_errors_as(UserError, "a path cannot be used"):
+                if folder is not None and begun:
+                    stored = folder.read_plan()
+                    if TRAININGS[stored.job] is not self:
+                        raise RunFolderError(f"{folder.path} holds a {stored.KIND}. Choose another --out.")
+                    return self.result(folder) if folder.finished else self.resume(folder, stored, quiet, options)
+                reporter = _reporter(quiet)
+                planned, data = self.plan(make_recipe(options, self.recipe), reporter)
+            with reserved(folder, planned.run_name) as run:
+                with _importing_tensorflow(planned):
+                    job = self.job(planned, data, run, reporter)
+                return job.execute(resuming=False)
 
     def resume(self, folder: RunFolder, stored: TrainingPlan, quiet: bool, options: dict[str, Any]) -> T:
         reporter = _reporter(quiet)
@@ -165,18 +165,21 @@ def _reporter(quiet: bool) -> Reporter:
     return Reporter(quiet or not this_cluster().chief)
 
 
-def _run_folder(out: str | Path | None, restartable: bool) -> tuple[RunFolder | None, bool]:
-    """The folder that is asked for, and whether its run has begun and is to be gone on with."""
+@contextmanager
+def _run_folder(out: str | Path | None, restartable: bool) -> Iterator[tuple[RunFolder | None, bool]]:
+    """Yield the folder `out`, and whether to resume the run in it; a new one is reserved within the block."""
     if restartable and out is None:
         raise RecipeError("--restartable needs a run folder that every start can find: say --out FOLDER.")
     if out is None:
-        return None, False
-    folder = RunFolder(Path(os.path.expanduser(out)))
-    if restartable and (folder.finished or folder.plan_file.exists()):
-        return folder, True
-    if this_cluster().chief:
-        check_free(folder.path)
-    return folder, False
+        yield None, False
+        return
+    with ExitStack() as held:
+        with os_errors_as(UserError, "a path cannot be used"):
+            folder = RunFolder(Path(os.path.expanduser(out)))
+            begun = restartable and (folder.finished or folder.plan_file.exists())
+            if not begun:
+                held.enter_context(reserved(folder))
+        yield folder, begun
 
 
 def _as_decided(recipe: R, stored: TrainingPlan) -> R:
@@ -191,17 +194,17 @@ def _measured(stored: TrainingPlan, recipe: TrainingRecipe) -> Calibration | Non
 def _resumable(
     folder: RunFolder, stored: TrainingPlan, planned: P, recipe: TrainingRecipe, options: Mapping[str, Any]
 ) -> P:
-    """What is planned anew, where it is the stored plan but for how it is cut up. Raises RunFolderError."""
+    """Return the new plan, if it differs from the stored one in its execution at most. Raises RunFolderError."""
     own = planned.recipe.model_copy(update={"precision": recipe.precision})
     asked = planned.model_copy(update={"recipe": own})
     if recipe.precision == "auto":
         asked = asked.model_copy(update={"precision": stored.precision})
-    if asked.machine == stored.machine and not options.keys() & PIECES:
+    if asked.machine == stored.machine and not options.keys() & EXECUTION_OPTIONS:
         asked = asked.model_copy(update={"micro_batch": stored.micro_batch, "remat": stored.remat, "xla": stored.xla})
     calibration = _measured(stored, recipe)
     if differences := stored.differences(asked if calibration is None else asked.calibrated(calibration)):
         raise RunFolderError(
-            f"{folder.path} runs under another plan than asked for: {'; '.join(differences)}. "
+            f"{folder.path} was planned differently: {'; '.join(differences)}. "
             "Resume it without other options and with its own data, or start a new run with --out."
         )
     return asked

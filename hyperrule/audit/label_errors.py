@@ -25,15 +25,15 @@ from hyperrule.data.selection import write_exclusions
 from hyperrule.data.source import Source, equal_groups
 from hyperrule.errors import DataError, RecipeError
 from hyperrule.evaluation.calibration import fit_temperature
-from hyperrule.evaluation.features import Frozen
+from hyperrule.evaluation.features import FrozenFeatures
 from hyperrule.evaluation.probe import BLAS_THREADS, L2_CANDIDATES, fit_probes
 from hyperrule.pages.rendering import render
 from hyperrule.pages.thumbnails import pictures
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import number
 
-Asked = Literal[Split, "all"]
+SplitChoice = Literal[Split, "all"]
 FEWEST = 4  # images that a probe and what it has not seen are made of
 
 
@@ -79,7 +79,7 @@ class LabelErrors(BaseModel):
 
     def write_csv(self, file: Path) -> None:
         """A row for each suspect. Raises RunError if it cannot be written."""
-        with whole_file(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+        with atomic_write(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, list(Suspect.model_fields))
             writer.writeheader()
             writer.writerows(
@@ -102,7 +102,7 @@ class LabelErrors(BaseModel):
             raise ValueError("these findings came without their images: call hyperrule.label_errors")
 
         page = render_page(self, self._source)
-        with whole_file(file) as partial:
+        with atomic_write(file) as partial:
             partial.write_text(page, encoding="utf-8")
 
 
@@ -129,10 +129,10 @@ def chosen_splits(source: Source, split: str | None) -> tuple[Split, ...]:
     return (wanted,)
 
 
-def find_label_errors(frozen: Frozen, splits: tuple[Split, ...], top: int | None) -> LabelErrors:
+def find_label_errors(frozen: FrozenFeatures, splits: tuple[Split, ...], top: int | None) -> LabelErrors:
     """Judge the images of the splits together. `top` is how many suspects are kept, None for those that stand out.
 
-    Raises DataError for too few images, and what `Frozen.features` raises.
+    Raises DataError for too few images, and what `FrozenFeatures.features` raises.
     """
     source = frozen.source
     parts = {split: source.examples(split) for split in splits}

@@ -1,1 +1,1 @@
-"""Networks without a head: which ones are known, where their weights come from, and how they are built."""
+"""Backbones, networks without a head: which are known, where their weights come from, and how they are built."""

@@ -1,4 +1,4 @@
-"""What every backbone is to the rest of the house, native network or foreign graph."""
+"""`Backbone`: the interface of every backbone, be it a native network or an opaque graph."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,50 +11,50 @@ from hyperrule.backbones.bit.layers import StandardizedConv2D
 
 
 class Backbone(keras.Model):
-    """Images [N, H, W, 3] in the backbone's own input range -> float32 features [N, `features`].
+    """Images float32 [N, H, W, 3] in the backbone's own input range -> features float32 [N, `features`].
 
-    Called as `backbone(images, training=False)`. `arrays` are all variables that make up its state,
-    by name; those that train have `trainable` set. `side` is the one image side in pixels that it
-    takes, None for any. `heeds_training` says that `training` makes a difference. `resources` is what an export has
-    to carry besides the variables, such as tables.
+    Called as `backbone(images, training=False)`. `arrays` are all variables of its state, by name; those that train
+    have `trainable` set. `side` is the only image side in pixels that it takes, None for any.
+    `uses_training_argument` says whether outputs depend on `training`. `resources` are objects that an export needs
+    besides the variables, such as tables.
     """
 
     features: int
     side: int | None = None
-    heeds_training = False
+    uses_training_argument = False
     resources: tf.train.Checkpoint | None = None
 
     @property
     def arrays(self) -> dict[str, keras.Variable]:
-        raise AttributeError("every backbone has its own")
+        raise AttributeError("every subclass must define arrays")
 
     @property
     def convolutions(self) -> list[StandardizedConv2D]:
-        """Convolutions whose kernels are standardised, once a training step."""
+        """Convolutions whose kernels are standardised (once in a training step)."""
         return []
 
     @property
     def regularizers(self) -> Sequence[Callable[[], tf.Tensor]]:
-        """Functions that each return a scalar to be added to the loss, once a step."""
+        """Functions that each return a scalar regularisation loss, to be added once a step."""
         return ()
 
     @property
     def trainable_arrays(self) -> Iterable[keras.Variable]:
-        """Those of the arrays that can train, whatever `train_part` has frozen."""
+        """The arrays that can be trained, including those that `train_part` has frozen."""
         return self.arrays.values()
 
     def train_part(self, part: str) -> None:
-        """Let only a part of the variables train: all of them ("full") or none ("head")."""
+        """Choose the variables that train: all of them ("full") or none ("head")."""
         self.trainable = part == "full"
 
     def for_inference(self) -> Self:
-        """What evaluation and export run: float32, without anything that only training needs."""
+        """Return the network for evaluation and export: float32, without anything that only training needs."""
         return self
 
 
 @contextmanager
 def using_kernels(convolutions: Sequence[StandardizedConv2D], kernels: Sequence[tf.Tensor]) -> Iterator[None]:
-    """Within the block, the convolutions use `kernels`, already standardised, and do not standardise their own."""
+    """Within the block, the convolutions use `kernels`, which are already standardised, instead of their own."""
     former = [conv.kernel_in_use for conv in convolutions]
     for conv, kernel in zip(convolutions, kernels, strict=True):
         conv.kernel_in_use = kernel

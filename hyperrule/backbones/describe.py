@@ -1,4 +1,4 @@
-"""`describe_backbone`: what a user calls a backbone -> facts about it, and the file or folder to load."""
+"""`describe_backbone`: from a user's name for a backbone to its facts, and the file or folder to load."""
 
 import hashlib
 import json
@@ -14,11 +14,11 @@ from hyperrule.backbones.fetch import bucket, hub
 from hyperrule.backbones.info import (
     BIT_RANGE,
     INPUT_RANGES,
-    AsItIs,
     BackboneInfo,
     InputRange,
     Kind,
     ModuleFacts,
+    OpaqueNetwork,
     flag_value,
     shown_range,
 )
@@ -30,15 +30,17 @@ from hyperrule.support.progress import Reporter, silent_native_stderr
 from hyperrule.support.wording import resume_command
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
-CARD, OLD_CARD = "model_card.md", "summary.md"  # the file that a run writes last; what it was called once
-TOLD_APART = 3.0  # times as far off must the second-best input range be
-PLAUSIBLE = 0.6  # standard deviations that the best may be off; 0.16 when EfficientNet-Lite0 was measured
+CARD = "model_card.md"  # the file that a run writes last
+# The input range that fits best is accepted if it is at most PLAUSIBLE standard deviations off (EfficientNet-Lite0
+# measured 0.16), and the second-best at least DISTINCT times as far.
+PLAUSIBLE, DISTINCT = 0.6, 3.0
+LISTED = "listed by 'hyperrule backbones'"
 
 
 class UnknownInputRange(BackboneError):
-    """A SavedModel that is no BiT, and of which nobody knows what pixels it takes.
+    """The input range of a SavedModel that is not a BiT is unknown.
 
-    `failed_proof` says why it is no BiT although it looks like one; None where it does not.
+    `failed_proof` says why the module is not a BiT although it looks like one; None if it does not look like one.
     """
 
     def __init__(self, message: str, failed_proof: str | None) -> None:
@@ -53,14 +55,15 @@ def describe_backbone(
     input_range: InputRange | None = None,
     fetch: bool = True,
 ) -> BackboneInfo:
-    """Facts of a backbone: a name that the zoo lists, a hub handle or URL, a SavedModel folder or archive, a BiT
-    .npz, a run folder, or seeded random weights ("random-r50x1"; for tests and as a floor).
+    """Return the facts of a backbone.
 
-    With `fetch`, what is missing is downloaded; without, a name of the zoo is described from its table and
-    has no `path`. A SavedModel is run once, by TensorFlow, to learn what it is.
+    `backbone` is a name of the zoo, a hub handle or URL, a SavedModel folder or archive, a BiT .npz, a run folder, or
+    seeded random weights ("random-r50x1"; for tests and as a lower bound). With `fetch`, missing files are downloaded;
+    without, a name of the zoo is described from its table and has no `path`. TensorFlow runs a SavedModel once, to
+    inspect it.
 
-    Raises BackboneError for an unknown name, a failed download, a file that is not a backbone, and an
-    input range that is unknown or contradicts what is known.
+    Raises BackboneError for an unknown name, a failed download, a file that is not a backbone, and an input range
+    that is unknown or contradicts the known one.
     """
     reporter = reporter or Reporter(quiet=True)
     path = Path(os.path.expanduser(backbone))
@@ -91,15 +94,15 @@ def describe_backbone(
 
 
 def is_backbone(path: Path) -> bool:
-    """Whether a path is taken for a file or folder with a backbone in it, rather than for a name."""
+    """Whether `path` is a file or folder with a backbone in it; if not, it is taken for a name."""
     if os.path.isdir(path):  # unlike Path.is_dir, never an error
         return (path / "saved_model.pb").is_file() or (path / "plan.json").is_file()
     return os.path.isfile(path) and path.name.endswith((".npz", *ARCHIVES))
 
 
 def is_finished(run: Path) -> bool:
-    """Whether the run in a folder came to its end."""
-    return any((run / name).is_file() for name in (CARD, OLD_CARD))
+    """Whether the run in the folder `run` is finished."""
+    return (run / CARD).is_file()
 
 
 def _of_path(path: Path, input_range: InputRange | None, reporter: Reporter) -> BackboneInfo:
@@ -112,7 +115,7 @@ def _of_path(path: Path, input_range: InputRange | None, reporter: Reporter) -> 
 
 
 def _of_run(run: Path, input_range: InputRange | None, reporter: Reporter) -> BackboneInfo:
-    """The trained backbone of a finished run: its weights, or the export where they are no BiT's."""
+    """Describe the trained backbone of a finished run: its weights.npz if it is a BiT, else its export."""
     if not is_finished(run):
         raise BackboneError(f"{run} is an unfinished run. Finish it first: {resume_command(run)}")
     try:
@@ -133,7 +136,7 @@ def _of_zoo(released: Released, input_range: InputRange | None, fetch: bool, rep
             return _of_bit(name, "embedded", released.trained_on, read_architecture(path), path, None, input_range)
         case "bring":
             raise BackboneError(
-                f"{name} was never released. If you hold its file, give its path: --backbone {name.upper()}.npz"
+                f"{name} was never released. If you have its file, give its path: --backbone {name.upper()}.npz"
             )
         case "package":
             folder = _lite0(reporter)
@@ -153,14 +156,14 @@ def _of_zoo(released: Released, input_range: InputRange | None, fetch: bool, rep
                 raise BackboneError(f"{weights.path} is {architecture}; {name} is {released.architecture}.")
             return _of_bit(name, "bucket", source.location, architecture, weights.path, weights.sha256, input_range)
     assert released.architecture is not None
-    _check_range(name, input_range, released.input_range, "'hyperrule backbones' lists it so")
+    _check_range(name, input_range, released.input_range, LISTED)
     described = _of_bit(name, source.kind, source.location, released.architecture, None, None, None)
     size = f"{released.download_bytes / 2**20:.0f} MiB" if released.download_bytes else "size not known beforehand"
     return described.model_copy(update={"notes": (f"not here yet ({size}): finetune downloads it",)})
 
 
 def _lite0(reporter: Reporter) -> Path:
-    """The SavedModel, made by TensorFlow on first use."""
+    """Return the SavedModel's folder; TensorFlow makes it on first use."""
     if (folder := package.module_folder()).is_dir() and package.head_file().is_file():
         return folder
     with silent_native_stderr():
@@ -177,7 +180,7 @@ def _of_bit(
     sha256: str | None,
     input_range: InputRange | None,
 ) -> BackboneInfo:
-    """A BiT checkpoint, or the random weights of one."""
+    """Describe a BiT checkpoint, or random weights."""
     _check_range(name, input_range, BIT_RANGE, "every BiT checkpoint does")
     if path is not None and sha256 is None:
         with path.open("rb") as stream:
@@ -191,7 +194,7 @@ def _of_bit(
         architecture=str(architecture),
         depth=architecture.depth,
         width=architecture.width,
-        as_it_is=None,
+        opaque=None,
         features=architecture.features,
         parameters=architecture.parameters,
         input_range=BIT_RANGE,
@@ -207,7 +210,10 @@ def _of_module(
     known: InputRange | None,
     reporter: Reporter,
 ) -> BackboneInfo:
-    """A SavedModel: a BiT that was transplanted, or anything else as it is."""
+    """Describe a SavedModel: a BiT whose arrays were transplanted, or an opaque graph.
+
+    `asked` is the user's input range, `known` the zoo's.
+    """
     facts = module_facts(folder, reporter)
     if facts.depth is not None and facts.width is not None and facts.weights is not None:
         own = facts.own_range or BIT_RANGE
@@ -219,9 +225,9 @@ def _of_module(
         )
         described = _of_bit(name, kind, origin, architecture, Path(facts.weights), facts.sha256, None)
         return described.model_copy(update={"notes": (note,)})
-    assert facts.as_it_is is not None  # as every SavedModel that was not transplanted
+    assert facts.opaque is not None  # true of every SavedModel that was not transplanted
     input_range, reason = _range_of(name, facts, asked, known)
-    notes = [f"no BiT: runs as it is, in float32; input range: {reason}", *_peculiarities(facts.as_it_is)]
+    notes = [f"not a BiT: runs as an opaque graph, in float32; input range: {reason}", *_peculiarities(facts.opaque)]
     if facts.failed_proof is not None:
         notes.append(f"not run natively: {facts.failed_proof}")
     return BackboneInfo(
@@ -233,7 +239,7 @@ def _of_module(
         architecture="SavedModel",
         depth=None,
         width=None,
-        as_it_is=facts.as_it_is,
+        opaque=facts.opaque,
         features=facts.features,
         parameters=facts.parameters,
         input_range=input_range,
@@ -241,39 +247,42 @@ def _of_module(
     )
 
 
-def _peculiarities(module: AsItIs) -> Iterator[str]:
-    """What a foreign network brings along that the rule does not know of."""
+def _peculiarities(module: OpaqueNetwork) -> Iterator[str]:
+    """Yield what makes an opaque network train differently from a BiT."""
     if module.keeps_statistics:
-        yield "its batch norm follows training, so that the micro-batch matters, and is part of the plan"
+        yield "its batch norm updates in training, so results depend on the micro-batch, which the plan fixes"
     if module.draws_random_numbers:
-        yield "it draws random numbers of its own in training: a resumed run does not end in the same bits"
+        yield "it uses its own random numbers in training: a resumed run is not bit-identical"
     if module.penalties:
-        yield f"it adds {module.penalties} regularisation losses of its own"
+        yield f"it adds {module.penalties} own regularisation losses"
 
 
 def _range_of(
     name: str, facts: ModuleFacts, asked: InputRange | None, known: InputRange | None
 ) -> tuple[InputRange, str]:
-    """The input range of a SavedModel that is no BiT, and how it is known; refused where it is not."""
+    """Return the input range of a SavedModel that is not a BiT, and how it is known.
+
+    Raises UnknownInputRange if neither the module, the zoo, a measurement nor the user says.
+    """
     if facts.own_range is not None:
-        _check_range(name, asked, facts.own_range, "it says so itself")
-        return facts.own_range, "it says so itself"
+        _check_range(name, asked, facts.own_range, "stated by the module")
+        return facts.own_range, "stated by the module"
     if known is not None:
-        _check_range(name, asked, known, "'hyperrule backbones' lists it so")
-        return known, "'hyperrule backbones' lists it so"
+        _check_range(name, asked, known, LISTED)
+        return known, LISTED
     measured = ", ".join(f"{off:.3g} with {shown_range(candidate)}" for candidate, off in facts.deviations)
-    evidence = f"standard deviations between real photographs and what its first batch norm keeps: {measured}"
+    evidence = f"standard deviations between real photographs and its first batch norm's statistics: {measured}"
     ranked = sorted(facts.deviations, key=lambda item: item[1])
-    if ranked and ranked[0][1] <= PLAUSIBLE and ranked[1][1] >= TOLD_APART * ranked[0][1]:
+    if ranked and ranked[0][1] <= PLAUSIBLE and ranked[1][1] >= DISTINCT * ranked[0][1]:
         best = ranked[0][0]
         _check_range(name, asked, best, evidence)
         return best, evidence
     if asked is not None:
-        return asked, "asked for"
+        return asked, "set by the user"
     why = evidence if measured else "it has no batch norm to compare with"
     raise UnknownInputRange(
-        f"the input range of {name} cannot be told ({why}). "
-        f"Say it with --input-range: {' or '.join(map(flag_value, INPUT_RANGES))}; its documentation tells which.",
+        f"the input range of {name} is unknown ({why}). "
+        f"Set it with --input-range: {' or '.join(map(flag_value, INPUT_RANGES))}; its documentation should say which.",
         facts.failed_proof,
     )
 

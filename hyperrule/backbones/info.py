@@ -1,7 +1,4 @@
-"""Facts about a backbone, known before it is loaded; no TensorFlow.
-
-What pixels a network takes: known ranges, and how people write them.
-"""
+"""Facts about a backbone that are known before it is loaded, among them the range of its pixels; no TensorFlow."""
 
 import re
 from typing import Any, Literal
@@ -10,13 +7,14 @@ from pydantic import BaseModel, ConfigDict
 
 from hyperrule.backbones.bit.architecture import Architecture
 
+Kind = Literal["embedded", "bucket", "hub", "package", "file", "random"]
 InputRange = tuple[float, float]
 INPUT_RANGES: tuple[InputRange, ...] = ((0, 1), (-1, 1), (0, 255))
-BIT_RANGE: InputRange = (-1, 1)  # of every BiT network inside: google-research/big_transfer, `bit_tf2/train.py`
+BIT_RANGE: InputRange = (-1, 1)  # of every native BiT network: google-research/big_transfer, `bit_tf2/train.py`
 
 
 def parse_input_range(received: Any) -> Any:
-    """ "0,1", "-1,1" or "0,255", or the two numbers; None stays None. Raises ValueError for anything else.
+    """Parse "0,1", "-1,1" or "0,255", or the two numbers; None stays None. Raises ValueError for anything else.
 
     >>> parse_input_range("-1,1"), parse_input_range([0, 255])
     ((-1, 1), (0, 255))
@@ -51,17 +49,14 @@ def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else "?"
 
 
-Kind = Literal["embedded", "bucket", "hub", "package", "file", "random"]
+class OpaqueNetwork(BaseModel):
+    """A SavedModel that is not a BiT and runs as an opaque graph.
 
-
-class AsItIs(BaseModel):
-    """A SavedModel that is no BiT and runs in its own graph.
-
-    `trainable` is False where it can only extract features. `side` is the one image side in pixels
-    that it takes, None if any. `keeps_statistics` says that training changes variables that have no
-    gradient (batch norm), `draws_random_numbers` that it has dropout or the like, whose state no checkpoint
-    can hold. `penalties` are the regularisation losses that it adds of its own.
-    Costs are those of one image of `measured_at` x `measured_at` pixels.
+    `trainable` is False if it can only extract features. `side` is the only image side in pixels that it takes, None
+    for any. `keeps_statistics` says that training changes variables without a gradient (batch norm),
+    `draws_random_numbers` that it has dropout or the like, whose state no checkpoint can hold. `penalties` is the
+    number of its own regularisation losses. `multiply_adds` and `activation_elements` are for one image of
+    `measured_at` x `measured_at` pixels.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -77,13 +72,12 @@ class AsItIs(BaseModel):
 
 
 class BackboneInfo(BaseModel):
-    """What the plan needs to know of a backbone, and the run to load it.
+    """Facts of a backbone that the plan needs, and the run to load it.
 
-    `path` is the .npz or the SavedModel folder that is loaded, `sha256` the hash of that file, or of the
-    SavedModel that it came from; both are None for random weights, and in a plan for weights that are not
-    downloaded yet. `depth` and `width` are
-    None for what runs `as_it_is`. `input_range` is what its network takes; images are converted to it
-    inside the classifier.
+    `path` is the .npz or the SavedModel folder that is loaded, `sha256` the hash of that file, or of the SavedModel
+    that it was made from; both are None for random weights, and in a plan for weights that are not downloaded yet.
+    `opaque` holds the facts of an opaque graph, None for a BiT; `depth` and `width` are None for an opaque graph.
+    `input_range` is that of the network's pixels; the classifier converts images to it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -96,7 +90,7 @@ class BackboneInfo(BaseModel):
     architecture: str
     depth: int | None
     width: float | None
-    as_it_is: AsItIs | None
+    opaque: OpaqueNetwork | None
     features: int
     parameters: int
     input_range: InputRange
@@ -104,30 +98,31 @@ class BackboneInfo(BaseModel):
 
     @property
     def network(self) -> Architecture | None:
-        """The BiT network that it is, or None."""
+        """The BiT architecture; None for an opaque graph."""
         return None if self.depth is None or self.width is None else Architecture(self.depth, self.width)
 
     def multiply_adds(self, crop: int) -> int:
-        """For one forward pass of one crop x crop image."""
-        if self.as_it_is is None:
+        """Return the multiply-adds of a forward pass of one crop x crop image."""
+        if self.opaque is None:
             return Architecture(self.depth, self.width).multiply_adds(crop)  # type: ignore[arg-type]
-        return int(self.as_it_is.multiply_adds * (crop / self.as_it_is.measured_at) ** 2)
+        return int(self.opaque.multiply_adds * (crop / self.opaque.measured_at) ** 2)
 
     def activation_elements(self, crop: int) -> int:
-        """Elements that one crop x crop image keeps for the backward pass."""
-        if self.as_it_is is None:
+        """Return the number of activations that the backward pass needs of one crop x crop image."""
+        if self.opaque is None:
             return Architecture(self.depth, self.width).activation_elements(crop)  # type: ignore[arg-type]
-        return int(self.as_it_is.activation_elements * (crop / self.as_it_is.measured_at) ** 2)
+        return int(self.opaque.activation_elements * (crop / self.opaque.measured_at) ** 2)
 
 
 class ModuleFacts(BaseModel):
-    """A SavedModel folder, by the SHA-256 of its graph and variables.
+    """Facts of a SavedModel folder; `sha256` is over its graph and variables.
 
-    A BiT has `depth`, `width`, the .npz its arrays were written to, and `differences` (largest, of the
-    largest value) of its features from the original's at two image sizes. Anything else runs `as_it_is`.
-    `own_range` is the input range that the module itself proves or states; `deviations` are, for each
-    candidate range, how far its first batch norm sees the mean of real photographs from where its training
-    images were, in standard deviations.
+    A BiT has `depth`, `width`, `weights` (the .npz with its arrays), `matched_by` ("names" or "order" of its
+    variables), and `differences`: the largest difference of the native network's features from the module's, relative
+    to the largest value, at two image sizes. `failed_proof` says why a module that looked like a BiT is not one.
+    Any other module has `opaque`. `own_range` is the input range that the module proves or states. `deviations` are,
+    for each candidate range, the distance of the mean of real photographs from the mean of the training images at its
+    first batch norm, in standard deviations.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -143,4 +138,4 @@ class ModuleFacts(BaseModel):
     failed_proof: str | None = None
     own_range: InputRange | None = None
     deviations: tuple[tuple[InputRange, float], ...] = ()
-    as_it_is: AsItIs | None = None
+    opaque: OpaqueNetwork | None = None

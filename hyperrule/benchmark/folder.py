@@ -20,14 +20,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from shlex import quote
 
-from hyperrule.benchmark.cells import Planned, list_file, subset, write_list
+from hyperrule.benchmark.cells import PreparedCell, list_file, subset, write_list
 from hyperrule.benchmark.grid import Cell, Grid, ProbeMethod
 from hyperrule.benchmark.ledger import Line, append, read_ledger
 from hyperrule.errors import RunFolderError
 from hyperrule.planning.planner import installed_versions
-from hyperrule.planning.training_plan import HOW
+from hyperrule.planning.training_plan import EXECUTION_FIELDS
 from hyperrule.run_folder import RunFolder
-from hyperrule.support.files import alone, os_errors_as, whole_file
+from hyperrule.support.files import atomic_write, file_lock, os_errors_as
 
 BEGUN = {".lock", "grid.yaml.partial"}  # what another process has that is about to write the grid, or was killed then
 
@@ -53,12 +53,12 @@ class BenchFolder:
             raise RunFolderError(f"--out {path} is not empty, and holds no benchmark. Choose another folder.")
         self.read()
 
-    def prepare(self, grid: Grid, planned: list[Planned]) -> None:
+    def prepare(self, grid: Grid, planned: list[PreparedCell]) -> None:
         """Write the grid, the keys and the subsets. Raises RunFolderError."""
         self.check()
         path = self.path
-        with os_errors_as(RunFolderError, f"--out {path} cannot be used"), alone(path / ".lock"):
-            with whole_file(self.grid_file) as partial:
+        with os_errors_as(RunFolderError, f"--out {path} cannot be used"), file_lock(path / ".lock"):
+            with atomic_write(self.grid_file) as partial:
                 partial.write_text(grid.to_yaml(), encoding="utf-8")
             self.index.note(grid, planned)
             self._write_subsets(planned)
@@ -76,7 +76,7 @@ class BenchFolder:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         run.lock_file.unlink(missing_ok=True)
 
-    def _write_subsets(self, planned: list[Planned]) -> None:
+    def _write_subsets(self, planned: list[PreparedCell]) -> None:
         """Of all images there is no list."""
         wanted = {
             (one.cell.dataset, one.cell.shots, one.cell.seed): one.source for one in planned if one.cell.shots != "full"
@@ -87,7 +87,7 @@ class BenchFolder:
             write_list(list_file(self.path / "subsets", dataset, shots, seed), training.take(chosen))
 
 
-NO_RESULT = {"dataset", "data_dir", *HOW}  # where data lie, and how a training is cut up, change none
+NO_RESULT = {"dataset", "data_dir", *EXECUTION_FIELDS}  # where data lie, and how a training is cut up, change none
 SUBSET = {"seed", "examples_per_class"}  # which the cell has, too
 
 
@@ -100,11 +100,11 @@ class Index:
         stored = self._read()
         return {cell: stored.get(wording) for cell, wording in _wordings(grid).items()}
 
-    def note(self, grid: Grid, planned: Iterable[Planned]) -> None:
+    def note(self, grid: Grid, planned: Iterable[PreparedCell]) -> None:
         """Add keys; whoever shares the folder holds a lock."""
         wordings = _wordings(grid)
         known = {**self._read(), **{wordings[one.cell]: one.key for one in planned}}
-        with whole_file(self.file) as partial:
+        with atomic_write(self.file) as partial:
             partial.write_text(json.dumps(known, indent=0), encoding="utf-8")
 
     def _read(self) -> dict[str, str]:

@@ -3,19 +3,17 @@
 Who is at work on a cell: a lock on a file of its key, which the system gives back when a process dies.
 """
 
-import fcntl
 import json
 import os
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, TextIO
+from typing import BinaryIO, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hyperrule.errors import RunError, RunFolderError
-from hyperrule.support.files import os_errors_as
+from hyperrule.support.files import lock_stream, os_errors_as, try_file_lock
 
 FORMAT: Literal[1] = 1
 
@@ -78,7 +76,7 @@ def append(path: Path, line: Line) -> None:
     Other processes may do the same at the same time. Raises RunError if it cannot be written.
     """
     with os_errors_as(RunError, f"cannot write {path}"), path.open("ab+") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        lock_stream(stream)
         _mend(stream)
         stream.write(line.model_dump_json().encode() + b"\n")
         stream.flush()
@@ -125,40 +123,22 @@ LOOKED_AT = 0.05  # seconds in which whoever asks `at_work` has let go of a lock
 def claim(folder: Path, key: str, what: str, patience: float = LOOKED_AT) -> Iterator[bool]:
     """Whether the cell is this process's for the block; not, if another process is at work on it, and still is after
     `patience` seconds. `what` tells people."""
-    with os_errors_as(RunError, f"cannot lock a cell in {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / key).open("a")  # open for writing: network file systems ask for that
-    with lock:
-        mine = _locked(lock) or _locked_within(lock, patience)
-        if mine:
+    with ExitStack() as held:
+        with os_errors_as(RunError, f"cannot lock a cell in {folder}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = held.enter_context(try_file_lock(folder / key, patience))
+        if lock is not None:
             lock.truncate(0)
             lock.write(what)
             lock.flush()
-        yield mine
+        yield lock is not None
 
 
 def at_work(folder: Path) -> dict[str, str]:
     """What processes are at work on, by key."""
     found = {}
     for file in sorted(folder.glob("*")):
-        with file.open("a") as lock:
-            if not _locked(lock):
+        with try_file_lock(file) as lock:
+            if lock is None:
                 found[file.name] = file.read_text()
     return found
-
-
-def _locked(lock: TextIO) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _locked_within(lock: TextIO, seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        time.sleep(min(seconds, 1.0))
-        if _locked(lock):
-            return True
-    return False

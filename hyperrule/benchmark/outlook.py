@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hyperrule.benchmark.cells import Planned, PlannedGrid
+from hyperrule.benchmark.cells import PlannedGrid, PreparedCell
 from hyperrule.benchmark.engines.pieces import Piece
 from hyperrule.benchmark.engines.probing import images_needed
 from hyperrule.benchmark.folder import BenchFolder
@@ -104,7 +104,7 @@ def _progress(folder: BenchFolder, key: str) -> str:
 
 
 def _planned_cell(
-    cell: Cell, planned: Planned | None, lines: Mapping[str, Line], took: Mapping[Likeness, float]
+    cell: Cell, planned: PreparedCell | None, lines: Mapping[str, Line], took: Mapping[Likeness, float]
 ) -> PlannedCell:
     key = planned.key if planned and planned.is_here else None
     if line := lines.get(key or ""):
@@ -126,7 +126,7 @@ def _likeness(cell: Cell | Line) -> Likeness:
     return cell.dataset, cell.backbone, cell.method, cell.shots
 
 
-def _features_seconds(planned: list[Planned], left: list[Cell]) -> dict[Piece, float | None]:
+def _features_seconds(planned: list[PreparedCell], left: list[Cell]) -> dict[Piece, float | None]:
     """Of a forward pass over all images that probes need, by the piece in which one is left."""
     wanted = dict.fromkeys(Piece.of(cell) for cell in left if cell.method == "probe")
     seconds = {}

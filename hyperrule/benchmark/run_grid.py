@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM, Signals
 
-from hyperrule.benchmark.cells import Planned, PlannedGrid, planned_cells
+from hyperrule.benchmark.cells import PlannedGrid, PreparedCell, planned_cells
 from hyperrule.benchmark.engines.handover import scratch_folder, write_planned
 from hyperrule.benchmark.engines.local import run_locally
 from hyperrule.benchmark.engines.pieces import Order, Piece
@@ -107,10 +107,10 @@ def run_grid(grid: Grid, folder: BenchFolder, run: Engine, jobs: int, retry_fail
     return _result(folder, found, rounds.unfinished)
 
 
-def _handed_over(planned: list[Planned], missing: list[Planned], scratch: Path) -> dict[str, Path]:
-    """A file for every data set of which cells are missing."""
+def _handed_over(planned: list[PreparedCell], missing: list[PreparedCell], scratch: Path) -> dict[str, Path]:
+    """A file for every data set of which cells are missing; its arrays lie beside it."""
     datasets = dict.fromkeys(one.cell.dataset for one in missing)
-    files = {dataset: scratch / f"{index}.pickle" for index, dataset in enumerate(datasets)}
+    files = {dataset: scratch / f"{index}.json" for index, dataset in enumerate(datasets)}
     for dataset, file in files.items():
         write_planned(file, [one for one in planned if one.cell.dataset == dataset])
     return files
@@ -120,7 +120,7 @@ def _counting(folder: BenchFolder, retry_failed: bool) -> dict[str, Line]:
     return {key: line for key, line in folder.read().items() if line.status == "done" or not retry_failed}
 
 
-def _beginning(found: PlannedGrid, missing: list[Planned], ahead: Outlook, jobs: int) -> str:
+def _beginning(found: PlannedGrid, missing: list[PreparedCell], ahead: Outlook, jobs: int) -> str:
     # What processes that share a machine gain, nobody can tell.
     turns = " if done one after another" if jobs > 1 else ""
     time = "time not known beforehand" if ahead.untimed else f"about {duration(ahead.seconds)}{turns}"
@@ -155,13 +155,13 @@ class Rounds:
     """Of cells that are `missing`, some of which are measured `again`. `unfinished` says why of pieces that are."""
 
     def __init__(
-        self, folder: BenchFolder, missing: Sequence[Planned], again: Mapping[str, Line], reporter: Reporter
+        self, folder: BenchFolder, missing: Sequence[PreparedCell], again: Mapping[str, Line], reporter: Reporter
     ) -> None:
         self.unfinished: dict[Piece, str] = {}
         self._folder, self._again, self._reporter = folder, again, reporter
         self._died: set[Piece] = set()
         self._stopped: set[Piece] = set()
-        self._cells: dict[Piece, list[Planned]] = {}
+        self._cells: dict[Piece, list[PreparedCell]] = {}
         for one in missing:
             self._cells.setdefault(Piece.of(one.cell), []).append(one)
 
@@ -198,7 +198,7 @@ class Rounds:
         left = sum(len(self._missing(cells, now)) for cells in self._cells.values())
         self._reporter.say(f"{piece}: {what}; {number(left, 'cell')} left")
 
-    def _missing(self, cells: Sequence[Planned], now: Mapping[str, Line]) -> list[Planned]:
+    def _missing(self, cells: Sequence[PreparedCell], now: Mapping[str, Line]) -> list[PreparedCell]:
         return [one for one in cells if is_missing(one.key, now, self._again)]
 
     def _fail(self, piece: Piece, error: str) -> None:
@@ -208,7 +208,7 @@ class Rounds:
                     self._folder.add(one.failed(error))
 
 
-def _outcome(cells: list[Planned], now: Mapping[str, Line]) -> str:
+def _outcome(cells: list[PreparedCell], now: Mapping[str, Line]) -> str:
     lines = [now[one.key] for one in cells if one.key in now]
     if not lines:
         return "another process is at work on it"

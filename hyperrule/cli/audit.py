@@ -12,7 +12,7 @@ from rich.table import Table
 from hyperrule.api import check, label_errors
 from hyperrule.audit.check.findings import Findings
 from hyperrule.audit.check.verdicts import facts, verdicts
-from hyperrule.cli.options import data_options, writable
+from hyperrule.cli.options import data_flags, writable
 from hyperrule.support.wording import number, printable
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ WIDTH = 100  # columns where there is no terminal
 
 @click.command("check", short_help="What is wrong with a data set, before training on it.")
 @click.argument("dataset")
-@data_options("split_seed", "exclude")
+@data_flags("check")
 @click.option("--html", metavar="FILE", help="Write the report as one web page, with images.")
 @click.option("--write-exclusions", metavar="FILE", help="Write ids of images to leave out, for finetune --exclude.")
 @click.option("--json", "as_json", is_flag=True, help="Print the complete findings as JSON.")
@@ -91,7 +91,7 @@ SHOWN = 20  # rows on a terminal
 @click.command("label-errors", short_help="Images whose label is probably wrong.")
 @click.option("--dataset", required=True, metavar="TEXT", help="As for finetune: folder, table, tfds:NAME ...")
 @click.option("--split", metavar="train|validation|test|all", help="Which images [train; if not split, all].")
-@data_options("backbone", "input_range", "split_seed", "exclude", "skip_corrupt")
+@data_flags("label-errors")
 @click.option("--size", type=int, metavar="PX", help="Side to which images are resized [128].")
 @click.option("--top", type=int, metavar="N", help="The N most suspicious [those that stand out].")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write them as CSV.")
@@ -149,7 +149,7 @@ def _render_label_errors(found: "LabelErrors", exclusions: Path | None) -> None:
 
 @click.command("learning-curve", short_help="Would more labels help? Before anything is trained.")
 @click.option("--dataset", required=True, metavar="TEXT", help="As for finetune: folder, table, tfds:NAME ...")
-@data_options("backbone", "input_range", "split_seed", "exclude", "skip_corrupt")
+@data_flags("learning-curve")
 @click.option("--size", type=int, metavar="PX", help="Side to which images are resized [128].")
 @click.option("--html", metavar="FILE", help="Write the curve as one web page.")
 @click.option("--json", "as_json", is_flag=True, help="Print the complete findings as JSON.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hyperrule.api import evaluate, predict_each
-from hyperrule.cli.options import classifier_options, data_options
+from hyperrule.cli.options import classifier_options, data_flags
 from hyperrule.cli.prediction_outputs import Outputs
 from hyperrule.support.wording import number, printable
 
@@ -23,7 +23,7 @@ from hyperrule.api import port
 from hyperrule.backbones.info import shown_range
 
 if TYPE_CHECKING:
-    from hyperrule.exporting.port import Ported
+    from hyperrule.exporting.port import PortedBackbone
 import json
 
 from hyperrule.api import report
@@ -88,7 +88,7 @@ WEAKEST = 5  # classes that are shown
 @classifier_options
 @click.option("--dataset", required=True, metavar="TEXT", help="As for finetune: folder, table, tfds:NAME ...")
 @click.option("--split", metavar="test|validation|train", help="Which images, where they are split [test].")
-@data_options()
+@data_flags("evaluate")
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
 def evaluate_command(model: str, dataset: str, as_json: bool, **options: Any) -> None:
     """Measure a finished run, an export of one or a released classifier on labelled images; nothing is trained.
@@ -209,7 +209,7 @@ def port_command(source: str, target: str, input_range: str | None, classifier: 
         _render_port(ported)
 
 
-def _render_port(ported: "Ported") -> None:
+def _render_port(ported: "PortedBackbone") -> None:
     head = "no head" if ported.classes is None else f"head of {ported.classes:,} classes"
     path = shlex.quote(str(ported.path))
     if ported.form == "npz":

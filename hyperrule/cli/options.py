@@ -12,8 +12,9 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
+from hyperrule.data.open import DATA_OPTIONS
 from hyperrule.errors import RecipeError
-from hyperrule.recipe import LENGTHS, LISTED, Recipe, TrainingRecipe, load_recipe, parse_assignment
+from hyperrule.recipe import LENGTHS, Recipe, TrainingRecipe, load_recipe, parse_assignment
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,10 +34,9 @@ def options_of(kind: type[TrainingRecipe]) -> Callable[[F], F]:
     return add
 
 
-def data_options(*more: str) -> Callable[[F], F]:
-    """Add the flags that say which images of a data set, and `more`, the names of fields of `Recipe`."""
-    names = [name for name in LISTED if name != "dataset"]
-    return lambda function: _flags({name: Recipe.model_fields[name] for name in (*names, *more)}, function)
+def data_flags(command: str) -> Callable[[F], F]:
+    """Add the flags that say which images of a data set, and how a command that does not train sees them."""
+    return lambda function: _flags({name: Recipe.model_fields[name] for name in DATA_OPTIONS[command]}, function)
 
 
 def _flags(fields: Mapping[str, FieldInfo], function: F) -> F:

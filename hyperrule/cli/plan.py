@@ -49,7 +49,7 @@ def render(plan: Plan) -> None:
     if data.skipped:
         console.print(f"          {len(data.skipped)} images left out, listed in plan.json")
     size = f"{backbone.architecture}, {backbone.parameters / 1e6:.1f} M parameters"
-    native = "native" if backbone.as_it_is is None else "as it is"
+    native = "native" if backbone.opaque is None else "as it is"
     pixels = f"{native}, pixels in {shown_range(backbone.input_range)}"
     console.print(f"backbone  {backbone.name}: {size}, {pixels}, {backbone.kind}: {backbone.origin}")
     for note in backbone.notes:

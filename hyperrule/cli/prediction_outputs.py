@@ -14,7 +14,7 @@ import click
 from hyperrule.cli.options import writable
 from hyperrule.errors import RecipeError, RunError
 from hyperrule.prediction.writers import Write, csv_rows, json_array, json_lines, parquet_rows
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 from hyperrule.support.wording import printable
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Outputs:
             if self.jsonl is not None:
                 writes.append(json_lines(stack.enter_context(_text(self.jsonl))))
             if self.parquet is not None:
-                partial = stack.enter_context(whole_file(self.parquet))
+                partial = stack.enter_context(atomic_write(self.parquet))
                 writes.append(stack.enter_context(parquet_rows(partial, top)))
             if self.json:
                 writes.append(stack.enter_context(json_array(stack.enter_context(_stdout()))))
@@ -91,7 +91,7 @@ def _text(place: Path) -> Iterator[TextIO]:
         with _stdout() as stream:
             yield stream
     else:
-        with whole_file(place) as partial, partial.open("wb") as binary, _utf8(binary) as stream:
+        with atomic_write(place) as partial, partial.open("wb") as binary, _utf8(binary) as stream:
             yield stream
 
 

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 Indices = npt.NDArray[np.int64]
 
 
-class Contents(Protocol):
+class EncodedImages(Protocol):
     """n encoded images (JPEG, PNG, GIF, BMP, WebP). Reading raises OSError."""
 
     def __len__(self) -> int: ...
@@ -154,7 +154,7 @@ class Pixels:
 class Joined:
     """Images of several contents: image i is number `numbers[i]` (int64 [n]) of `parts[which[i]]` (int64 [n])."""
 
-    parts: tuple[Contents, ...]
+    parts: tuple[EncodedImages, ...]
     which: Indices
     numbers: Indices
 
@@ -169,7 +169,7 @@ class Joined:
         return type(self)(self.parts, self.which[indices], self.numbers[indices])
 
 
-def joined(parts: Sequence[Contents]) -> Contents:
+def joined(parts: Sequence[EncodedImages]) -> EncodedImages:
     """The images of all, one after another; files stay files, which are read fastest."""
     if all(isinstance(part, Files) for part in parts):
         names = [os.path.join(part.folder, name) for part in parts if isinstance(part, Files) for name in part.names]
@@ -181,11 +181,13 @@ def joined(parts: Sequence[Contents]) -> Contents:
 
 @dataclass(frozen=True)
 class Examples:
-    """`labels` are int32 [n], indices into `DatasetInfo.class_names`."""
+    """`labels` are int32 [n], indices into `DatasetInfo.class_names`; `sha256` are the hashes of the encoded images,
+    uint8 [n, 32], None where they are not known."""
 
     ids: Sequence[str]
     labels: npt.NDArray[np.int32]
-    contents: Contents
+    contents: EncodedImages
+    sha256: npt.NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -195,4 +197,5 @@ class Examples:
         return (self.contents[index] for index in range(len(self)))
 
     def take(self, indices: Indices) -> "Examples":
-        return Examples([self.ids[i] for i in indices], self.labels[indices], self.contents.take(indices))
+        sha256 = None if self.sha256 is None else self.sha256[indices]
+        return Examples([self.ids[i] for i in indices], self.labels[indices], self.contents.take(indices), sha256)

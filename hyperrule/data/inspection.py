@@ -7,6 +7,7 @@ Work on images on all cores, in order.
 
 import hashlib
 import io
+import re
 import struct
 import sys
 import threading
@@ -24,8 +25,8 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.data.images import Contents
-from hyperrule.data.perceptual_hash import LOOKS, SIDE, looks, small_image
+from hyperrule.data.images import EncodedImages
+from hyperrule.data.perceptual_hash import FINGERPRINT, SIDE, fingerprints, small_image
 from hyperrule.errors import RunError
 from hyperrule.support.limits import usable_cores
 from hyperrule.support.progress import Reporter
@@ -38,7 +39,7 @@ MOST_PIXELS = 2**30  # a damaged header can claim as many as it likes
 SLIPS = (ArithmeticError, LookupError, TypeError, struct.error)  # of Pillow's, such as for GIFs that are cut off
 BOMB = Image.DecompressionBombError
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, MemoryError, BOMB, *SLIPS)  # what it raises for bad images
-warnings.filterwarnings("ignore", module=r"PIL\.")  # of EXIF data that are damaged, by the line of Pillow's source
+OF_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # an entry of warnings.filters
 
 HEADER = np.dtype(
     [
@@ -53,12 +54,12 @@ HEADER = np.dtype(
         ("frames", np.int32),
     ]
 )
-FACTS = np.dtype(HEADER.descr + LOOKS.descr)
+FACTS = np.dtype(HEADER.descr + FINGERPRINT.descr)
 Facts = npt.NDArray[np.void]
 Problems = dict[int, str]
 
 
-def inspect(contents: Contents, decode: bool, reporter: Reporter) -> tuple[Facts, Problems]:
+def inspect(contents: EncodedImages, decode: bool, reporter: Reporter) -> tuple[Facts, Problems]:
     """Facts of all n images [n], and what is wrong with those that cannot be used, by number.
 
     With `decode`, every pixel is decoded: FACTS. Without it, bytes are hashed and headers parsed: HEADER. Both use all
@@ -67,7 +68,7 @@ def inspect(contents: Contents, decode: bool, reporter: Reporter) -> tuple[Facts
     facts = np.zeros(len(contents), FACTS if decode else HEADER)
     problems: Problems = {}
     starts = range(0, len(contents), CHUNK)
-    work: Callable[[Contents, int], tuple[Facts, Problems]] = partial(_inspect_chunk, decode=decode)
+    work: Callable[[EncodedImages, int], tuple[Facts, Problems]] = partial(_inspect_chunk, decode=decode)
     name = "Decoding" if decode else "Reading"
     with on_all_cores(work, contents, starts) as results, reporter.stage(name, len(contents)) as report:
         for start, (part, wrong) in zip(starts, results, strict=True):
@@ -77,7 +78,7 @@ def inspect(contents: Contents, decode: bool, reporter: Reporter) -> tuple[Facts
     return facts, problems
 
 
-def _inspect_chunk(contents: Contents, start: int, decode: bool) -> tuple[Facts, Problems]:
+def _inspect_chunk(contents: EncodedImages, start: int, decode: bool) -> tuple[Facts, Problems]:
     numbers = range(start, min(start + CHUNK, len(contents)))
     facts, problems = np.zeros(len(numbers), FACTS if decode else HEADER), {}
     small = np.zeros((len(numbers), SIDE, SIDE, 3), np.uint8)
@@ -91,7 +92,7 @@ def _inspect_chunk(contents: Contents, start: int, decode: bool) -> tuple[Facts,
         except UnicodeEncodeError:
             problems[number] = "its name is not UTF-8"
     if decode:
-        facts[list(LOOKS.names or ())] = looks(small)
+        facts[list(FINGERPRINT.names or ())] = fingerprints(small)
     return facts, problems
 
 
@@ -113,10 +114,26 @@ def _inspect_one(encoded: bytes, facts: np.void, small: npt.NDArray[np.uint8] | 
         return reason(encoded, error)
 
 
-def opened(encoded: bytes) -> ImageFile.ImageFile:
-    """Its header, parsed; pixels come later. Raises UNREADABLE, as what is done with it then."""
+@contextmanager
+def opened(encoded: bytes) -> Iterator[ImageFile.ImageFile]:
+    """Its header, parsed; pixels come later, within the block. Raises UNREADABLE, as what is done with it then."""
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow refuses twice as many
-    return Image.open(io.BytesIO(encoded), formats=FORMATS)
+    with _pillow_unheard(), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        yield image
+
+
+@contextmanager
+def _pillow_unheard() -> Iterator[None]:
+    """Within the block, no warnings of EXIF data that are damaged, by the line of Pillow's source.
+
+    Threads may overlap, unlike with `warnings.catch_warnings`: each adds an entry of its own, and takes one away.
+    """
+    filters = warnings.filters
+    filters.insert(0, OF_PILLOW)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        filters.remove(OF_PILLOW)  # type: ignore[attr-defined]
 
 
 def reason(encoded: bytes, error: Exception) -> str:
@@ -137,7 +154,7 @@ def _rather(encoded: bytes) -> str:
     if encoded[4:8] == b"ftyp" and encoded[8:12] in (b"heic", b"heix", b"mif1", b"avif"):
         return ", but AVIF" if encoded[8:12] == b"avif" else ", but HEIC"
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with _pillow_unheard(), Image.open(io.BytesIO(encoded)) as image:
             return f", but {image.format}"
     except UNREADABLE:
         pass
@@ -186,7 +203,7 @@ _worker = threading.local()
 
 @contextmanager
 def on_all_cores(
-    work: Callable[[Contents, int], Result], contents: Contents, tasks: Sequence[int]
+    work: Callable[[EncodedImages, int], Result], contents: EncodedImages, tasks: Sequence[int]
 ) -> Iterator[Iterator[Result]]:
     """Yields `work(contents, task)` for every task, in their order. Raises RunError if a process is killed.
 
@@ -209,7 +226,7 @@ def on_all_cores(
         executor.shutdown(cancel_futures=True)
 
 
-def _executor(work: Callable[[Contents, int], Any], contents: Contents) -> Executor:
+def _executor(work: Callable[[EncodedImages, int], Any], contents: EncodedImages) -> Executor:
     cores = usable_cores()
     if sys.platform == "linux" and "tensorflow" not in sys.modules:
         # Forks inherit what is given, uncopied.
@@ -217,7 +234,7 @@ def _executor(work: Callable[[Contents, int], Any], contents: Contents) -> Execu
     return ThreadPoolExecutor(cores, initializer=_remember, initargs=(work, contents))
 
 
-def _remember(work: Callable[[Contents, int], Any], contents: Contents) -> None:
+def _remember(work: Callable[[EncodedImages, int], Any], contents: EncodedImages) -> None:
     _worker.work, _worker.contents = work, contents
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from hyperrule.data.listing import Augmentation
+from hyperrule.data.listing import AugmentationName
 
 SIDES = "a mirrored image shows another angle"
 PLACES = "a random crop moves the shape"
@@ -12,7 +12,7 @@ DISTANCES = "a random crop changes how near things look, or leaves the nearest o
 
 # By a pattern of "NAME LABEL", names being those of TFDS. The tasks are those of VTAB (arXiv 1912.11370, supp. F);
 # dSprites' location there is the x position, and the y position is what a mirrored image keeps.
-DESTROYS_LABEL: dict[str, dict[Augmentation, str]] = {
+DESTROYS_LABEL: dict[str, dict[AugmentationName, str]] = {
     r"dsprites.*orientation": {"flip": SIDES},
     r"dsprites.*(x_position|position_x|location)": {"flip": "a mirrored image changes sides", "crop": PLACES},
     r"dsprites.*(y_position|position_y)": {"crop": PLACES},
@@ -36,14 +36,14 @@ DIGIT_WORDS = frozenset(["zero", "one", "two", "three", "four", "five", "six", "
 DIGITS = frozenset("0123456789")
 
 
-def destroys_label(dataset_name: str, label_key: str | None) -> dict[Augmentation, str]:
+def destroys_label(dataset_name: str, label_key: str | None) -> dict[AugmentationName, str]:
     """The augmentations that must stay off for a known data set and label, each with its reason.
 
     >>> sorted(destroys_label("dsprites", "label_x_position"))
     ['crop', 'flip']
     """
     task = f"{dataset_name} {label_key or ''}".lower()
-    found: dict[Augmentation, str] = {}
+    found: dict[AugmentationName, str] = {}
     for pattern, reasons in DESTROYS_LABEL.items():
         if re.search(pattern, task):
             found |= reasons

@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.data.images import Contents, Indices
+from hyperrule.data.images import EncodedImages, Indices
 from hyperrule.errors import DataError
 from hyperrule.support.wording import listed
 
 Split = Literal["train", "validation", "test"]
-Augmentation = Literal["flip", "crop"]
+AugmentationName = Literal["flip", "crop"]
 
 
 class SplitInfo(BaseModel):
@@ -58,7 +58,7 @@ class DatasetInfo(BaseModel):
     width: int
     sha256: str
     skipped: dict[str, str] = {}
-    destroys_label: dict[Augmentation, str] = {}
+    destroys_label: dict[AugmentationName, str] = {}
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -107,13 +107,13 @@ class Listing:
     class_names: tuple[str, ...]
     ids: Sequence[str]
     labels: npt.NDArray[np.int32]
-    contents: Contents
+    contents: EncodedImages
     splits: dict[Split, Indices] = field(default_factory=dict)
     origins: dict[Split, str] = field(default_factory=dict)
     class_order: str = AS_TEXT
     notes: tuple[str, ...] = ()
     cost: str = ""
-    destroys_label: dict[Augmentation, str] = field(default_factory=dict)
+    destroys_label: dict[AugmentationName, str] = field(default_factory=dict)
     prescribed: bool = False
 
 

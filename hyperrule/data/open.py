@@ -3,15 +3,27 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from hyperrule.data.listing import DataRequest, Split
 from hyperrule.data.pool import Pool, open_pool
 from hyperrule.data.selection import Exclusions, read_exclusions
 from hyperrule.data.source import Source
 from hyperrule.data.sources.kinds import list_images
-from hyperrule.recipe import DistillRecipe, Recipe
+from hyperrule.errors import RecipeError
+from hyperrule.recipe import LISTED, DistillRecipe, Recipe, make_recipe
 from hyperrule.support.progress import Reporter
+from hyperrule.support.wording import did_you_mean
+
+PROBED = ("backbone", "input_range", "split_seed", "exclude", "skip_corrupt", "strict_data")
+
+
+DATA_OPTIONS = {  # options that have an effect on commands that do not train
+    "check": (*LISTED[1:], "split_seed", "exclude"),
+    "evaluate": (*LISTED[1:], "exclude"),
+    "label-errors": (*LISTED[1:], *PROBED),
+    "learning-curve": (*LISTED[1:], *PROBED),
+}
 
 
 def open_source(
@@ -70,3 +82,14 @@ def pool_of(recipe: DistillRecipe, reporter: Reporter, fetch: bool = True) -> Po
 
 def _folder(path: str | None) -> Path | None:
     return None if path is None else Path(os.path.expanduser(path))
+
+
+def make_data_recipe(command: str, dataset: str | os.PathLike[str], options: Mapping[str, Any]) -> Recipe:
+    """A checked recipe of DATA_OPTIONS. Raises RecipeError as `make_recipe` does, and for other options."""
+    taken = DATA_OPTIONS[command]
+    if unknown := [name for name in options if name not in taken]:
+        raise RecipeError(
+            f"{command} does not take {', '.join(map(repr, unknown))}.{did_you_mean(unknown[0], taken)} "
+            f"Of the options of a recipe it takes {', '.join(taken)}."
+        )
+    return make_recipe({"dataset": dataset, **options}, Recipe)

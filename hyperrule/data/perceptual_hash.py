@@ -6,7 +6,7 @@ from PIL import Image
 
 SAMPLED_SIDE, SIDE, CHROMA_SIDE = 128, 16, 4  # pixels
 LOW = 8  # frequencies of the cosine transform
-LOOKS = np.dtype(
+FINGERPRINT = np.dtype(
     [
         ("hash", np.uint64),  # perceptual: which of the 8 x 8 lowest frequencies are above their median
         ("luma", np.uint8, (SIDE, SIDE)),
@@ -62,12 +62,12 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, opaque).convert("RGB")
 
 
-def looks(small: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
-    """LOOKS [n] of small images [n, 16, 16, 3].
+def fingerprints(small: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
+    """FINGERPRINT [n] of small images [n, 16, 16, 3].
 
     The hash is pHash (Zauner 2010), of 16 x 16 pixels rather than 32 x 32.
     """
-    found = np.zeros(len(small), LOOKS)
+    found = np.zeros(len(small), FINGERPRINT)
     y, *cb_cr = np.moveaxis(small @ TO_YCBCR, -1, 0)
     low = (COSINES @ y @ COSINES.T).reshape(len(small), LOW * LOW)
     middle = np.partition(low, (31, 32), axis=1)[:, 31:33].mean(axis=1, keepdims=True)  # their median

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hyperrule.data.decode import decode
-from hyperrule.data.images import Contents, Examples, Files, Indices
+from hyperrule.data.images import EncodedImages, Examples, Files, Indices
 from hyperrule.data.preprocess import Augmentation, InceptionAugmentation, for_evaluation
 from hyperrule.data.selection import Shard
 from hyperrule.recipe import Balance
@@ -177,7 +177,7 @@ AT_ONCE = 32  # images read by one call from TensorFlow into Python, which costs
 
 
 def load_images(
-    contents: Contents,
+    contents: EncodedImages,
     dataset: tf.data.Dataset,
     number_of: Callable[..., tf.Tensor],
     load: Callable[..., Any],
@@ -201,7 +201,7 @@ def load_images(
     return _with_images(contents, numbered).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-def _with_images(contents: Contents, dataset: tf.data.Dataset) -> tf.data.Dataset:
+def _with_images(contents: EncodedImages, dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The elements, which start with a number, each after the encoded image of that number."""
 
     def read(numbers: Indices) -> npt.NDArray[np.object_]:
@@ -216,7 +216,7 @@ def _with_images(contents: Contents, dataset: tf.data.Dataset) -> tf.data.Datase
     return batches.map(with_images, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
 
 
-def _read(contents: Contents, index: int) -> bytes:
+def _read(contents: EncodedImages, index: int) -> bytes:
     try:
         return contents[index]
     except OSError:

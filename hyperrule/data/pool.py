@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.data.images import Contents, Examples, Indices, joined
+from hyperrule.data.images import EncodedImages, Examples, Indices, joined
 from hyperrule.data.inspection import Facts, Problems, inspect
 from hyperrule.data.listing import DataRequest, Listing
 from hyperrule.data.source import Source
@@ -76,7 +76,7 @@ class _Part:
     listing: Listing
     ids: list[str]
     class_names: list[str]
-    contents: Contents
+    contents: EncodedImages
     facts: Facts
     skipped: dict[str, str]
 

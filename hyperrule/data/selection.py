@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hyperrule.data.images import Indices
 from hyperrule.errors import DataError
-from hyperrule.support.files import os_errors_as, whole_file
+from hyperrule.support.files import atomic_write, os_errors_as
 from hyperrule.support.wording import listed
 
 TEST_FRACTION = 0.2
@@ -53,7 +53,14 @@ def few_shot(
             f"--examples-per-class {examples_per_class} is more than these classes have for training: "
             f"{listed(lacking)}. Choose at most {min(map(len, members_by_class))}."
         )
-    return np.sort(np.concatenate([members[:examples_per_class] for members in members_by_class]))
+    return nested_subset(labels, np.full(len(class_names), examples_per_class), seed)
+
+
+def nested_subset(labels: npt.NDArray[np.int32], counts: Indices, seed: int) -> Indices:
+    """Indices (ascending) of `counts[label]` (int64 [classes]) examples of each class, chosen by a permutation of the
+    class: with one seed, smaller subsets lie in larger ones."""
+    shuffled = _shuffled_members(labels, seed, len(counts))
+    return np.sort(np.concatenate([members[:count] for members, count in zip(shuffled, counts, strict=True)]))
 
 
 def _shuffled_members(labels: npt.NDArray[np.int32], seed: int, classes: int | None = None) -> list[Indices]:
@@ -129,7 +136,7 @@ def read_exclusions(file: Path) -> Exclusions:
 
 def write_exclusions(file: Path, reasons: Iterable[tuple[str, str]]) -> None:
     """Ids and reasons, a row each."""
-    with whole_file(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(HEADER)
         writer.writerows(reasons)

@@ -4,6 +4,7 @@ Images that are equal byte for byte: within a class, in two classes, in training
 """
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -63,7 +64,8 @@ IMBALANCED = 10  # times as many images in the largest class as in the smallest 
 
 @dataclass(frozen=True)
 class Source:
-    """Every image that counts is read once (bytes hashed, header parsed; decoded with `skip_corrupt`).
+    """Every image that counts is read once (bytes hashed, header parsed; decoded with `skip_corrupt`), and none where
+    `known` are the facts and problems that were found of this listing before.
 
     What is computed raises DataError for fewer than two classes, a class without enough images unless the splits are
     prescribed, images that cannot be read unless `skip_corrupt`, which leaves them out, and with `strict` for images
@@ -77,6 +79,7 @@ class Source:
     strict: bool = False
     exclusions: Exclusions = field(default_factory=Exclusions)
     reporter: Reporter = field(default_factory=Reporter)
+    known: tuple[Facts, Problems] | None = None
 
     @cached_property
     def info(self) -> DatasetInfo:
@@ -111,7 +114,12 @@ class Source:
         if split == "train":
             members = self._by_content(members)
         listing = self.listing
-        return Examples([listing.ids[i] for i in members], listing.labels[members], listing.contents.take(members))
+        return Examples(
+            [listing.ids[i] for i in members],
+            listing.labels[members],
+            listing.contents.take(members),
+            self.facts["sha256"][members],
+        )
 
     @cached_property
     def splits(self) -> dict[Split, Indices]:
@@ -157,6 +165,8 @@ class Source:
 
     @cached_property
     def _inspected(self) -> tuple[Facts, Problems]:
+        if self.known is not None:
+            return self.known
         if len(self._kept) == len(self.listing.labels):
             return inspect(self.listing.contents, self.skip_corrupt, self.reporter)
         facts, problems = inspect(self.listing.contents.take(self._kept), self.skip_corrupt, self.reporter)
@@ -177,6 +187,17 @@ class Source:
         hashes = np.ascontiguousarray(self.facts["sha256"][members, :8]).view(">u8")[:, 0]
         ordered: Indices = members[np.lexsort((hashes, self.listing.labels[members]))]
         return ordered
+
+    def listing_sha256(self) -> str:
+        """Of which images there are, in which order, class and split, and which of them count; not of what is in
+        them."""
+        listing = self.listing
+        digest = hashlib.sha256()
+        for names in (listing.class_names, listing.ids, tuple(listing.splits)):
+            digest.update(json.dumps(list(names)).encode())
+        for numbers in (listing.labels, self._kept, *listing.splits.values()):
+            digest.update(np.ascontiguousarray(numbers, np.int64).data)
+        return digest.hexdigest()
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()

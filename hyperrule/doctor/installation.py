@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict
 
 from hyperrule.planning.machine.speed import installed_version
 
+# This module as a script; -P: the working directory is no place to import from.
+ASKING = (sys.executable, "-P", "-m", "hyperrule.doctor.installation")
 SECONDS = 180.0  # from a cold disk, or on a busy machine, an import takes a minute or two
 CUDA_EXTRA = {"extra": "and-cuda"}
 COMPLAINTS = ("Could not load dynamic library", "Could not find cuda", "dlopen", "failed call to cuInit", "CUDA error")
@@ -37,11 +39,9 @@ class TensorFlow(BaseModel):
 
 def ask_tensorflow() -> TensorFlow:
     """Import it, in some seconds; an import that crashes or hangs harms nobody."""
-    # -P: the working directory is no place to import from.
-    command = [sys.executable, "-P", "-m", __name__]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}
     try:
-        asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
+        asked = subprocess.run(ASKING, env=environment, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         return TensorFlow(error=f"its import takes more than {SECONDS:g} s")
     if asked.returncode != 0:

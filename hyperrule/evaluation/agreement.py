@@ -1,4 +1,4 @@
-"""How well a student agrees with its teacher on images that were held out, and how right both are."""
+"""Agreement of a student with its teacher on held-out images, and the accuracy of both."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ UNKNOWN = -1
 
 
 class Agreement(BaseModel):
-    """Figures over held-out images, seen whole and without augmentation, each by its own crop.
+    """Figures over held-out images, whole and without augmentation; teacher and student each use their own crop.
 
-    `top1_agreement` is the fraction of images for which both name the same class, `kl` the mean divergence of the
-    student's probabilities from the teacher's in nats at temperature 1, `features_r2` the part of the variance of
-    the teacher's features over the pool that the student's explain; None for what is not matched. Of the `labelled`
-    images, whose class is one of the teacher's, `teacher_top1` and `student_top1` are the fractions that are named
-    rightly. `feature_norm` is the mean L2 norm of the student's features.
+    `top1_agreement` is the fraction of images for which both predict the same class. `kl` is the mean
+    KL(teacher || student) of their probabilities, in nats at temperature 1. `features_r2` is the fraction of the
+    variance of the teacher's features that the student's explain. Figures of outputs that are not matched are None.
+    `teacher_top1` and `student_top1` are top-1 accuracies on the `labelled` images, whose class is one of the
+    teacher's. `feature_norm` is the mean L2 norm of the student's features.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,25 +39,25 @@ class Agreement(BaseModel):
 
     @property
     def figures(self) -> dict[str, float]:
-        """Those that there are, for the log."""
+        """Return the figures that are not None, for the log."""
         return {name: value for name, value in self.model_dump().items() if isinstance(value, float)}
 
     def __str__(self) -> str:
-        said = []
+        parts = []
         if self.top1_agreement is not None:
             agreed = f"agrees with its teacher on {self.top1_agreement:.2%} of {self.examples} held-out images"
-            said.append(f"{agreed}, KL {self.kl:.3f}")
+            parts.append(f"{agreed}, KL {self.kl:.3f}")
         if self.features_r2 is not None:
-            said.append(f"explains {self.features_r2:.1%} of the variance of its teacher's features")
+            parts.append(f"explains {self.features_r2:.1%} of the variance of its teacher's features")
         if self.student_top1 is not None:
-            said.append(
+            parts.append(
                 f"top-1 {self.student_top1:.2%} on {self.labelled} labelled images (teacher {self.teacher_top1:.2%})"
             )
-        return ", ".join(said)
+        return ", ".join(parts)
 
 
 class Agreements(BaseModel):
-    """Over all held-out images, and by data set."""
+    """Agreement over all held-out images, and by data set."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -67,8 +67,11 @@ class Agreements(BaseModel):
 
 @dataclass(frozen=True)
 class Answers:
-    """What both say of N images: logits [N, classes], None where they are not matched; squared errors [N] of the
-    student's idea of its teacher's standardised features, None likewise; norms [N] of the student's features."""
+    """Outputs of teacher and student for N images, all float32.
+
+    `teacher` and `student` are logits [N, classes], `errors` the mean squared errors [N] of the student's prediction of
+    its teacher's standardised features; None if not matched. `norms` [N] are L2 norms of the student's features.
+    """
 
     teacher: Floats | None
     student: Floats | None
@@ -76,7 +79,7 @@ class Answers:
     norms: Floats
 
     def of(self, members: npt.NDArray[np.bool_]) -> "Answers":
-        """Those of some images."""
+        """Select the images for which `members`, bool [N], is True."""
         teacher, student, errors = (
             None if each is None else each[members] for each in (self.teacher, self.student, self.errors)
         )
@@ -84,7 +87,7 @@ class Answers:
 
 
 def agreement(name: str, answers: Answers, labels: npt.NDArray[np.int64]) -> Agreement:
-    """Figures of the answers about images whose `labels` are the teacher's classes, or -1."""
+    """Compute the figures; `labels` int64 [N] are indices of the teacher's classes, -1 if unknown."""
     teacher, student = answers.teacher, answers.student
     figures: dict[str, float | None] = dict.fromkeys(("top1_agreement", "kl", "teacher_top1", "student_top1"))
     labelled = 0
@@ -110,8 +113,12 @@ def agreement(name: str, answers: Answers, labels: npt.NDArray[np.int64]) -> Agr
 def labels_among(
     names: Sequence[str], data_sets: npt.NDArray[np.int32], classes: Sequence[ClassName]
 ) -> npt.NDArray[np.int64]:
-    """Which of the teacher's `classes` the images' class names mean, -1 for none: a data set counts as a whole, if each
-    of its names means one class. Numbers are names, not places: they count where classes are called by numbers."""
+    """Return the index of the teacher's class for each image, int64 [N], -1 if unknown.
+
+    `names` are the class names of the images, `data_sets` int32 [N] their data sets. A data set is matched only as a
+    whole, if each of its names means exactly one of the teacher's `classes`. Numbers are names, not indices: they match
+    only classes whose names are numbers.
+    """
     labels, called = np.full(len(names), UNKNOWN), np.array(names, dtype=object)
     index, known = ClassIndex(classes), {each.name for each in classes}
     for data_set in np.unique(data_sets):
@@ -126,12 +133,12 @@ def labels_among(
 
 
 def _divergence(teacher: Floats, student: Floats) -> npt.NDArray[np.float64]:
-    """KL(teacher || student) of softmaxed logits [N, classes]: [N]."""
-    ours, theirs = (log_softmax(logits.astype(np.float64), axis=1) for logits in (student, teacher))
-    divergence: npt.NDArray[np.float64] = np.sum(np.exp(theirs) * (theirs - ours), axis=1)
+    """Return KL(teacher || student) [N] of the softmax of logits [N, classes]."""
+    log_student, log_teacher = (log_softmax(logits.astype(np.float64), axis=1) for logits in (student, teacher))
+    divergence: npt.NDArray[np.float64] = np.sum(np.exp(log_teacher) * (log_teacher - log_student), axis=1)
     return divergence
 
 
 def headline(overall: Agreement) -> str:
-    """One line."""
+    """Return the figures in one line."""
     return f"student {overall}"

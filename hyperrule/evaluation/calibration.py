@@ -1,4 +1,4 @@
-"""Can the probabilities be believed? Temperature scaling, calibration error, and accuracy against coverage.
+"""Calibration of probabilities: temperature scaling, calibration error, and accuracy against coverage.
 
 Source: Guo et al. 2017, arXiv 1706.04599: one temperature for all logits, 15 bins of equal width.
 """
@@ -18,8 +18,10 @@ Labels = npt.NDArray[np.int32]
 
 
 class Bin(BaseModel):
-    """Examples whose score (the highest probability) is above `low` and at most `high`: their number, mean score and
-    accuracy, both 0 where there are none."""
+    """The examples whose score (the highest probability) is above `low` and at most `high`.
+
+    `examples` is their number, `score` and `accuracy` are their means, 0 for an empty bin.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,8 +33,11 @@ class Bin(BaseModel):
 
 
 class Reliability(BaseModel):
-    """`ece` is the expected calibration error, the mean distance of score and accuracy over the bins; `loss` is the
-    cross-entropy in nats."""
+    """Calibration on a set of examples.
+
+    `ece` is the expected calibration error: the mean distance between score and accuracy over the bins, weighted by
+    their examples. `loss` is the cross-entropy in nats.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,7 +50,7 @@ class TemperatureScaling(BaseModel):
     """Probabilities are softmax(logits / temperature), the temperature fitted on `examples` images of `fitted_on`.
 
     `before` and `after` are of the test images. Where the temperature is fitted on those, `after` is as honest as
-    `before`: each half is judged by the temperature of the other.
+    `before`: each half gets the temperature that the other decides on, which may be none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -58,7 +63,7 @@ class TemperatureScaling(BaseModel):
 
 
 class Coverage(BaseModel):
-    """If only scores of at least `threshold` are believed: which part of the examples that is, and their accuracy."""
+    """If only scores of at least `threshold` are accepted: the fraction of such examples, and their accuracy."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -68,9 +73,10 @@ class Coverage(BaseModel):
 
 
 def fit_temperature(logits: Floats, labels: Labels) -> float:
-    """The temperature from 0.05 to 20 that gives logits [N, classes] the least cross-entropy against labels [N].
+    """Return the temperature from 0.05 to 20 that minimises the cross-entropy.
 
-    Targets are softened to (N + 1) / (N + 2), or a classifier without an error would be certain (Platt 1999).
+    `logits` are float32 [N, classes], `labels` int32 [N]. Targets are smoothed to (N + 1) / (N + 2); otherwise a
+    classifier without an error would become certain (Platt 1999).
     """
     count, classes = logits.shape
     if count == 0 or classes == 1:
@@ -89,43 +95,49 @@ def fit_temperature(logits: Floats, labels: Labels) -> float:
 
 def scale_temperature(logits: Floats, labels: Labels, validation: tuple[Floats, Labels] | None) -> TemperatureScaling:
     """Fit on the validation examples' logits and labels, or, without them, on the test examples' `logits`
-    [N, classes] and `labels` [N]; both judged on the latter.
-
-    The temperature is 1 where one of the least cross-entropy would make the calibration error larger: a few confident
-    mistakes can do that.
+    [N, classes] and `labels` [N]; both judged on the latter, of which none has a say in whether its own logits are
+    scaled. Where the halves of the test do not agree, the temperature is half as far from 1, in logarithms.
     """
-    fitted, fitted_labels = validation if validation is not None else (logits, labels)
-    crosswise = _scaled_crosswise(fitted, fitted_labels)
-    helps = reliability(crosswise, fitted_labels).ece < reliability(fitted, fitted_labels).ece
-    temperature = fit_temperature(fitted, fitted_labels) if helps else 1.0
-    scaled = crosswise if validation is None and helps else logits / temperature
+    if validation is not None:
+        temperature = _decided(*validation)
+        scaled = logits / temperature
+    else:
+        pairs = np.arange(len(labels)) // 2 % 2  # of every class: they are sorted
+        halves = [np.flatnonzero(pairs == half) for half in (0, 1)]
+        decided = [_decided(logits[half], labels[half]) for half in halves]
+        scaled = logits.copy()
+        for half, of_the_other in zip(halves, reversed(decided), strict=True):
+            scaled[half] /= of_the_other
+        temperature = float(fit_temperature(logits, labels) ** np.mean([one != 1 for one in decided]))
     return TemperatureScaling(
         temperature=temperature,
         fitted_on="test" if validation is None else "validation",
-        examples=len(fitted_labels),
+        examples=len(labels if validation is None else validation[1]),
         before=reliability(logits, labels),
         after=reliability(scaled, labels),
     )
 
 
-def _scaled_crosswise(logits: Floats, labels: Labels) -> Floats:
-    """Each half of the examples divided by the temperature of the other."""
+def _decided(logits: Floats, labels: Labels) -> float:
+    """The temperature that is fitted, or 1 where one of the least cross-entropy would make the calibration error
+    larger: a few confident mistakes can do that. It is tried crosswise, on each half that of the other."""
     scaled = logits.copy()
-    halves = [np.arange(start, len(labels), 2) for start in (0, 1)]  # of every class: they are sorted
+    halves = [np.arange(start, len(labels), 2) for start in (0, 1)]
     for half, other in (halves, halves[::-1]):
         scaled[half] /= fit_temperature(logits[other], labels[other])
-    return scaled
+    helps = reliability(scaled, labels).ece < reliability(logits, labels).ece
+    return fit_temperature(logits, labels) if helps else 1.0
 
 
 def reliability(logits: Floats, labels: Labels) -> Reliability:
-    """Of softmax(logits), logits [N, classes], against labels [N]."""
+    """Measure the calibration of softmax(logits), float32 [N, classes], against labels int32 [N]."""
     logs = log_softmax(logits.astype(np.float64), axis=1)
     losses = -logs[np.arange(len(labels)), labels]
     return judged(np.exp(logs.max(axis=1)), logs.argmax(axis=1) == labels, float(np.mean(losses)))
 
 
 def judged(scores: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_], loss: float) -> Reliability:
-    """Of examples with these scores [N], of which these [N] are classified rightly."""
+    """Measure calibration from scores float64 [N] in [0, 1] and `correct` bool [N]; `loss` is stored as given."""
     edges = np.linspace(0, 1, BINS + 1)
     place = np.clip(np.ceil(scores * BINS).astype(int) - 1, 0, BINS - 1)
     counts = np.bincount(place, minlength=BINS)
@@ -145,7 +157,10 @@ def judged(scores: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_], loss
 
 
 def coverages(scores: Floats, correct: npt.NDArray[np.bool_]) -> list[Coverage]:
-    """Coverage and accuracy for every score [N] as the threshold, the highest first, so coverage grows to 1."""
+    """Return coverage and accuracy with every score, float32 [N], as the threshold, highest first.
+
+    `correct` is bool [N].
+    """
     if len(scores) == 0:
         return []
     order = np.argsort(-scores, kind="stable")

@@ -19,7 +19,7 @@ from hyperrule.data.source import Source
 from hyperrule.errors import BackboneError, RecipeError
 from hyperrule.planning.machine.speed import software
 from hyperrule.recipe import Recipe
-from hyperrule.support.files import alone, cache_folder, whole_file
+from hyperrule.support.files import atomic_write, cache_folder, file_lock
 from hyperrule.support.progress import Reporter, silent_native_stderr
 
 PREPROCESSING = 1  # raised when pixels or the folded network come to differ; versions of hyperrule may not tell
@@ -38,19 +38,19 @@ def features_of(
     reporter = reporter or Reporter(quiet=True)
     file = features_file(info, examples, size)
     if not file.exists():
-        with alone(file.with_suffix(".lock"), reporter):
+        with file_lock(file.with_suffix(".lock"), reporter):
             if not file.exists():  # another process may have been first
                 with silent_native_stderr():
                     from hyperrule.evaluation.inference import extract
                 features = extract(info, examples, size, reporter)
-                with whole_file(file) as partial, partial.open("wb") as stream:
+                with atomic_write(file) as partial, partial.open("wb") as stream:
                     np.save(stream, features)
     mapped: npt.NDArray[np.float32] = np.load(file, mmap_mode="r")
     return mapped
 
 
 def features_file(info: BackboneInfo, examples: Examples, size: int) -> Path:
-    """Where they are, named by everything that can change them; every image is read for its hash."""
+    """Where they are, named by everything that can change them."""
     return cache_folder() / "features" / f"{_key(info, examples, size)}.npy"
 
 
@@ -68,7 +68,9 @@ def _key(info: BackboneInfo, examples: Examples, size: int) -> str:
 
 
 def _fingerprint(examples: Examples) -> str:
-    """Of the images' bytes, in their order."""
+    """Of the images' hashes, in their order; where they are not known, every image is read."""
+    if examples.sha256 is not None:
+        return hashlib.sha256(np.ascontiguousarray(examples.sha256).tobytes()).hexdigest()
     digest = hashlib.sha256()
     for encoded in examples.encoded():
         digest.update(hashlib.sha256(encoded).digest())
@@ -80,7 +82,7 @@ SMALLEST, LARGEST = 32, 4096  # pixels, as of --crop
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenFeatures:
     """Images resized to `size` x `size` pixels."""
 
     source: Source
@@ -93,7 +95,7 @@ class Frozen:
         return features_of(self.backbone, examples, self.size, self.reporter)
 
 
-def freeze(recipe: Recipe, size: int | None, reporter: Reporter) -> Frozen:
+def frozen_features(recipe: Recipe, size: int | None, reporter: Reporter) -> FrozenFeatures:
     """The data set and the backbone of a recipe. Raises UserError, mistakes about the data before a long download."""
     if size is not None and (isinstance(size, bool) or not SMALLEST <= size <= LARGEST):
         raise RecipeError(f"size must be from {SMALLEST} to {LARGEST} pixels. Received: {size!r}")
@@ -101,7 +103,7 @@ def freeze(recipe: Recipe, size: int | None, reporter: Reporter) -> Frozen:
     for warning in source.info.warnings:
         reporter.say(f"Warning: {warning}.")
     backbone = describe_backbone(recipe.backbone, reporter, input_range=recipe.input_range)
-    only = None if backbone.as_it_is is None else backbone.as_it_is.side
+    only = None if backbone.opaque is None else backbone.opaque.side
     if only is not None and size not in (None, only):
         raise BackboneError(f"{backbone.name} takes images of {only} x {only} pixels only. Received: {size}.")
-    return Frozen(source, backbone, size or only or SIDE, reporter)
+    return FrozenFeatures(source, backbone, size or only or SIDE, reporter)

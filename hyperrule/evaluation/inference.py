@@ -23,7 +23,7 @@ from hyperrule.errors import DataError, RunError
 from hyperrule.planning.cost import fit
 from hyperrule.planning.machine.cluster import Cluster
 from hyperrule.planning.machine.machine import this_machine
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Report, Reporter
 from hyperrule.support.wording import listed
 from hyperrule.training import runtime
@@ -102,7 +102,7 @@ def extract(info: BackboneInfo, examples: Examples, size: int, reporter: Reporte
     """Pooled features [N, D] by the folded float32 network, on all GPUs or the CPU; see `features_of`."""
     machine, alone = this_machine(), Cluster()
     try:
-        deterministic = info.as_it_is is None or not info.as_it_is.draws_random_numbers
+        deterministic = info.opaque is None or not info.opaque.draws_random_numbers
         workers = Workers(runtime.start(machine, alone, deterministic=deterministic), alone)
         with workers.strategy.scope():
             classifier = _loaded(info)
@@ -142,5 +142,5 @@ def write_predictions(
         },
         metadata={"class_names": "\n".join(class_names)},
     )
-    with whole_file(file) as partial:
+    with atomic_write(file) as partial:
         pq.write_table(table, partial)

@@ -1,8 +1,8 @@
-"""How far figures from so many test images can be from the truth: 95 % intervals.
+"""95 % confidence intervals.
 
-How far the mean over a few seeds can be from the mean over all of them: 95 % intervals.
-
-They are about the draw of labelled images and of training, not about the test images, which are always the same.
+`wilson` and `balanced` tell how far an accuracy can be from the truth because the test images are a sample.
+`bootstrap_mean` and `paired_mean` tell how far a mean over a few seeds can be from the mean over all seeds, because
+labelled images and training are random; the test images are always the same.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,10 @@ from scipy.stats import binomtest, norm, t
 from hyperrule.evaluation.metrics import ClassMetrics
 
 LEVEL = 0.95
-DRAWS = 2_000
+OUTSIDE = (1 - LEVEL) / 2  # on each side
+DRAWS = 2_000  # of `balanced`
+ENUMERATED = 6  # up to so many values, all resamples are enumerated (6^6)
+MEAN_DRAWS = 10_000  # random resamples of more values
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Interval:
 
 
 def wilson(correct: int, examples: int) -> Interval:
-    """Of a fraction of examples (Wilson 1927).
+    """Return the interval of the fraction correct / examples (Wilson 1927).
 
     >>> around = wilson(95, 100)
     >>> round(around.low, 4), round(around.high, 4)
@@ -39,7 +42,7 @@ def wilson(correct: int, examples: int) -> Interval:
 
 
 def balanced(per_class: Sequence[ClassMetrics]) -> Interval:
-    """Of the balanced accuracy: percentiles of 2,000 bootstrap draws within each class, seed 0."""
+    """Return the interval of the balanced accuracy: percentiles of 2,000 bootstrap draws within each class, seed 0."""
     present = [known for known in per_class if known.examples]
     examples = np.array([known.examples for known in present])
     recall = np.array([known.recall for known in present])
@@ -48,18 +51,13 @@ def balanced(per_class: Sequence[ClassMetrics]) -> Interval:
     return Interval(float(low), float(high))
 
 
-ENUMERATED = 6  # values, of which all 6^6 resamples are taken; of more, MEAN_DRAWS
-MEAN_DRAWS = 10_000
-OUTSIDE = (1 - LEVEL) / 2
-
-
 def bootstrap_mean(values: Sequence[float]) -> Interval | None:
-    """Of the mean: expanded percentiles of the bootstrap means; None of fewer than two values.
+    """Return the interval of the mean by expanded percentiles of the bootstrap means; None for fewer than two values.
 
     Plain percentiles are too narrow for few values. Expanded ones (Hesterberg, "What teachers should know about the
-    bootstrap", The American Statistician 69, 2015) lie as far out as Student's t would have them. Of normal values
-    they cover the mean in 93 % of 4,000 draws of 5 values (plain: 85 %), and in 75 % of 3 values (plain: 68 %): no
-    bootstrap goes beyond the lowest and the highest value.
+    bootstrap", The American Statistician 69, 2015) are widened as by Student's t. With normally distributed values,
+    the interval covers the mean in 93 % of 4,000 draws of 5 values (plain: 85 %), and in 75 % of draws of 3 values
+    (plain: 68 %): no bootstrap interval exceeds the lowest and the highest value.
 
     >>> bootstrap_mean([0.5, 0.7])
     Interval(low=0.5, high=0.7)
@@ -74,7 +72,7 @@ def bootstrap_mean(values: Sequence[float]) -> Interval | None:
 
 
 def paired_mean(differences: Sequence[float]) -> Interval | None:
-    """Of the mean of paired differences: Student's t; None of fewer than two.
+    """Return the interval of the mean of paired differences by Student's t; None for fewer than two.
 
     >>> around = paired_mean([0.01, 0.02, 0.03])
     >>> round(around.low, 4), round(around.high, 4)
@@ -88,7 +86,7 @@ def paired_mean(differences: Sequence[float]) -> Interval | None:
 
 
 def _resamples(n: int) -> npt.NDArray[np.int64]:
-    """Places in n values, [resamples, n]."""
+    """Return resamples of n values as indices, int64 [resamples, n]."""
     if n <= ENUMERATED:
         return np.array(list(product(range(n), repeat=n)))
     return np.random.default_rng(0).integers(n, size=(MEAN_DRAWS, n))

@@ -1,1 +1,1 @@
-"""Writing a classifier for other runtimes, and proving that it agrees with the evaluation."""
+"""Exports a classifier for other runtimes, and checks that it agrees with the evaluation."""

@@ -1,4 +1,4 @@
-"""A BiT as a TF2 Hub module that trains like BiT: kernels as they are stored, variables under BiT's names."""
+"""Writes a BiT as a TF2 Hub module that trains like BiT: its kernels are not folded, its variables have BiT's names."""
 
 import gc
 from collections.abc import Callable, Mapping
@@ -38,34 +38,35 @@ def write_module(
     folder: Path,
     reporter: Reporter,
 ) -> float:
-    """Write a SavedModel of BiT's arrays that turns images in `input_range` into features, or into logits.
+    """Write a SavedModel of BiT's arrays, load it again and compare it with the native network.
 
-    Returns how far outputs of the SavedModel, loaded again, are from the native network's on real photographs, as
-    a part of the largest. Raises RunError if that is more than 1e-4, OSError if TensorFlow cannot write.
+    It turns images float32 [N, H, W, 3] in `input_range` into features float32 [N, features], or with `classifier` into
+    logits float32 [N, classes]. Returns the largest difference of outputs on real photographs, relative to the largest
+    output. Raises RunError if that is more than 1e-4, OSError if TensorFlow cannot write.
     """
     try:
         expected = _save(arrays, architecture, classifier, input_range, folder)
-        gc.collect()  # the network, before its equal is loaded
-        reporter.say("Loading what was written, and comparing it with the native network ...")
+        gc.collect()  # frees the network before the SavedModel takes as much memory
+        reporter.say("Loading the SavedModel again, and comparing it with the native network ...")
         module = SavedModule(folder)
         differences = [
             difference(module(in_range(photographs(side), input_range), False).numpy(), outputs)
             for side, outputs in expected.items()
         ]
     except tf.errors.OpError as error:
-        # Its words begin with the names of operations and temporary files.
+        # The message begins with names of operations and temporary files.
         raise OSError(str(error.message).strip().splitlines()[0].rsplit("; ")[-1]) from error
-    found = float(np.max(differences))  # NaN if one of them is
+    found = float(np.max(differences))  # NaN if any difference is
     if not found <= TOLERANCE:
         raise RunError(
             f"the SavedModel, loaded again, disagrees with the native network: outputs differ by {found:.2g} of the "
-            f"largest, allowed are {TOLERANCE:g}. Please report this."
+            f"largest (allowed: {TOLERANCE:g}). Please report this."
         )
     return found
 
 
 def random_arrays(architecture: Architecture) -> dict[str, Floats]:
-    """The weights that `finetune` starts a random backbone from by default. Sets Keras' global seed."""
+    """Return the weights of a random backbone in `finetune` with the default seed. Sets Keras' global seed."""
     keras.utils.set_random_seed(0)
     return {name: variable.numpy() for name, variable in ResNetV2(architecture).arrays.items()}
 
@@ -73,16 +74,18 @@ def random_arrays(architecture: Architecture) -> dict[str, Floats]:
 def _save(
     arrays: Mapping[str, Floats], architecture: Architecture, classifier: bool, input_range: InputRange, folder: Path
 ) -> dict[int, Floats]:
-    """Returns what the native network says to `photographs` of each of the `SIDES`."""
+    """Write the SavedModel. Returns the native network's outputs for `photographs`, by image side (`SIDES`)."""
     network = ResNetV2(architecture, initializer="zeros")
     for name, variable in network.arrays.items():
         variable.assign(arrays[name])
     head = _head(arrays) if classifier else []
     variables = [*network.arrays.values(), *head]
     tf.saved_model.save(
-        HubForm(_function(network, head, input_range), variables, variables, (), input_range, heeds_training=False),
+        HubForm(
+            _function(network, head, input_range), variables, variables, (), input_range, uses_training_argument=False
+        ),
         str(folder),
-        signatures={},  # none, or TensorFlow would trace again to look for one
+        signatures={},  # given, or TensorFlow would trace again to look for a default signature
         options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),  # GroupNorm's, or it would not train
     )
     graph = as_graph(network)

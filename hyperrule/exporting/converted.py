@@ -1,4 +1,4 @@
-"""The network in the forms of other libraries: LiteRT, quantized or not, ONNX, and a .keras file."""
+"""Converts a classifier for other runtimes: LiteRT, quantized or not, ONNX, and a .keras file."""
 
 import warnings
 import zipfile
@@ -21,19 +21,20 @@ from hyperrule.prediction.formats import CARD_FILE, Card, Quantize
 from hyperrule.support.progress import silent_native_stderr
 from hyperrule.training.classifier import Classifier
 
-# What GroupNorm, the residual sums and the final probabilities are made of, as LiteRT calls it.
+# LiteRT's names of the operations in GroupNorm, the residual sums and the final softmax.
 NORMALISATION = (
     "ADD", "AVERAGE_POOL_2D", "MEAN", "MUL", "NEG", "RELU", "RESHAPE", "RSQRT", "SOFTMAX", "SQUARE", "SUB", "SUM",
 )  # fmt: skip
-CALIBRATION_IMAGES = 200  # whose activations set the ranges of 8-bit integers
+CALIBRATION_IMAGES = 200  # their activations set the ranges of 8-bit integers
+OPSET = 17  # of ONNX: the newest that tf2onnx 1.16 writes; ONNX Runtime reads it since 1.13
 
 
 def export_litert(classifier: Classifier, card: Card, quantize: Quantize, calibration: Examples, file: Path) -> None:
-    """Images float32 [N, S, S, 3] in [0, 1] -> probabilities float32 [N, classes].
+    """Write a .tflite: images float32 [N, S, S, 3] in [0, 1] -> probabilities float32 [N, classes].
 
-    int8 has integer kernels, with ranges from `calibration` images; in a BiT, all but its convolutions and its head
-    stays float32. labels.txt and hyperrule.json are appended as a zip, as LiteRT's
-    associated files are (https://ai.google.dev/edge/litert/models/metadata).
+    int8 has integer kernels, and takes the ranges of activations from `calibration` images; in a BiT, everything but
+    the convolutions and the head stays float32. labels.txt and hyperrule.json are appended as a zip, like LiteRT's
+    associated files (https://ai.google.dev/edge/litert/models/metadata).
     """
     function = tf.function(
         lambda images: {"probabilities": tf.nn.softmax(classifier(images) / card.temperature)},
@@ -48,7 +49,7 @@ def export_litert(classifier: Classifier, card: Card, quantize: Quantize, calibr
         converter.target_spec.supported_types = [tf.float16]
     if quantize == "int8":
         converter.representative_dataset = lambda: _images(calibration, card.size)
-    # That float inputs have no statistics; that the debugger, which only quantizes here, would use an old interpreter.
+    # Irrelevant warnings: float inputs have no statistics; the debugger's interpreter, unused here, is deprecated.
     with warnings.catch_warnings(action="ignore"), silent_native_stderr():
         if quantize == "int8" and isinstance(classifier.backbone, ResNetV2):
             file.write_bytes(_quantized_but_for_normalisation(converter))
@@ -60,8 +61,11 @@ def export_litert(classifier: Classifier, card: Card, quantize: Quantize, calibr
 
 
 def _quantized_but_for_normalisation(converter: tf.lite.TFLiteConverter) -> bytes:
-    """Variances of GroupNorm's groups span orders of magnitude: in 8 bits they leave 22 % of the labels of a 10-shot
-    CIFAR-10 classifier as they were; so, 93 %."""
+    """Convert with normalisation in float32.
+
+    Variances of GroupNorm's groups span orders of magnitude. With these in 8 bits, a 10-shot CIFAR-10 classifier kept
+    22 % of its labels; with these in float32, 93 %.
+    """
     options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=list(NORMALISATION))
     debugger = tf.lite.experimental.QuantizationDebugger(
         converter=converter, debug_dataset=converter.representative_dataset, debug_options=options
@@ -76,12 +80,11 @@ def _images(examples: Examples, size: int) -> Iterator[list[tf.Tensor]]:
         yield [batch.images]
 
 
-OPSET = 17  # the newest that tf2onnx 1.16 knows; ONNX Runtime reads it since 1.13
-
-
 def export_onnx(classifier: Classifier, card: Card, file: Path) -> None:
-    """Images float32 [batch, S, S, 3] in [0, 1] -> probabilities float32 [batch, classes]; the card is among the
-    metadata, as "hyperrule"."""
+    """Write a .onnx: images float32 [batch, S, S, 3] in [0, 1] -> probabilities float32 [batch, classes].
+
+    The card is in the metadata, under "hyperrule".
+    """
     import onnx
     import tf2onnx
 
@@ -97,13 +100,16 @@ def export_onnx(classifier: Classifier, card: Card, file: Path) -> None:
 
 
 def export_keras(classifier: Classifier, card: Card, file: Path) -> None:
-    """Images [N, S, S, 3] in [0, 1] -> probabilities float32 [N, classes], of a BiT whose kernels are folded.
+    """Write a .keras: images float32 [N, S, S, 3] in [0, 1] -> probabilities float32 [N, classes].
 
-    Raises UserError for other networks: their graph is TensorFlow's, not Keras'.
+    The classifier must be a BiT with folded kernels. Raises UserError for other networks, which are opaque graphs and
+    not made of Keras layers.
     """
     network = classifier.backbone
     if not isinstance(network, ResNetV2):
-        raise UserError("--format keras is for BiT: this network is a graph of TensorFlow's. Take saved_model or onnx.")
+        raise UserError(
+            "--format keras is for BiT networks: this one is an opaque TensorFlow graph. Use saved_model or onnx."
+        )
     images = keras.Input((card.size, card.size, 3), name="images")
     low, high = classifier.input_range
     features = _features(network, layers.Rescaling(high - low, low)(images))

@@ -1,4 +1,4 @@
-"""What a finished run was trained and evaluated on: its images, their labels and probabilities; no TensorFlow."""
+"""The images that a finished run was trained and evaluated on, their labels and probabilities; no TensorFlow."""
 
 import os
 
@@ -17,9 +17,10 @@ from hyperrule.support.progress import Reporter
 def images_of(
     run: RunFolder, dataset: str | os.PathLike[str] | None, data_dir: str | os.PathLike[str] | None, reporter: Reporter
 ) -> tuple[Examples, Examples]:
-    """What a run was trained on, and what it was evaluated on; `dataset` and `data_dir` say where that is now.
+    """Return the images that a run was trained on, and those that it was evaluated on.
 
-    Raises DataError if it is not there, or not as it was.
+    `dataset` and `data_dir` are their present location, None if they have not moved. Raises DataError if the images
+    are missing or have changed.
     """
     plan = run.read_plan()
     moved: dict[str, object] = {} if data_dir is None else {"data_dir": os.fspath(data_dir)}
@@ -30,12 +31,12 @@ def images_of(
         sha256, training, testing = plan.images(recipe, reporter)
     except DataError as error:
         raise DataError(
-            f"the images that {run.path} was evaluated on: {error} If they moved: --dataset FOLDER"
+            f"the images that {run.path} was evaluated on: {error} If they have moved, add --dataset FOLDER"
         ) from None
     if sha256 != plan.data_sha256:
         raise DataError(
             f"{dataset or plan.data_name} holds other images than {run.path} was trained and evaluated on. "
-            "Say where those are: --dataset FOLDER"
+            "Give their folder with --dataset FOLDER"
         )
     return training, testing
 
@@ -43,14 +44,16 @@ def images_of(
 def evaluated_examples(
     run: RunFolder, testing: Examples, class_names: tuple[str, ...]
 ) -> tuple[Examples, npt.NDArray[np.float32]]:
-    """The test images as the run evaluated them: their labels, which for a distillation the teacher gave, and their
-    probabilities [N, classes]."""
+    """Return the test images with the labels of the run's evaluation, and its probabilities float32 [N, classes].
+
+    A distillation's labels are its teacher's. Raises RunFolderError if the predictions are of other images, or damaged.
+    """
     numbers = {name: number for number, name in enumerate(class_names)}
     try:
         with os_errors_as(RunFolderError, f"cannot read {run.predictions_file}"):
             table = pq.read_table(run.predictions_file, columns=["id", "label", "probabilities"])
         if table["id"].to_pylist() != list(testing.ids):
-            raise RunFolderError(f"{run.predictions_file} is of other test images than the data set has now.")
+            raise RunFolderError(f"{run.predictions_file} lists other test images than the data set has now.")
         labels = np.array([numbers[name] for name in table["label"].to_pylist()], np.int32)
         probabilities = np.asarray(table["probabilities"].combine_chunks().flatten(), np.float32)
         return Examples(testing.ids, labels, testing.contents), probabilities.reshape(-1, len(class_names))

@@ -1,4 +1,4 @@
-"""A finished run's classifier in another form: written, run in a fresh process, compared."""
+"""Exports a finished run's classifier in another format, runs it in a fresh process, and compares."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,11 +39,12 @@ def export_run(
     target: Path,
     reporter: Reporter,
 ) -> Parity:
-    """Write the run's classifier to `target`, which does not exist, and run it.
+    """Write the run's classifier to `target`, which must not exist, and compare it with the run's evaluation.
 
-    `testing` are the images of the run's evaluation, `training` those that 8-bit ranges are measured on. Raises
-    RunFolderError if the evaluation was of other images, UserError if the network does not allow the format, RunError
-    if it cannot be converted, or disagrees with the evaluation.
+    `testing` are the images of the run's evaluation; int8 takes the ranges of activations from `training`.
+    `min_agreement` replaces the required fraction of equal labels, None for the default. Raises RunFolderError if the
+    evaluation was on other images, UserError if the network does not allow the format, RunError if it cannot be
+    converted or disagrees with the evaluation.
     """
     card = Card(
         name=run.path.resolve().name,
@@ -86,7 +87,7 @@ def _write(
 
 @contextmanager
 def _converting(what: str) -> Iterator[None]:
-    """Within the block a converter's failure, of whatever kind, becomes a RunError with its first line."""
+    """Turn any error of a converter within the block into a RunError with its first line."""
     try:
         yield
     except (OSError, MemoryError):

@@ -1,4 +1,4 @@
-"""How exports compare with the evaluation: parity.json of a run, an entry for each of its exports."""
+"""parity.json of a run: how each of its exports compares with the evaluation."""
 
 import os
 from pathlib import Path
@@ -7,15 +7,16 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from hyperrule.errors import RunFolderError
 from hyperrule.prediction.formats import FormatName, Quantize, export_name
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 
 
 class Parity(BaseModel):
-    """An export beside the evaluation, on `examples` test images.
+    """An export compared with the evaluation on `examples` test images.
 
-    `path` is that of the export, in parity.json from its folder on; `accuracy_before` the evaluation's accuracy on
-    these images, `accuracy_after` the export's; `latency_ms_1` and `images_per_second_32` are times of this machine's
-    CPU for one image and in batches of 32.
+    `path` is the export's, in parity.json relative to that file's folder. `bytes` is its size. `top1_agreement` is the
+    fraction of equal labels, `largest_difference` that of probabilities. `accuracy_before` is the evaluation's top-1
+    accuracy on these images, `accuracy_after` the export's. `latency_ms_1` (one image) and `images_per_second_32`
+    (batches of 32) were measured on this machine's CPU.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,7 +42,7 @@ _PARITIES = TypeAdapter(dict[str, Parity])
 
 
 def read_parities(file: Path) -> dict[str, Parity]:
-    """Those of a run's exports by name; none where there is no file. Raises RunFolderError if it is damaged."""
+    """Return the entries by name of the export; none if there is no file. Raises RunFolderError if it is damaged."""
     if not file.exists():
         return {}
     try:
@@ -53,8 +54,8 @@ def read_parities(file: Path) -> dict[str, Parity]:
 
 
 def add_parity(file: Path, parity: Parity) -> Parity:
-    """Write it among those of the other exports, which lie beside `file`, and return it as written."""
+    """Add an entry to `file`, or replace that of the same name. Returns it as written, with a relative path."""
     parity = parity.model_copy(update={"path": os.path.relpath(parity.path, file.parent)})
-    with whole_file(file) as partial:
+    with atomic_write(file) as partial:
         partial.write_bytes(_PARITIES.dump_json({**read_parities(file), parity.name: parity}, indent=2) + b"\n")
     return parity

@@ -1,5 +1,7 @@
-"""A BiT from any form to the two that others read: the public .npz, and a TF2 Hub module. No TensorFlow, unless
-it is needed."""
+"""Ports a BiT from any form to the two that other programs read: BiT's public .npz, and a TF2 Hub module.
+
+TensorFlow is imported only to read or write a SavedModel.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,12 +25,12 @@ NPZ = ".npz"
 RANGES: tuple[InputRange, ...] = ((0, 1), (-1, 1))  # google/bit's modules take the first, sayakpaul's the second
 
 
-class Ported(BaseModel):
-    """What `port` wrote; `os.fspath` gives its path.
+class PortedBackbone(BaseModel):
+    """What `port` wrote; `os.fspath` returns its path.
 
-    `classes` are those of the head that came along, None without. The module's, or .npz's, images have
-    pixels in `input_range`. `size` is in bytes. `difference` is the largest one between what was written, read
-    again, and the source: of arrays, or of outputs for photographs as a part of the largest.
+    `classes` is the number of classes of the head written with it, None without one. Images have pixels in
+    `input_range`. `size` is in bytes. `difference` is the largest difference of what was written, read back, from the
+    source: between arrays, or between outputs for photographs relative to the largest output.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -50,12 +52,12 @@ class Ported(BaseModel):
 
 def port_backbone(
     source: str, target: Path, asked: InputRange | str | None, classifier: bool, reporter: Reporter
-) -> Ported:
-    """Write the BiT that `source` is, as `describe_backbone` takes it, to `target`: a .npz with the source's head
-    if it has one, or else a folder with a SavedModel of features, or, with `classifier`, of the head's logits.
+) -> PortedBackbone:
+    """Write the BiT `source` (see `describe_backbone`) to `target`, as a .npz or else as a folder with a SavedModel.
 
-    Raises UserError if the request cannot be met, RunError if the target cannot be written or does not agree with
-    the source; neither leaves anything behind.
+    A .npz includes the source's head, if it has one. A SavedModel returns features, or with `classifier` the head's
+    logits; it takes images in the range `asked`, by default [0, 1]. Raises UserError if the request cannot be met,
+    RunError if the target cannot be written or disagrees with the source; neither leaves anything behind.
     """
     form: Literal["npz", "SavedModel"] = "npz" if target.suffix == NPZ else "SavedModel"
     input_range = _checked_range(form, asked)
@@ -67,7 +69,7 @@ def port_backbone(
         classes = head_classes(Path(info.path or ""), info.features) if wanted else None
         if classifier and classes is None:
             raise BackboneError(
-                f"{source} has no head, so there are no logits: leave out --classifier for its features."
+                f"{source} has no head, so there are no logits. Leave out --classifier to write its features."
             )
         reporter.say(f"Porting {info.name}: {architecture}, {info.parameters / 1e6:.1f} M parameters ...")
         with _arrays(info, architecture) as arrays, os_errors_as(RunError, f"cannot write {target}"):
@@ -78,7 +80,7 @@ def port_backbone(
                     from hyperrule.exporting.bit_module import write_module
                 difference = write_module(arrays, architecture, classifier, input_range, staging, reporter)
         size = sum(path.stat().st_size for path in (staging, *staging.rglob("*")) if path.is_file())
-    return Ported(
+    return PortedBackbone(
         path=target,
         form=form,
         source=info.origin,
@@ -110,16 +112,18 @@ def _described(source: str, reporter: Reporter) -> tuple[BackboneInfo, Architect
     try:
         info = describe_backbone(source, reporter)
         why = info.notes[1:]
-    except UnknownInputRange as error:  # which only matters to those who run it
+    except UnknownInputRange as error:  # it is not a BiT: its range does not matter here
         info, why = None, (error.failed_proof,) if error.failed_proof else ()
     if info is None or info.network is None:
-        raise BackboneError(f"only a BiT can be ported, and {source} is none{''.join(f'; {text}' for text in why)}.")
+        raise BackboneError(
+            f"only a BiT can be ported, and {source} is not a BiT{''.join(f'; {text}' for text in why)}."
+        )
     return info, info.network
 
 
 @contextmanager
 def _arrays(info: BackboneInfo, architecture: Architecture) -> Iterator[Mapping[str, npt.NDArray[np.float32]]]:
-    """All arrays of the source, read when they are asked for; random ones are made."""
+    """Provide all arrays of the source, each read on access; random ones are made."""
     if info.path is not None:
         with StoredArrays(Path(info.path)) as arrays:
             yield arrays
@@ -130,10 +134,10 @@ def _arrays(info: BackboneInfo, architecture: Architecture) -> Iterator[Mapping[
 
 
 def _write_npz(arrays: Mapping[str, npt.NDArray[np.float32]], path: Path) -> float:
-    """Returns the difference between the arrays and what is read from the file again: none, or it is a RunError."""
+    """Write the arrays and read them back. Returns the difference, which is 0; raises RunError for any other."""
     write_arrays(path, arrays)
     with StoredArrays(path) as written:
         wrong = [name for name, array in arrays.items() if not np.array_equal(written[name], array, equal_nan=True)]
     if wrong:
-        raise RunError(f"arrays are not what was written when they are read again: {listed(wrong)}. Is the disk sound?")
+        raise RunError(f"arrays, read back, differ from what was written: {listed(wrong)}. Check the disk.")
     return 0.0

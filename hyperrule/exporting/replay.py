@@ -1,4 +1,4 @@
-"""Does an export, in a fresh process with its runtime alone, say what the evaluation said?"""
+"""Checks that an export, run in a fresh process by its runtime alone, agrees with the evaluation."""
 
 import os
 import subprocess
@@ -31,7 +31,11 @@ def check_parity(
     probabilities: Floats,
     tolerance: Tolerance,
 ) -> Parity:
-    """Replay up to 256 test images, evenly spread, through the export. Raises RunError if it disagrees."""
+    """Run up to 256 test images, evenly spread, through the export, and compare with the evaluation.
+
+    `examples` are the test images with their labels, `probabilities` the evaluation's for them, float32 [N, classes].
+    Raises RunError if the export does not run, or differs by more than `tolerance`.
+    """
     chosen = np.unique(np.linspace(0, len(examples) - 1, min(EXAMPLES, len(examples))).astype(int))
     expected, examples = probabilities[chosen], examples.take(chosen)
     answers = _replayed(model, FORMATS[name].runtime, name == "saved_model", examples, card.size)
@@ -50,7 +54,7 @@ def check_parity(
         images_per_second_32=round(float(answers["images_per_second"]), 1),
     )
     if tuple(answers["class_names"].tolist()) != card.class_names:
-        raise RunError(f"the exported {name} calls its classes otherwise than the run. Please report this.")
+        raise RunError(f"the exported {name} has other class names than the run. Please report this.")
     # NaN compares as false.
     if not parity.largest_difference <= tolerance.difference or parity.top1_agreement < tolerance.agreement:
         raise RunError(
@@ -64,7 +68,7 @@ def check_parity(
 
 
 def size_of(model: Path) -> int:
-    """Bytes of a file, or of all files of a folder."""
+    """Return the bytes of a file, or of all files of a folder."""
     return sum(path.stat().st_size for path in (model, *model.rglob("*")) if path.is_file())
 
 
@@ -77,7 +81,7 @@ def _replayed(model: Path, runtime: str, encoded: bool, examples: Examples, size
                 (images / f"{index:04d}").write_bytes(content)
         else:
             _write_pixels(images, examples, size)
-        # -P and a folder of its own: the script imports what is installed, and of hyperrule it names nothing.
+        # -P and an own folder: the script imports installed packages only, and nothing of hyperrule.
         command = [sys.executable, "-P", str(Path(runtimes.__file__).absolute()), runtime]
         finished = subprocess.run(
             [*command, str(model.resolve()), str(images), str(usable_cores()), str(output)],
@@ -100,7 +104,7 @@ def _replayed(model: Path, runtime: str, encoded: bool, examples: Examples, size
 
 
 def _write_pixels(file: Path, examples: Examples, size: int) -> None:
-    """What the network sees of the images, float32 [N, size, size, 3] in [0, 1]."""
+    """Write the network's input to a .npy: float32 [N, size, size, 3] in [0, 1]."""
     pixels = np.lib.format.open_memmap(file, "w+", np.float32, (len(examples), size, size, 3))
     start = 0
     for batch in evaluation_batches(examples, 1, size, BATCH):

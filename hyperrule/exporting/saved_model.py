@@ -1,15 +1,16 @@
-"""The SavedModel: encoded images in, label, score and probabilities out; needs TensorFlow only.
+"""Exports as SavedModels, which need TensorFlow only.
 
-Warm-up requests, which TensorFlow Serving answers before it says that a model is there, so that no real one waits
-for what is made at first use (https://www.tensorflow.org/tfx/serving/saved_model_warmup).
+- `HubForm`: a network as a reusable TF2 Hub module, which `hub.load`, `hub.KerasLayer` and `--backbone` take
+  (https://www.tensorflow.org/hub/reusable_saved_models).
+- `export_module`: a classifier in that form. Called, it returns features and can be trained; `probabilities`
+  classifies.
+- `export_saved_model`: a classifier with signatures for serving, from encoded images to label, score and
+  probabilities. It includes warm-up requests, which TensorFlow Serving answers before it reports the model as
+  available, so that no real request waits for first-use initialisation
+  (https://www.tensorflow.org/tfx/serving/saved_model_warmup).
 
-Their messages come with the package tensorflow-serving-api, which nothing else here needs; these are a few fields,
-numbered as in tensorflow_serving/apis/{prediction_log,predict,model}.proto.
-
-A classifier in the form of TF2 Hub modules: called, it gives features and trains; `probabilities` classifies.
-
-A backbone or classifier in the form of TF2 Hub modules, which `hub.load`, `hub.KerasLayer` and
-`--backbone` take (https://www.tensorflow.org/hub/reusable_saved_models).
+The protocol messages of warm-up requests are encoded by hand, to spare the package tensorflow-serving-api. Their field
+numbers are those of tensorflow_serving/apis/{prediction_log,predict,model}.proto.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,13 +26,18 @@ from hyperrule.data.preprocess import for_evaluation, resize
 from hyperrule.prediction.formats import CARD_FILE, Card
 from hyperrule.training.classifier import Classifier
 
+WARMUP_FILE = "tf_serving_warmup_requests"  # the name that the server looks for in assets.extra
+WARMUP_BATCHES = (1, 8)  # of encoded images: the first larger batch allocates memory anew
+WARMUP_SIDE = 64  # pixels, of the image in all requests
+
 
 class HubForm(tf.train.Checkpoint):
     """`module(images, training=False)`: images float32 [N, H, W, 3] in `input_range` -> float32 [N, outputs].
 
-    `variables`, `trainable_variables` and `regularization_losses` are those of hub modules; `input_range`
-    (float32 [2]) is hyperrule's own, for whoever asks. `side` is the one image side it takes, None for any.
-    Where `function` does not heed `training`, both of its calls are one graph: half the tracing and loading.
+    `variables`, `trainable_variables` and `regularization_losses` are the attributes of hub modules; `input_range`
+    (float32 [2]) is hyperrule's addition. `side` is the only image side in pixels that it takes, None for any.
+    `heeds_training` says whether `function` depends on `training`; if not, both calls share one graph, which halves
+    tracing and loading.
     """
 
     def __init__(
@@ -42,11 +48,11 @@ class HubForm(tf.train.Checkpoint):
         regularizers: Iterable[Callable[[], tf.Tensor]],
         input_range: InputRange,
         side: int | None = None,
-        heeds_training: bool = True,
+        uses_training_argument: bool = True,
     ) -> None:
         super().__init__()
         one_graph = tf.function(lambda images: function(images, False), autograph=False)
-        self._function = function if heeds_training else lambda images, training: one_graph(images)
+        self._function = function if uses_training_argument else lambda images, training: one_graph(images)
         self.variables = [variable.value for variable in variables]
         self.trainable_variables = [variable.value for variable in trainable]
         self.regularization_losses = list(regularizers)
@@ -60,8 +66,11 @@ class HubForm(tf.train.Checkpoint):
 
 
 class ClassifierModule(HubForm):
-    """`module(images, training)`: float32 [N, H, W, 3] in [0, 1] -> features; `module.probabilities(images)`, of
-    images resized to S x S -> calibrated probabilities float32 [N, classes]."""
+    """A classifier as a hub module.
+
+    `module(images, training)`: images float32 [N, H, W, 3] in [0, 1] -> features float32 [N, width].
+    `module.probabilities(images)`: images resized to S x S -> calibrated probabilities float32 [N, classes].
+    """
 
     def __init__(self, classifier: Classifier, card: Card) -> None:
         backbone = classifier.backbone
@@ -72,7 +81,7 @@ class ClassifierModule(HubForm):
             backbone.regularizers,
             (0, 1),
             backbone.side,
-            backbone.heeds_training,
+            backbone.uses_training_argument,
         )
         # Not the classifier itself, or every variable would be saved twice: as Keras' and as TensorFlow's.
         self.resources = backbone.resources
@@ -87,7 +96,7 @@ class ClassifierModule(HubForm):
 
 
 def export_module(classifier: Classifier, card: Card, folder: Path) -> None:
-    """Save a classifier whose kernels are as they train, not folded."""
+    """Save a classifier as a trainable module; its kernels must not be folded."""
     module = ClassifierModule(classifier, card)
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)  # GroupNorm's, or it would not train
     tf.saved_model.save(module, str(folder), signatures={}, options=options)
@@ -95,14 +104,14 @@ def export_module(classifier: Classifier, card: Card, folder: Path) -> None:
 
 
 def write_card(card: Card, folder: Path) -> None:
-    """Into the SavedModel, as assets.extra/hyperrule.json."""
+    """Write the card into the SavedModel in `folder`, as assets.extra/hyperrule.json."""
     extra = folder / "assets.extra"
     extra.mkdir()
     (extra / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 class Serving(ClassifierModule):
-    """Signatures over a classifier made for inference; as a module, it is the classifier's backbone.
+    """A folded classifier with signatures for serving. Called as a module, it returns features.
 
     `serving_default`: image_bytes string [N], each a JPEG, PNG, GIF, BMP or WebP of any size.
     `images`: images uint8 [N, height, width, 3], 0-255, any height and width.
@@ -139,8 +148,11 @@ class Serving(ClassifierModule):
 
 
 def export_saved_model(classifier: Classifier, card: Card, folder: Path) -> None:
-    """Save the folded classifier to `folder` (made, with parents), with assets/labels.txt, a class a line, and
-    in assets.extra/ hyperrule.json, the card, and tf_serving_warmup_requests."""
+    """Save the folded classifier to `folder`, which is created with its parents.
+
+    assets/labels.txt holds one class name a line; assets.extra/ holds the card, hyperrule.json, and
+    tf_serving_warmup_requests.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     labels_file = folder.parent / "labels.txt"
     labels_file.write_text("".join(f"{name}\n" for name in card.class_names), encoding="utf-8")
@@ -152,17 +164,12 @@ def export_saved_model(classifier: Classifier, card: Card, folder: Path) -> None
     write_warmup(folder / "assets.extra" / WARMUP_FILE)
 
 
-WARMUP_FILE = "tf_serving_warmup_requests"  # the name that the server looks for in assets.extra
-BATCHES = (1, 8)  # of encoded images: memory is laid out anew for a larger batch
-SIDE = 64  # in pixels, of the image in all requests
-
-
 def write_warmup(path: Path) -> None:
-    """Requests to both signatures, of a grey image, as a TFRecord of PredictionLog messages."""
-    image = np.full((SIDE, SIDE, 3), 128, dtype=np.uint8)
+    """Write requests to both signatures, with a grey image, as a TFRecord file of PredictionLog messages."""
+    image = np.full((WARMUP_SIDE, WARMUP_SIDE, 3), 128, dtype=np.uint8)
     encoded = tf.io.encode_jpeg(image).numpy()
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for batch in BATCHES:
+        for batch in WARMUP_BATCHES:
             writer.write(_prediction_log("serving_default", "image_bytes", tf.make_tensor_proto([encoded] * batch)))
         writer.write(_prediction_log("images", "images", tf.make_tensor_proto(image[np.newaxis])))
 
@@ -175,12 +182,14 @@ def _prediction_log(signature: str, name: str, tensor: Any) -> bytes:
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """A length-delimited field (https://protobuf.dev/programming-guides/encoding): its number and wire type 2, its
-    length, itself."""
+    """Encode a length-delimited field: number and wire type 2, length, content.
+
+    See https://protobuf.dev/programming-guides/encoding.
+    """
     return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 
 def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    """Encode an integer in seven bits a byte, the lowest first; the eighth bit says that more bytes follow."""
     higher, lowest = divmod(value, 128)
     return bytes([lowest]) if higher == 0 else bytes([lowest | 128]) + _varint(higher)

@@ -1,4 +1,4 @@
-"""What a budget pays for, measured on this device before step 0."""
+"""Measures, on this device before step 0, how long steps and evaluation take, to fit a run into a time budget."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ SAFETY = 1.1  # a shared machine's next minutes are not its last ones
 
 
 class Measurable(Protocol):
-    """A job whose steps and evaluation can be timed: `cut` gives the micro-batches, `outputs` evaluates examples."""
+    """A job whose steps and evaluation can be timed: `cut` returns micro-batches, `outputs` evaluates examples."""
 
     step: TrainingStep
     workers: Workers
@@ -37,13 +37,13 @@ class Measurable(Protocol):
 
 
 def calibrate(job: Measurable) -> Calibration:
-    """Time a step and the evaluation, and leave everything as it was. Workers agree on the mean of their times."""
+    """Time a step and the evaluation, in seconds, then restore the weights; times are the mean over all workers."""
     before = job.step.snapshot()
     per_step, micro_batches = job.cut(0, job.plan.micro_batch.value)
     whole = per_step == 1 and job.workers.count == 1
 
     def train(share: int) -> None:
-        """Steps of one micro-batch each, or one of several, as the run will have them, at rate 0."""
+        """Run `share` micro-batches at learning rate 0: as steps of one if the run has those, else as one step."""
         for group in [1] * share if whole else [share]:
             job.step.run(islice(micro_batches, group), 0.0)  # reading its loss waits for the device
 
@@ -51,7 +51,7 @@ def calibrate(job: Measurable) -> Calibration:
     update = 0.0 if whole else _seconds(job.workers, partial(train, 0))
     done, seconds, micro_seconds = 0, 0.0, 0.0
     while done < 3 or (seconds < CALIBRATION_SECONDS and done < 64):
-        # The first share of a pipeline's output was made while the step compiled: only the last counts.
+        # The pipeline made its first micro-batches while the step compiled: only the last share is typical.
         share = max(1, done)
         latest = _seconds(job.workers, partial(train, share)) - update
         done += share
@@ -69,7 +69,7 @@ def calibrate(job: Measurable) -> Calibration:
 def affordable_features(
     budget: float, micro_batch: int, training: Examples, features: Callable[[Examples], object], workers: Workers
 ) -> int:
-    """Training images whose features a quarter of the budget, in seconds, pays for; at least two micro-batches."""
+    """Return how many images' features fit into a quarter of the budget, in seconds; at least two micro-batches."""
     sample = training.take(np.arange(min(len(training), micro_batch)))
     features(sample)  # compiles
     rate: float = len(sample) / _seconds(workers, partial(features, sample))
@@ -77,7 +77,7 @@ def affordable_features(
 
 
 def _evaluation_seconds(job: Measurable) -> float:
-    """Time of the final evaluation, from one micro-batch (which compiles) and three."""
+    """Estimate the seconds of the final evaluation from three micro-batches, after one that compiles."""
     micro_batch = job.plan.micro_batch.value
     seconds = 0.0
     for micro_batches in (1, 3):
@@ -87,7 +87,7 @@ def _evaluation_seconds(job: Measurable) -> float:
 
 
 def _seconds(workers: Workers, work: Callable[[], object]) -> float:
-    """Duration of the work, the mean of all workers."""
+    """Return the seconds that the work takes, the mean over all workers."""
     start = time.perf_counter()
     work()
     return float(workers.sum(time.perf_counter() - start)) / workers.count

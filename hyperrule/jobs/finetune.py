@@ -1,4 +1,4 @@
-"""The main job: plan -> data -> head -> training -> evaluation -> export, each into the run folder."""
+"""The job of `finetune`: a new head on a backbone, trained, evaluated, calibrated and exported to the run folder."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -27,17 +27,17 @@ from hyperrule.planning.finetune import Plan, training_examples
 from hyperrule.reporting.make import finish_run
 from hyperrule.reporting.pictures import keep_pictures
 from hyperrule.run_folder import RunFolder
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Report, Reporter
 from hyperrule.training.classifier import make_classifier
 from hyperrule.training.step import TrainingStep
 
 R = TypeVar("R")
-PROBE_EXAMPLES = 10_000  # the closed form needs no more, and its time grows with each
+PROBE_EXAMPLES = 10_000  # images for the closed-form probe: more take longer and help little
 
 
 class HeadOnBackbone(Job[Plan, R]):
-    """A new head on a backbone, trained on labelled images; what remains of it, its kinds say."""
+    """Trains a new head on a backbone, on labelled images. Subclasses define what is kept of it."""
 
     def __init__(self, plan: Plan, source: Source, run: RunFolder, reporter: Reporter) -> None:
         super().__init__(plan, run, reporter)
@@ -53,7 +53,7 @@ class HeadOnBackbone(Job[Plan, R]):
 
     @cached_property
     def calibrating(self) -> Examples | None:
-        """Validation images for the temperature of the probabilities, where there are any besides the test."""
+        """Validation images on which the temperature is fitted; None if there are none besides the test images."""
         splits = self.plan.dataset.splits
         if "validation" not in splits or self.plan.test_split.value == "validation":
             return None
@@ -83,7 +83,7 @@ class HeadOnBackbone(Job[Plan, R]):
         self.step = TrainingStep(self.classifier, self.strategy, plan.batch.value, xla=plan.xla.value)
 
     def initialise(self) -> None:
-        """Backbone weights, and the head as the plan wants it."""
+        """Load the backbone's weights, and initialise the head as the plan says."""
         if self.plan.backbone.network is not None and self.plan.backbone.path is not None:
             with self.strategy.scope(), StoredArrays(Path(self.plan.backbone.path)) as arrays:
                 self.classifier.load(arrays, with_head=False)
@@ -107,7 +107,7 @@ class HeadOnBackbone(Job[Plan, R]):
         )
 
     def outputs(self, examples: Examples, report: Report | None = None) -> npt.NDArray[np.float32]:
-        """Logits."""
+        """Return logits, float32 [N, classes]."""
         return self.evaluator.logits(examples, report)
 
     def evaluate_on_the_way(self, check: Callable[[], None]) -> dict[str, float]:
@@ -130,13 +130,13 @@ class HeadOnBackbone(Job[Plan, R]):
         with self.reporter.stage("Features", len(examples)) as report:
             features = self.evaluator.features(examples, report)
         kernel, bias = fit_head(features, examples.labels, len(self.plan.class_names))
-        with self.strategy.scope():  # the chief's: another machine may round otherwise
+        with self.strategy.scope():  # the chief's values: another machine may round differently
             self.classifier.head.kernel.assign(self.workers.broadcast(kernel))
             self.classifier.head.bias.assign(self.workers.broadcast(bias))
 
 
 class Finetuning(HeadOnBackbone[Finetuned]):
-    """The training that leaves everything: weights, figures, predictions, an export, a report."""
+    """The training that writes everything: weights, figures, predictions, an export, a report."""
 
     def conclude(self) -> Finetuned:
         logits = self.evaluate(self.testing)
@@ -151,13 +151,13 @@ class Finetuning(HeadOnBackbone[Finetuned]):
             if self.workers.chief
             else None
         )
-        told = self.workers.texts(parity.model_dump_json() if parity is not None else "")  # the others wait here
-        return Finetuned(self.run, self.plan, Parity.model_validate_json(told[0]), metrics)
+        texts = self.workers.texts(parity.model_dump_json() if parity is not None else "")  # the others wait here
+        return Finetuned(self.run, self.plan, Parity.model_validate_json(texts[0]), metrics)
 
     def _write(self, logits: npt.NDArray[np.float32], metrics: Metrics, temperature: float) -> Parity:
-        """All that remains of the run; `logits` are calibrated."""
+        """Write the run's results; `logits` float32 [N, classes] are already divided by `temperature`."""
         run = self.run
-        with whole_file(run.weights_file) as partial:
+        with atomic_write(run.weights_file) as partial:
             write_arrays(partial, self.classifier.snapshot())
         probabilities = softmax(logits, axis=1)
         run.write(run.eval_file, metrics.model_dump_json(indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""What every training goes through: devices, workers, a run folder that can be resumed, the loop, the end."""
+"""`Job`: what every training does: start devices and workers, create or resume its run folder, train, conclude."""
 
 import shutil
 import time
@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import keras
@@ -40,7 +41,7 @@ R = TypeVar("R")
 
 
 class Job(ABC, Generic[P, R]):
-    """One training in memory: its plan and the network under training. What is learned, its kinds say."""
+    """One training in memory: its plan and the network in training. Subclasses define what is learned."""
 
     strategy: tf.distribute.Strategy
     workers: Workers
@@ -56,38 +57,38 @@ class Job(ABC, Generic[P, R]):
 
     @abstractmethod
     def build(self) -> None:
-        """Make `classifier` and `step`; called in the strategy's scope."""
+        """Create `classifier` and `step`; called in the strategy's scope."""
 
     @abstractmethod
     def initialise(self) -> None:
-        """Give the network its weights of step 0."""
+        """Set the network's weights of step 0."""
 
     @property
     @abstractmethod
     def used(self) -> list[Examples]:
-        """All images that this run needs."""
+        """All images that this run uses."""
 
     @property
     @abstractmethod
     def testing(self) -> Examples:
-        """What the result is measured on."""
+        """The images on which the result is evaluated."""
 
     @property
     def evaluated_at_the_end(self) -> int:
-        """Images that go through the network after the last step."""
+        """Number of images that go through the network after the last step."""
         return len(self.testing)
 
     @abstractmethod
     def batches(self, micro_batch: int, steps: range) -> tf.data.Dataset:
-        """This worker's part of the micro-batches of the steps, in order."""
+        """Return this worker's part of the micro-batches of `steps`, in order."""
 
     @abstractmethod
     def evaluate_on_the_way(self, check: Callable[[], None]) -> dict[str, float]:
-        """Figures for the log; `check` is called now and then, and may raise."""
+        """Evaluate during training, and return figures for the log; calls `check` regularly, which may raise."""
 
     @abstractmethod
     def conclude(self) -> R:
-        """Everything after the last step; done again from the last checkpoint if it is interrupted."""
+        """Do everything after the last step; repeated from the last checkpoint if interrupted."""
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -95,10 +96,10 @@ class Job(ABC, Generic[P, R]):
 
     @abstractmethod
     def outputs(self, examples: Examples, report: Report | None = None) -> npt.NDArray[np.float32]:
-        """All that an evaluation asks the network, a row an example, in their order."""
+        """Return the network's outputs that an evaluation needs: one row for each example, in their order."""
 
     def evaluate(self, examples: Examples, check: Callable[[], None] = lambda: None) -> npt.NDArray[np.float32]:
-        """The outputs, with progress."""
+        """Return `outputs`, with progress shown; calls `check` at every report, which may raise."""
         with self.reporter.stage("Evaluation", len(examples)) as report:
 
             def report_and_check(done: int, detail: str) -> None:
@@ -108,15 +109,15 @@ class Job(ABC, Generic[P, R]):
             return self.outputs(examples, report_and_check)
 
     def execute(self, resuming: bool, calibration: Calibration | None = None) -> R:
-        """From here to the result; the chief knows whether the run is new."""
-        with self._told_of_failures():
+        """Run the whole job and return its result. Only the chief needs to know whether it is `resuming`."""
+        with self._failures_as_run_errors():
             self._start()
             if self.workers.broadcast(resuming):
-                return self._go_on(calibration)
+                return self._resume(calibration)
             return self._begin()
 
     def _start(self) -> None:
-        """Devices, the other workers, and the network on all of them."""
+        """Start devices, connect to the other workers, and build the network on all of them."""
         plan = self.plan
         if self.cluster.count > 1:
             self.reporter.say(f"Waiting for all {self.cluster.count} workers ...")
@@ -128,6 +129,9 @@ class Job(ABC, Generic[P, R]):
             tpu=plan.recipe.devices == "tpu",
         )
         self.workers = Workers(self.strategy, self.cluster)
+        chiefs = Path(self.workers.texts(str(self.run.path))[0])
+        if chiefs != self.run.path:  # only the chief knows which folder it has found free
+            self.run = RunFolder(chiefs)
         self.plan = agreed(plan, self.workers)
         keras.utils.set_random_seed(plan.seed.value)  # random backbones; everything else is stateless
         with self.strategy.scope():
@@ -149,10 +153,10 @@ class Job(ABC, Generic[P, R]):
                 save_checkpoint(self.run.checkpoints, 0, self.step.snapshot(), self.run.resume)
             return self._finish(0)
 
-    def _go_on(self, calibration: Calibration | None) -> R:
-        told = self.workers.texts(calibration.model_dump_json() if calibration is not None else "")[0]
-        if told:
-            self.plan = self.plan.calibrated(Calibration.model_validate_json(told))
+    def _resume(self, calibration: Calibration | None) -> R:
+        of_chief = self.workers.texts(calibration.model_dump_json() if calibration is not None else "")[0]
+        if of_chief:
+            self.plan = self.plan.calibrated(Calibration.model_validate_json(of_chief))
         with self._holding_the_run():
             first = self._restore()
             self.reporter.say(f"Resuming {self.run.path} at step {first} of {self.plan.steps}.")
@@ -162,8 +166,8 @@ class Job(ABC, Generic[P, R]):
             return self._finish(first)
 
     @contextmanager
-    def _told_of_failures(self) -> Iterator[None]:
-        """What TensorFlow raises within the block becomes a RunError that says how to go on."""
+    def _failures_as_run_errors(self) -> Iterator[None]:
+        """Turn TensorFlow's errors within the block into a RunError that says how to continue."""
         try:
             yield
         except tf.errors.OpError as error:
@@ -178,7 +182,7 @@ class Job(ABC, Generic[P, R]):
             raise RunError(f"TensorFlow failed: {reason}. {again}") from error
 
     def _smaller(self, error: tf.errors.OpError) -> str:
-        if not isinstance(error, tf.errors.ResourceExhaustedError) or "micro_batch" not in self.plan.how:
+        if not isinstance(error, tf.errors.ResourceExhaustedError) or "micro_batch" not in self.plan.execution_fields:
             return ""
         if self.plan.micro_batch.value > 1:
             return f"--micro-batch {self.plan.micro_batch.value // 2}"
@@ -186,7 +190,7 @@ class Job(ABC, Generic[P, R]):
 
     @contextmanager
     def _holding_the_run(self) -> Iterator[None]:
-        """Within the block no other process may work on the run."""
+        """Lock the run folder within the block; only the chief holds the lock."""
         with ExitStack() as held:
             with self.workers.together():
                 if self.workers.chief:
@@ -194,7 +198,7 @@ class Job(ABC, Generic[P, R]):
             yield
 
     def check_images(self) -> None:
-        """Decode every image that will be used, once, so that no bad file stops the run later."""
+        """Decode every image of the run once, so that no bad file stops it later. Raises DataError for bad files."""
         with self.workers.together():
             self._check_images()
 
@@ -214,7 +218,10 @@ class Job(ABC, Generic[P, R]):
             raise DataError(f"{len(bad)} of the images cannot be decoded: {listed(bad)}. {advice}.")
 
     def _restore(self) -> int:
-        """The newest readable checkpoint, which only the chief needs to have; how many steps it has done."""
+        """Restore the newest readable checkpoint, which only the chief needs to have, on all workers.
+
+        Returns its number of steps, 0 if there is none.
+        """
         first, arrays = 0, None
         if self.workers.chief:
             first, arrays = latest_checkpoint(self.run.checkpoints, self.reporter.say) or (0, None)
@@ -225,7 +232,7 @@ class Job(ABC, Generic[P, R]):
         return int(self.workers.broadcast(first))
 
     def _finish(self, first: int) -> R:
-        """Train from step `first`, and conclude."""
+        """Train from step `first` to the last, then conclude."""
         if first < self.plan.steps:
             feed = Feed(self.cut, self.plan.micro_batch.value, first)
             loop = Loop(self.step, self.plan, self.run, feed, self.evaluate_on_the_way, self.workers, self.reporter)
@@ -237,15 +244,18 @@ class Job(ABC, Generic[P, R]):
             return self.conclude()
 
     def cut(self, first: int, micro_batch: int) -> tuple[int, Iterator[MicroBatch]]:
-        """Micro-batches a step, and those from step `first` on; each is split over the devices."""
-        # Endless as far as TensorFlow knows: workers would ask each other before every micro-batch whether it is there.
+        """Return the number of micro-batches in a step, and the micro-batches from step `first` on, for all devices."""
+        # Endless: otherwise workers would ask each other before every micro-batch whether there is one.
         endless = self.batches(micro_batch, range(first, self.plan.steps)).repeat()
         micro_batches = iter(self.strategy.distribute_datasets_from_function(lambda _: endless))
         return self.workers.shard.rounds(self.plan.batch.value, micro_batch), micro_batches
 
     def export(self, examples: Examples, probabilities: npt.NDArray[np.float32], temperature: float = 1.0) -> Parity:
-        """Export a classifier whose logits are divided by `temperature`, and keep the export only if it says what the
-        evaluation said of the examples, which are labelled by class."""
+        """Export the classifier as a SavedModel, and compare it with the evaluation.
+
+        `probabilities` are the evaluation's, float32 [N, classes], for the labelled `examples`; logits are divided by
+        `temperature`. Raises RunError, and deletes the export, if it cannot be written or disagrees.
+        """
         run = self.run
         self.reporter.say("Exporting, and comparing with the evaluation in a fresh process ...")
         shutil.rmtree(run.export, ignore_errors=True)
@@ -266,7 +276,7 @@ class Job(ABC, Generic[P, R]):
             raise
 
     def _exported(self) -> Classifier:
-        """A folded copy on one device."""
+        """Return a copy for inference on one device, with folded kernels."""
         if self.strategy is tf.distribute.get_strategy():  # the default
             return self.evaluator.refresh()
         copy = self.classifier.for_inference()

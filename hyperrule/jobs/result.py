@@ -1,4 +1,4 @@
-"""What a finished run is, for whoever asked for it: its folder, its plan and its figures, read from files alone."""
+"""The result of a finished run: its folder, plan and figures, read from files alone."""
 
 import shlex
 from abc import ABC, abstractmethod
@@ -20,7 +20,7 @@ from hyperrule.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Result(ABC):
-    """A finished run. `parity` compares its SavedModel with the evaluation; None where there is no classifier."""
+    """A finished run. `parity` compares its SavedModel with the evaluation; None if the run has no classifier."""
 
     run: RunFolder
     plan: TrainingPlan
@@ -31,27 +31,27 @@ class Result(ABC):
     @property
     @abstractmethod
     def headline(self) -> str:
-        """The figures in one line."""
+        """Return the main figures in one line."""
 
     @property
     @abstractmethod
     def figures(self) -> dict[str, Any]:
-        """The figures by name, without the detail of classes and data sets."""
+        """Return the figures by name, without those of single classes and data sets."""
 
     @property
     @abstractmethod
     def next_step(self) -> str:
-        """The command that usually follows, and what for; empty if none does."""
+        """Return the command that usually follows, with its purpose; empty if none does."""
 
     @property
     def files(self) -> dict[str, Path]:
-        """What people look for in the run folder, by what it is."""
+        """Return the main files of the run folder, by their kind."""
         exported = {} if self.parity is None else {"SavedModel": self.run.saved_model}
         return {**exported, self.EVALUATION: self.run.eval_file, "report": self.run.report_file}
 
     @property
     def facts(self) -> dict[str, Any]:
-        """All of it for programs: paths, steps, figures, parity."""
+        """Return paths, steps, figures and parity as a dict for JSON."""
         return {
             "run": str(self.run.path),
             "weights": str(self.run.weights_file),
@@ -120,18 +120,18 @@ class Distilled(Result):
 
 
 def finetuned(run: RunFolder) -> Finetuned:
-    """The result of a finished fine-tuning, from its files. Raises RunFolderError if it is not there."""
+    """Return the result of a finished fine-tuning, from its files. Raises RunFolderError if one is missing."""
     plan = run.read_plan_of(Plan)
     figures = Metrics.model_validate_json(run.eval_file.read_text(encoding="utf-8"))
     parity = read_parities(run.parity_file).get("saved_model")
     if parity is None:
         again = f"hyperrule export {shlex.quote(str(run.path))} --format saved_model"
-        raise RunFolderError(f"{run.parity_file} does not tell of a saved_model. Export it again: {again}")
+        raise RunFolderError(f"{run.parity_file} has no entry for saved_model. Export it again: {again}")
     return Finetuned(run, plan, parity, figures)
 
 
 def distilled(run: RunFolder) -> Distilled:
-    """The result of a finished distillation, from its files. Raises RunFolderError if it is not there."""
+    """Return the result of a finished distillation, from its files. Raises RunFolderError if one is missing."""
     plan = run.read_plan_of(DistillPlan)
     agreements = Agreements.model_validate_json(run.eval_file.read_text(encoding="utf-8"))
     return Distilled(run, plan, read_parities(run.parity_file).get("saved_model"), agreements)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image, ImageOps
 
-from hyperrule.data.images import Contents
+from hyperrule.data.images import EncodedImages
 from hyperrule.data.inspection import UNREADABLE, opened
 from hyperrule.data.perceptual_hash import on_white
 from hyperrule.data.source import Source
@@ -20,7 +20,7 @@ TINY = 16  # pixels; up to here each is drawn as a square, or browsers would blu
 QUALITY = 80
 
 
-def thumbnail(contents: Contents, number: int) -> bytes | None:
+def thumbnail(contents: EncodedImages, number: int) -> bytes | None:
     """JPEG of the image with that number, upright by EXIF, on white; None if it cannot be read."""
     try:
         with opened(contents[number]) as image:

@@ -65,7 +65,7 @@ class TeacherInfo(BaseModel):
     @property
     def features(self) -> int:
         """Width of the features that can be matched; 0 if the network gives logits only."""
-        gives_logits_only = self.backbone.as_it_is is not None and self.classes and self.head is None
+        gives_logits_only = self.backbone.opaque is not None and self.classes and self.head is None
         return 0 if gives_logits_only else self.backbone.features
 
 
@@ -108,7 +108,7 @@ class DistillPlan(TrainingPlan):
     logits_weight: Decided[float]
     features_weight: Decided[float]
     temperature: Decided[float]
-    base_learning_rate: Decided[float]
+    base_lr: Decided[float]
     weight_decay: Decided[float]
     schedule: Decided[Cosine]
     feature_norm: Decided[float | None]
@@ -129,7 +129,7 @@ class DistillPlan(TrainingPlan):
         return self.model_copy(update={"schedule": Decided(value=shorter, reason=reason, source=MEASURED)})
 
     def learning_rate(self, step: int) -> float:
-        return self.base_learning_rate.value * self.schedule.value.factor(step)
+        return self.base_lr.value * self.schedule.value.factor(step)
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
@@ -244,7 +244,7 @@ class DistillPlanner(Planner[DistillRecipe]):
             logits_weight=logits_weight,
             features_weight=features_weight,
             temperature=self._given("temperature", 1.0, F),
-            base_learning_rate=self._base_learning_rate(batch.value),
+            base_lr=self._base_lr(batch.value),
             weight_decay=self._given("weight_decay", 1e-4, F),
             schedule=schedule,
             feature_norm=self._feature_norm(),
@@ -257,7 +257,7 @@ class DistillPlanner(Planner[DistillRecipe]):
         return MASTER * (self.teacher.backbone.parameters + self.backbone.parameters)
 
     def xla(self, precision: Precision) -> Decided[bool]:
-        if self.teacher.backbone.as_it_is is not None and self.recipe.xla == "auto":
+        if self.teacher.backbone.opaque is not None and self.recipe.xla == "auto":
             return Decided(
                 value=False, reason="the teacher is a SavedModel; XLA cannot compile every one", source=HYPERRULE
             )
@@ -283,7 +283,7 @@ class DistillPlanner(Planner[DistillRecipe]):
         return Decided(value=128 if small else 224, reason=reason, source=HYPERRULE)
 
     def _teacher_crop(self, crop: int) -> Decided[int]:
-        own = self.teacher.backbone.as_it_is
+        own = self.teacher.backbone.opaque
         if own is not None and own.side is not None:
             if self.recipe.teacher_crop not in (None, own.side):
                 raise RecipeError(
@@ -331,7 +331,7 @@ class DistillPlanner(Planner[DistillRecipe]):
             return Decided(value=True, reason="as in the paper", source=F)
         return Decided(value=self.recipe.random_flip, reason="requested", source=ASKED)
 
-    def _base_learning_rate(self, batch: int) -> Decided[float]:
+    def _base_lr(self, batch: int) -> Decided[float]:
         if self.recipe.base_lr is not None:
             return Decided(value=self.recipe.base_lr, reason="requested", source=ASKED)
         if batch == BATCH:

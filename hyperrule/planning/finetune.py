@@ -47,7 +47,7 @@ class Plan(TrainingPlan):
     random_flip: Decided[bool]
     mixup: Decided[float]
     balance: Decided[Balance]
-    base_learning_rate: Decided[float]
+    base_lr: Decided[float]
     schedule: Decided[Schedule]
     train: Decided[Train]
     head_init: Decided[HeadInit]
@@ -76,7 +76,7 @@ class Plan(TrainingPlan):
         return self.model_copy(update={"schedule": schedule})
 
     def learning_rate(self, step: int) -> float:
-        return rule.learning_rate(step, self.schedule.value, self.base_learning_rate.value)
+        return rule.learning_rate(step, self.schedule.value, self.base_lr.value)
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
@@ -182,7 +182,7 @@ class FinetunePlanner(Planner[Recipe]):
             mixup=self._mixup(),
             balance=self._balance(),
             batch=batch,
-            base_learning_rate=self._base_learning_rate(batch.value),
+            base_lr=self._base_lr(batch.value),
             schedule=schedule,
             train=train,
             head_init=self._head_init(),
@@ -202,7 +202,7 @@ class FinetunePlanner(Planner[Recipe]):
         return Decided(value=self.examples, reason=of_train, source="data set")
 
     def _resolution(self) -> tuple[Decided[int], Decided[int]]:
-        if self.backbone.as_it_is is not None and (side := self.backbone.as_it_is.side) is not None:
+        if self.backbone.opaque is not None and (side := self.backbone.opaque.side) is not None:
             return self._fixed_resolution(side)
         height, width = self.dataset.height, self.dataset.width
         value = rule.resolution(height, width, self.recipe.rule, self.backbone.architecture)
@@ -259,7 +259,7 @@ class FinetunePlanner(Planner[Recipe]):
             return self._asked("batch", rule.LIGHT_BATCH, reason, f"{CODE} README", deviates=True)
         return self._asked("batch", rule.BATCH, "the rule's batch size", self._rule_source())
 
-    def _base_learning_rate(self, batch: int) -> Decided[float]:
+    def _base_lr(self, batch: int) -> Decided[float]:
         light = self.recipe.preset == "light"
         base = rule.LIGHT_BASE_LEARNING_RATE if light else rule.BASE_LEARNING_RATE
         reason = f"the {self.recipe.preset}{' preset' if light else ''}'s learning rate"
@@ -289,7 +289,7 @@ class FinetunePlanner(Planner[Recipe]):
         return Decided(value=full, reason=reason, source=self._rule_source())
 
     def _train(self) -> Decided[Train]:
-        asked, own = self.recipe.train, self.backbone.as_it_is
+        asked, own = self.recipe.train, self.backbone.opaque
         if own is not None and asked.startswith("last-"):
             raise RecipeError(
                 f"--train {asked} needs the blocks of a BiT; {self.backbone.name} runs as an opaque graph. "
@@ -337,7 +337,7 @@ class FinetunePlanner(Planner[Recipe]):
         if self.recipe.preset == "rule" and self.recipe.batch is None:
             light = f", about {duration(seconds * rule.LIGHT_BATCH / rule.BATCH)}" if seconds else ""
             suggestions.append(f"--preset light: a quarter of the images{light}")
-        own = self.backbone.as_it_is
+        own = self.backbone.opaque
         if crop > FAST_CROP and self.recipe.crop is None and (own is None or own.side is None):
             smaller = f", about {duration(seconds * (FAST_CROP / crop) ** 2)}" if seconds else ""
             suggestions.append(f"--crop {FAST_CROP}: fewer pixels, less accurate on fine detail{smaller}")

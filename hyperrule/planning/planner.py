@@ -171,7 +171,7 @@ class Planner(ABC, Generic[R]):
 
     def precision(self) -> Decided[Precision]:
         asked = self.recipe.precision
-        if self.backbone.as_it_is is not None:
+        if self.backbone.opaque is not None:
             ignored = "" if asked in ("auto", "float32") else f"; the requested {asked} is ignored"
             reason = f"a SavedModel keeps the types it was saved with{ignored}"
             return Decided(value="float32", reason=reason, source="backbone")
@@ -186,13 +186,13 @@ class Planner(ABC, Generic[R]):
             return Decided(value=False, reason="a TPU compiles every step anyway", source="machine")
         if self.recipe.xla != "auto":
             return Decided(value=self.recipe.xla == "on", reason="requested", source=ASKED)
-        if self.backbone.as_it_is is not None:
+        if self.backbone.opaque is not None:
             return Decided(value=False, reason="XLA cannot compile every SavedModel", source=HYPERRULE)
         return xla_of(self.machine, precision)
 
     def worker_count(self) -> int:
         """Return the number of workers. Raises RecipeError if several would not train the same network as one."""
-        own = self.backbone.as_it_is
+        own = self.backbone.opaque
         if self.workers > 1 and own is not None and own.keeps_statistics:
             raise RecipeError(
                 f"{self.backbone.name} has batch norm statistics, which {self.workers} workers would not share. "
@@ -203,14 +203,14 @@ class Planner(ABC, Generic[R]):
     def micro_batch(self, crop: int, batch: int, precision: Precision) -> tuple[Decided[int], Decided[bool]]:
         """Return the micro-batch, and whether activations are recomputed in the backward pass."""
         asked = self.recipe.remat
-        if asked and self.backbone.as_it_is is not None:
+        if asked and self.backbone.opaque is not None:
             raise RecipeError(
                 f"--remat needs the units of a BiT; {self.backbone.name} runs as an opaque graph. Leave --remat out."
             )
         share = math.ceil(batch / (self.workers * self.devices))
         limit = self.recipe.memory_limit
         least = self.other_memory + memory_bytes(
-            self.backbone, crop, 1, precision, remat=self.backbone.as_it_is is None and asked is None
+            self.backbone, crop, 1, precision, remat=self.backbone.opaque is None and asked is None
         )
         if limit is not None and limit < least:
             raise RecipeError(

@@ -21,7 +21,7 @@ from hyperrule.support.wording import duration
 
 FORMAT = 5
 # Decisions that a resumed run may change: they affect rounding at most.
-HOW = ("micro_batch", "remat", "xla", "checkpoint_every")
+EXECUTION_FIELDS = ("micro_batch", "remat", "xla", "checkpoint_every")
 ASKED, HYPERRULE, MEASURED = "recipe", "hyperrule", "measured before step 0"  # where a decision comes from
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -172,14 +172,14 @@ class TrainingPlan(BaseModel, ABC):
             "backbone sha256": self.backbone.sha256,
             "architecture": self.backbone.architecture,
             "input range": self.backbone.input_range,
-            **{name: decided.value for name, decided in self.decisions.items() if name not in self.how},
+            **{name: decided.value for name, decided in self.decisions.items() if name not in self.execution_fields},
         }
 
     @property
-    def how(self) -> tuple[str, ...]:
-        """Decisions that a resumed run may change: HOW, but not the micro-batch where batch norm depends on it."""
-        own = self.backbone.as_it_is
-        return tuple(name for name in HOW if name != "micro_batch") if own and own.keeps_statistics else HOW
+    def execution_fields(self) -> tuple[str, ...]:
+        """Decisions that a resumed run may change: not the micro-batch if batch norm depends on it."""
+        fixed = ("micro_batch",) if self.backbone.opaque and self.backbone.opaque.keeps_statistics else ()
+        return tuple(name for name in EXECUTION_FIELDS if name not in fixed)
 
     def calibrated(self, calibration: Calibration) -> Self:
         """Return the plan with its schedule shrunk to the steps for which the budget leaves time.
@@ -219,5 +219,5 @@ class TrainingPlan(BaseModel, ABC):
     @property
     def deterministic(self) -> bool:
         """Whether repeating a step gives the same bits."""
-        own = self.backbone.as_it_is
+        own = self.backbone.opaque
         return (own is None or not own.draws_random_numbers) and not self.xla.value

@@ -1,4 +1,4 @@
-"""Exports of finished runs as classifiers of their own, wherever they have been copied; no TensorFlow."""
+"""Exports of finished runs as classifiers, wherever they have been copied; no TensorFlow."""
 
 import os
 import zipfile
@@ -11,7 +11,13 @@ from hyperrule.backbones.class_names import ClassName
 from hyperrule.data.listing import Split
 from hyperrule.errors import BackboneError
 from hyperrule.prediction.formats import CARD_FILE, Card
-from hyperrule.prediction.released import Activation, Asked, ReleasedClassifier, describe_classifier, named_classes
+from hyperrule.prediction.released import (
+    Activation,
+    ClassifierOptions,
+    ReleasedClassifier,
+    describe_classifier,
+    named_classes,
+)
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import printable
 
@@ -20,9 +26,10 @@ PIXELS = (0.0, 1.0)  # what every export takes
 
 @dataclass(frozen=True)
 class ExportedClassifier:
-    """A classifier that a runtime runs as it is: it gives calibrated probabilities of images of `size` pixels.
+    """An export that its own runtime runs: calibrated probabilities for images of `size` x `size` pixels.
 
-    `runtime` is the function of `prediction.runtimes` that loads `path`. All else is as for ReleasedClassifier.
+    `runtime` names the function of `prediction.runtimes` that loads `path`. The other fields are those of
+    ReleasedClassifier.
     """
 
     name: str
@@ -38,7 +45,7 @@ class ExportedClassifier:
         return len(self.class_names)
 
     def has_seen(self, dataset: str, split: Split | None) -> bool:
-        """An export does not know what it was trained on."""
+        """Return False: an export does not record what it was trained on."""
         return False
 
 
@@ -47,24 +54,27 @@ Model = ReleasedClassifier | ExportedClassifier
 
 @dataclass(frozen=True)
 class _Runtime:
-    """`package` has to be importable, and comes with the extra of the runtime's name; `card` reads what is inside an
-    export, None where there is none."""
+    """A runtime of exports: `package` must be importable, and is installed by the extra `name` of hyperrule.
+
+    `card` reads the JSON card inside an export, None if it has none.
+    """
 
     name: str
     package: str
     card: Callable[[Path], str | bytes | None]
 
 
-def describe_model(model: str, asked: Asked, reporter: Reporter) -> Model:
-    """Facts of an export, which is then run itself, or else of what `describe_classifier` takes.
+def describe_model(model: str, asked: ClassifierOptions, reporter: Reporter) -> Model:
+    """Return the facts of an export, or else of a classifier that `describe_classifier` knows.
 
-    Raises BackboneError where that does, for an export that cannot be read, or whose runtime is not installed.
+    Raises BackboneError for an export that cannot be read or whose runtime is not installed, and as
+    `describe_classifier` does.
     """
     return describe_export(model, asked) or describe_classifier(model, asked, reporter)
 
 
-def describe_export(model: str, asked: Asked) -> ExportedClassifier | None:
-    """Facts of an export; None if it is no SavedModel with a card, and not called .tflite, .onnx or .keras."""
+def describe_export(model: str, asked: ClassifierOptions) -> ExportedClassifier | None:
+    """Return the facts of an export; None if it is no SavedModel with a card, nor a .tflite, .onnx or .keras file."""
     path = Path(os.path.expanduser(model))
     runtime = RUNTIMES.get(path.suffix)
     if runtime is None or path.is_dir():
@@ -73,7 +83,7 @@ def describe_export(model: str, asked: Asked) -> ExportedClassifier | None:
             return None
     card = _read(path, runtime)
     for what, received, taken in (
-        ("has probabilities of a softmax", asked.activation, "softmax"),
+        ("returns softmax probabilities", asked.activation, "softmax"),
         (f"takes images of {card.size} x {card.size} pixels only", asked.size, card.size),
         ("takes images in [0, 1]", asked.input_range, PIXELS),
     ):
@@ -85,7 +95,7 @@ def describe_export(model: str, asked: Asked) -> ExportedClassifier | None:
 
 
 def _newest(path: Path) -> Path:
-    """Of a folder of numbered versions the one that TensorFlow Serving serves, the highest; else the path itself."""
+    """Return the highest of a folder's numbered versions, which TensorFlow Serving serves; without any, `path`."""
     versions = [child for child in path.iterdir() if child.name.isdecimal()] if path.is_dir() else []
     return max(versions, key=lambda child: int(child.name), default=path)
 
@@ -100,12 +110,12 @@ def _read(path: Path, runtime: _Runtime) -> Card:
     try:
         found = runtime.card(path)
         card = None if found is None else Card.model_validate_json(found)
-    except Exception as error:  # of whatever kind a runtime raises
+    except Exception as error:  # runtimes raise errors of many types
         reason = " ".join(str(error).split())[:200]
         raise BackboneError(f"{printable(path)} cannot be read as an export: {reason}") from None
     if card is None:
         raise BackboneError(
-            f"{printable(path)} was not made by 'hyperrule export': there is no {CARD_FILE} in it. "
+            f"{printable(path)} was not made by 'hyperrule export': it contains no {CARD_FILE}. "
             "Give an export, a run folder, or a name that 'hyperrule backbones' lists with a head."
         )
     return card

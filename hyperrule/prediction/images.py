@@ -1,6 +1,7 @@
-"""Files that a user names as images: paths, folders, globs, and a list on stdin; no TensorFlow.
+"""Images to predict or evaluate on; no TensorFlow.
 
-Labelled images of a data set that a classifier is judged by, and why some cannot be; no TensorFlow.
+`find_images` finds the files that a user names: paths, folders, globs, a list on stdin. `labelled_images` takes them
+from a data set. `why_undecodable` explains a file that failed.
 """
 
 import glob
@@ -13,25 +14,28 @@ from pathlib import Path
 
 import numpy as np
 
-from hyperrule.data.images import Contents
+from hyperrule.data.images import EncodedImages
 from hyperrule.data.inspection import UNREADABLE, opened, reason
 from hyperrule.data.listing import Listing, Split
+from hyperrule.data.selection import Exclusions
 from hyperrule.data.sources.image_folder import EXTENSIONS, image_files
 from hyperrule.errors import DataError
 from hyperrule.support.wording import listed, printable
 
 STDIN = "-"
 ANY_FOLDERS = "**"
+DEFAULT_SPLITS: tuple[Split, ...] = ("test", "validation", "train")  # the first that the data set has is taken
 
 
 def find_images(given: Iterable[str | Path]) -> list[str]:
-    """Paths of the files that are meant, in the order given; those of a folder or a glob by name.
+    """Return the image files that the user's arguments name, in the order given; those of a folder or a glob by name.
 
-    What exists is taken as it is called. Else "*", "?" and "[...]" make a glob, in which "**" stands for any number of
-    folders. "-" is a list on stdin, a path a line, or ended by NUL if there is a NUL in it: no globs, and what is not
-    there stays, to be told in its row. Of folders and globs, only files with the extension of an image count.
+    A path that exists is taken literally. Otherwise "*", "?" and "[...]" make it a glob, in which "**" stands for any
+    number of folders. "-" reads paths from stdin, one a line, or separated by NUL if there is a NUL in it; they are not
+    globs, and missing files stay in the list, to be reported in their rows. In folders and globs, only files with the
+    extension of an image count.
 
-    Raises DataError for a path that does not exist, a glob or a list that finds nothing, and if there is no image at
+    Raises DataError for a path that does not exist, for a glob or a list without a match, and if there is no image at
     all; OSError for a folder that cannot be read.
     """
     received = [os.fspath(path) for path in given]
@@ -56,7 +60,7 @@ def find_images(given: Iterable[str | Path]) -> list[str]:
 
 
 def _which_count(where: str) -> str:
-    return f"Of {where}, these files count: {', '.join(sorted(EXTENSIONS))}."
+    return f"In {where}, only these files count: {', '.join(sorted(EXTENSIONS))}."
 
 
 def _images_at(path: Path) -> list[str]:
@@ -68,7 +72,7 @@ def _images_at(path: Path) -> list[str]:
 
 
 def _matches(pattern: str, received: str) -> list[str]:
-    """What a search of the folders would find, and fits."""
+    """Return the images that a glob matches; `received` is the user's spelling of it. Raises DataError for none."""
     parts = pattern.split(os.sep)
     if ANY_FOLDERS in parts:
         start = parts.index(ANY_FOLDERS)
@@ -83,9 +87,10 @@ def _matches(pattern: str, received: str) -> list[str]:
 
 
 def _below(start: str, patterns: list[str]) -> list[str]:
-    """Images in the folders `start` (a glob, "" for here) whose path from there on fits the patterns, one a part.
+    """Return the images below the folders `start` whose relative path matches the patterns, one for each part.
 
-    Not glob's own "**", which lists an image once for each way to it where links lead in a circle.
+    `start` is a glob, "" for the working folder. Python's own "**" is not used: where links form a circle, it lists an
+    image once for each way to it.
     """
     roots = [Path(root) for root in sorted(glob.glob(start))] if start else [Path()]
     return [
@@ -97,7 +102,8 @@ def _below(start: str, patterns: list[str]) -> list[str]:
 
 
 def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    """
+    """Whether the parts of a path match the patterns.
+
     >>> [_fits(path.split("/"), ["**", "a*", "*.jpg"]) for path in ("ab/1.jpg", "x/y/a/1.jpg", "a/x/1.jpg", "1.jpg")]
     [True, True, False, False]
     """
@@ -110,45 +116,46 @@ def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
 
 
 def _listed_on_stdin() -> list[str]:
-    """Raises DataError if nothing is listed, or nothing of it is there."""
+    """Return the paths listed on stdin. Raises DataError if there is none, or none that exists."""
     data = sys.stdin.buffer.read() if sys.stdin is not None else b""
     lines = data.split(b"\0") if b"\0" in data else [line.rstrip(b"\r") for line in data.split(b"\n")]
     paths = [os.fsdecode(line) for line in lines if line]
     if not paths:
         raise DataError(
-            "the list of images on stdin is empty. Give a path a line, such as by: find photos -name '*.jpg'"
+            "the list of images on stdin is empty. Give one path a line, for example with: find photos -name '*.jpg'"
         )
     if not any(map(os.path.exists, paths)):
-        raise DataError(f"no file that stdin lists exists: {listed(map(printable, paths))}.")
+        raise DataError(f"none of the files listed on stdin exists: {listed(map(printable, paths))}.")
     return [image for path in paths for image in (_images_at(Path(path)) if os.path.isdir(path) else [path])]
-
-
-BY_DEFAULT: tuple[Split, ...] = ("test", "validation", "train")  # the first that a data set has
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Encoded images with the name of the class that each belongs to; `split` is None where they are not split."""
+    """Encoded images with their ids and class names; `split` is None if the data set has no splits."""
 
     name: str
     split: Split | None
     ids: Sequence[str]
     class_names: Sequence[str]
-    contents: Contents
+    contents: EncodedImages
 
 
-def labelled_images(name: str, listing: Listing, split: Split | None) -> LabelledImages:
-    """All images of a data set that is not split, else those of `split`, by default of the first of test, validation
-    and train that there is.
+def labelled_images(name: str, listing: Listing, split: Split | None, exclusions: Exclusions) -> LabelledImages:
+    """Return all images of a data set without splits, else those of `split`, but not the excluded ones.
 
-    Unlike for training, one class is enough, and one image. Raises DataError if there is no such split.
+    The default split is the first that exists of test, validation and train. Unlike for training, one class and one
+    image are enough. Raises DataError if there is no such split, if none of its images is left, or for exclusions of
+    another data set.
     """
     there = list(listing.splits)
     if split is not None and split not in there:
         has = f"only {' and '.join(there)}" if there else "no splits; leave --split out to take every image"
         raise DataError(f"{name} has no images for {split}: it has {has}.")
-    chosen = split or next((split for split in BY_DEFAULT if split in there), None)
-    members = np.arange(len(listing.labels)) if chosen is None else listing.splits[chosen]
+    chosen = split or next((split for split in DEFAULT_SPLITS if split in there), None)
+    everything = np.arange(len(listing.labels)) if chosen is None else listing.splits[chosen]
+    members = exclusions.remaining(everything, listing.ids)
+    if not len(members):
+        raise DataError(f"{exclusions.origin} leaves no image of {name}{f' for {chosen}' if chosen else ''}.")
     return LabelledImages(
         name,
         chosen,
@@ -158,8 +165,8 @@ def labelled_images(name: str, listing: Listing, split: Split | None) -> Labelle
     )
 
 
-def why_undecodable(contents: Contents, index: int) -> str:
-    """What is wrong with an image that TensorFlow has not decoded."""
+def why_undecodable(contents: EncodedImages, index: int) -> str:
+    """Return the reason why TensorFlow could not decode the image at `index`."""
     try:
         encoded = contents[index]
     except OSError as error:
@@ -167,6 +174,6 @@ def why_undecodable(contents: Contents, index: int) -> str:
     try:
         with opened(encoded) as image:
             image.load()
-            return f"a kind of {image.format} that TensorFlow does not read; save it as PNG"
+            return f"a kind of {image.format} that TensorFlow cannot read; save it as PNG"
     except UNREADABLE as error:
         return reason(encoded, error)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hyperrule.backbones.bit.checkpoints import HEAD, StoredArrays
-from hyperrule.data.images import Contents
+from hyperrule.data.images import EncodedImages
 from hyperrule.data.pipeline import load_images
 from hyperrule.data.preprocess import for_evaluation
 from hyperrule.errors import BackboneError, RunError
@@ -80,7 +80,7 @@ def load_classifier(classifier: ReleasedClassifier, folded: bool = True) -> Clas
     return network
 
 
-def streamed(classifier: Model, contents: Contents, stage: str, reporter: Reporter) -> Batches:
+def streamed(classifier: Model, contents: EncodedImages, stage: str, reporter: Reporter) -> Batches:
     """(index int64 [M], logits float32 [M, classes]) of the images that can be decoded, in their order.
 
     The indices that never come are those of the others. Raises BackboneError if the classifier cannot be loaded;
@@ -91,7 +91,7 @@ def streamed(classifier: Model, contents: Contents, stage: str, reporter: Report
     return _batches(classifier, logits, contents, stage, reporter)
 
 
-def _batches(classifier: Model, logits: Logits, contents: Contents, stage: str, reporter: Reporter) -> Batches:
+def _batches(classifier: Model, logits: Logits, contents: EncodedImages, stage: str, reporter: Reporter) -> Batches:
     batch = min(BATCH, len(contents))
     if isinstance(classifier, ReleasedClassifier):
         batch, _ = fit(classifier.backbone, classifier.size, batch, "float32", this_machine())
@@ -105,7 +105,7 @@ def _batches(classifier: Model, logits: Logits, contents: Contents, stage: str, 
             report(len(contents), "")
 
 
-def _decoded(contents: Contents, side: int, batch: int) -> tf.data.Dataset:
+def _decoded(contents: EncodedImages, side: int, batch: int) -> tf.data.Dataset:
     """(index int64 [M], images float32 [M, side, side, 3] in [0, 1]) of those that can be decoded."""
 
     def decoded(encoded: tf.Tensor, number: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

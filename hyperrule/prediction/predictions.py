@@ -18,7 +18,7 @@ from hyperrule.support.progress import Reporter
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredClass:
     """A class, the index of its output, and its score: a probability, of a sigmoid independent of the others.
 
     `wnid` is the WordNet id, empty where there is none.
@@ -38,7 +38,7 @@ class Prediction:
     """
 
     image: str
-    classes: tuple[Scored, ...]
+    classes: tuple[ScoredClass, ...]
     error: str | None = None
     abstained: bool = False
 
@@ -78,10 +78,10 @@ class Naming:
             for image, *row in zip(images, best.numpy(), scores.numpy(), strict=True)
         ]
 
-    def _scored(self, indices: npt.NDArray[np.int32], scores: npt.NDArray[np.float32]) -> tuple[Scored, ...]:
+    def _scored(self, indices: npt.NDArray[np.int32], scores: npt.NDArray[np.float32]) -> tuple[ScoredClass, ...]:
         names = self.classifier.class_names
         return tuple(
-            Scored(names[index].name, names[index].wnid, index, score)
+            ScoredClass(names[index].name, names[index].wnid, index, score)
             for index, score in zip(indices.tolist(), scores.tolist(), strict=True)
         )
 

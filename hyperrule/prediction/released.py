@@ -1,5 +1,7 @@
-"""`describe_classifier`: what a user calls a classifier -> facts about it, and the files to load; no TensorFlow,
-but to look into a SavedModel for the first time."""
+"""`describe_classifier`: from a user's name for a classifier to its facts, and the files to load.
+
+TensorFlow is imported only to inspect a SavedModel for the first time.
+"""
 
 import os
 from dataclasses import dataclass, replace
@@ -22,15 +24,15 @@ from hyperrule.support.wording import listed
 Activation = Literal["softmax", "sigmoid"]
 
 SMALLEST, LARGEST = 32, 4096  # sides in pixels, as of --crop
-USUAL_SIDE = 224  # of what is released for ImageNet; where nothing is known
+USUAL_SIDE = 224  # of most networks released for ImageNet; used if nothing else is known
 NAMES_OF_21K: ClassNames = "imagenet-21k"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a user says of a classifier; None leaves it to what is known.
+class ClassifierOptions:
+    """What the user says about a classifier; None where hyperrule shall find out itself.
 
-    `size` is the side in pixels to which images are resized, `class_names` a file with a name a line, or
+    `size` is the side in pixels to which images are resized. `class_names` is a file with one name a line, or
     "imagenet-1k" or "imagenet-21k".
     """
 
@@ -42,13 +44,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class ReleasedClassifier:
-    """A backbone with the head that it came with.
+    """A backbone with its own head.
 
-    `head` is the .npz with the head's arrays, None where the outputs of the backbone are the logits.
-    `class_names` are in the order of the outputs; those that are not known are called by their index.
-    `size` is the side in pixels of the images that it is given. `note` says what was taken for granted,
-    `trained_on` are the data sets of a run: locations or names. Probabilities are those of
-    logits / `temperature`.
+    `head` is the .npz with the head's arrays, None if the backbone's outputs are the logits. `class_names` are in the
+    order of the outputs; unknown classes are named by their index. Images are resized to `size` x `size` pixels.
+    `note` states an assumption the user should know of, None if there is none. `trained_on` lists the data sets of a
+    run, as locations or names. Probabilities are `activation`(logits / `temperature`).
     """
 
     name: str
@@ -66,7 +67,7 @@ class ReleasedClassifier:
         return len(self.class_names)
 
     def has_seen(self, dataset: str, split: Split | None) -> bool:
-        """Whether it was trained on images of this split of the data set, or on some where it is not split."""
+        """Whether it was trained on images of this split of the data set, or of the data set if it has no splits."""
         if split not in (None, "train"):
             return False
         return os.path.realpath(os.path.expanduser(dataset)) in map(os.path.realpath, self.trained_on)
@@ -74,7 +75,7 @@ class ReleasedClassifier:
 
 @dataclass(frozen=True)
 class _Found:
-    """A classifier, and what is known of its outputs; None what is not."""
+    """A classifier, and what is known about its outputs; None where unknown."""
 
     backbone: BackboneInfo
     head: Path | None
@@ -89,10 +90,10 @@ class _Found:
         return replace(self, activation=head.activation, class_names=class_names(head.class_names), size=size)
 
 
-def make_asked(
+def make_classifier_options(
     size: int | None, activation: str | None, class_names: str | os.PathLike[str] | None, input_range: Any
-) -> Asked:
-    """Checked options; `input_range` as two numbers or "0,1". Raises RecipeError."""
+) -> ClassifierOptions:
+    """Check the user's options; `input_range` is two numbers or "0,1". Raises RecipeError for values not allowed."""
     if size is not None and (isinstance(size, bool) or not SMALLEST <= size <= LARGEST):
         raise RecipeError(f"size must be from {SMALLEST} to {LARGEST} pixels. Received: {size!r}")
     if activation not in (None, *get_args(Activation)):
@@ -101,15 +102,15 @@ def make_asked(
         low_high = parse_input_range(input_range)
     except ValueError as error:
         raise RecipeError(f"input range {error}. Received: {input_range!r}") from None
-    return Asked(size, activation, None if class_names is None else os.fspath(class_names), low_high)  # type: ignore[arg-type]
+    return ClassifierOptions(size, activation, None if class_names is None else os.fspath(class_names), low_high)  # type: ignore[arg-type]
 
 
-def describe_classifier(model: str, asked: Asked, reporter: Reporter) -> ReleasedClassifier:
-    """Facts of a released classifier: a name of the zoo that has a head, a hub handle or a SavedModel whose outputs
-    are logits, a BiT .npz with a head, or a finished run folder.
+def describe_classifier(model: str, asked: ClassifierOptions, reporter: Reporter) -> ReleasedClassifier:
+    """Return the facts of a classifier.
 
-    What is missing is downloaded. Raises BackboneError where `describe_backbone` does, for what has no head,
-    and for options that contradict what is known.
+    `model` is a name of the zoo with a head, a hub handle or a SavedModel whose outputs are logits, a BiT .npz with a
+    head, or a finished run folder. Missing files are downloaded. Raises BackboneError as `describe_backbone` does, for
+    a model without a head, and for options that contradict what is known.
     """
     found = _found(model, asked.input_range, reporter)
     backbone = found.backbone
@@ -118,7 +119,7 @@ def describe_classifier(model: str, asked: Asked, reporter: Reporter) -> Release
             f"{backbone.name} was trained with {found.activation}. Received: --activation {asked.activation}. "
             "Leave it out: it is for classifiers of unknown origin."
         )
-    fixed = None if backbone.as_it_is is None else backbone.as_it_is.side
+    fixed = None if backbone.opaque is None else backbone.opaque.side
     if fixed is not None and asked.size not in (None, fixed):
         raise BackboneError(f"{backbone.name} takes images of {fixed} x {fixed} pixels only. Received: {asked.size}.")
     is_21k = found.classes == CLASSES[NAMES_OF_21K]
@@ -136,8 +137,8 @@ def describe_classifier(model: str, asked: Asked, reporter: Reporter) -> Release
         return classifier
     also = ", or imagenet-1k" if found.classes == CLASSES["imagenet-1k"] else ""
     note = (
-        f"The classes of {backbone.name} are not known: its {found.classes} outputs are taken as logits of a "
-        f"{classifier.activation}, and go by their index. Name them with --class-names FILE{also}."
+        f"The classes of {backbone.name} are unknown: its {found.classes} outputs are treated as "
+        f"{classifier.activation} logits and named by their index. Name them with --class-names FILE{also}."
     )
     return replace(classifier, note=note)
 
@@ -150,7 +151,7 @@ def _found(model: str, input_range: InputRange | None, reporter: Reporter) -> _F
         return _of_zoo(released, input_range, reporter)
     found = _with_head(describe_backbone(model, reporter, input_range=input_range))
     same = find(path.name) if path.suffix == ".npz" else None
-    if same is not None and same.head is not None:  # a file of the public bucket, if it says so and is like it
+    if same is not None and same.head is not None:  # by name, architecture and head a file of the public bucket
         backbone = found.backbone
         if (same.architecture, same.head.classes) == (backbone.network, found.classes):
             return found.known_as(same.head, same.resolution)
@@ -158,7 +159,7 @@ def _found(model: str, input_range: InputRange | None, reporter: Reporter) -> _F
 
 
 def run_of(path: Path) -> Path | None:
-    """The run folder that is meant by itself, its weights.npz or its export."""
+    """Return the run folder that `path` is, or to which it belongs as weights.npz or export; None for other paths."""
     parts = ("", "weights.npz", "export/saved_model", "export/saved_model/1")
     for part, run in zip(parts, (path, *path.parents), strict=False):
         if os.path.isfile(run / "plan.json") and run / part == path:
@@ -167,7 +168,7 @@ def run_of(path: Path) -> Path | None:
 
 
 def _of_run(run: Path, input_range: InputRange | None, reporter: Reporter) -> _Found:
-    """A run's backbone; its head is in weights.npz, of whichever kind the backbone is."""
+    """Describe a run; its head is in weights.npz, whether its backbone is a BiT or not."""
     backbone = describe_backbone(str(run), reporter, input_range=input_range)
     folder = RunFolder(run)
     plan = folder.read_plan()
@@ -176,7 +177,7 @@ def _of_run(run: Path, input_range: InputRange | None, reporter: Reporter) -> _F
         raise BackboneError(f"{run} gives features only: no logits were matched when it was distilled.")
     if classes != len(plan.class_names):
         raise BackboneError(
-            f"{folder.weights_file} has a head of {classes} classes, and {folder.plan_file} names "
+            f"{folder.weights_file} has a head of {classes} classes, but {folder.plan_file} names "
             f"{len(plan.class_names)}."
         )
     return _Found(
@@ -193,9 +194,9 @@ def _of_run(run: Path, input_range: InputRange | None, reporter: Reporter) -> _F
 
 def _of_zoo(released: Released, input_range: InputRange | None, reporter: Reporter) -> _Found:
     if released.head is None and released.source.kind != "bring":
-        raise BackboneError(f"{released.name} gives features only, it has no head. {_instead_of(released)}")
+        raise BackboneError(f"{released.name} gives features only: it has no head. {_instead_of(released)}")
     backbone = describe_backbone(released.name, reporter, input_range=input_range)
-    assert released.head is not None  # as of all that can be had and got here
+    assert released.head is not None  # else refused above, or by describe_backbone
     if released.source.kind == "package":
         found = _Found(backbone, package.head_file(), released.head.classes)
     else:
@@ -221,34 +222,31 @@ def _instead_of(released: Released) -> str:
         )
     ]
     if alike:
-        return f"Released with one: {listed(alike)}."
+        return f"Released with a head: {listed(alike)}."
     return "Fine-tune it (hyperrule finetune), and give the run folder, or choose another: hyperrule backbones."
 
 
 def _with_head(backbone: BackboneInfo) -> _Found:
-    if backbone.as_it_is is not None:
+    if backbone.opaque is not None:
         _refuse_export(backbone)
         return _Found(backbone, None, backbone.features)
     head = None if backbone.path is None else Path(backbone.path)
     classes = None if head is None else head_classes(head, backbone.features)
     if classes is None:
         raise BackboneError(
-            f"{backbone.name} gives features only, it has no head. Give a classifier: a name that 'hyperrule "
+            f"{backbone.name} gives features only: it has no head. Give a classifier: a name that 'hyperrule "
             "backbones' lists with a head, a SavedModel that returns logits, a BiT .npz with a head, or a run folder."
         )
     return _Found(backbone, head, classes)
 
 
 def _refuse_export(backbone: BackboneInfo) -> None:
-    """hyperrule's exports of foreign networks return features as modules, and tell their classes beside."""
+    """Raise BackboneError for hyperrule's exports of opaque graphs: called as modules, they return features."""
     folder = Path(backbone.path or "")
-    is_old = (folder / "assets" / "labels.txt").is_file()  # from before there was a card
-    if (folder / "assets.extra" / CARD_FILE).is_file() or (
-        is_old and b"classify_bytes" in (folder / "saved_model.pb").read_bytes()
-    ):
+    if (folder / "assets.extra" / CARD_FILE).is_file():
         raise BackboneError(
-            f"{backbone.path} is the export of a run, which returns features to whoever does not call its signatures. "
-            "Give the run folder."
+            f"{backbone.path} is the export of a run: called as a module, it returns features, not logits. "
+            "Give the run folder instead."
         )
 
 
@@ -261,7 +259,10 @@ def _class_names(found: _Found, asked: str | None) -> tuple[ClassName, ...]:
 
 
 def named_classes(asked: str, classes: int, classifier: str) -> tuple[ClassName, ...]:
-    """The `classes` names that `asked`, as of `Asked.class_names`, gives. Raises BackboneError for another number."""
+    """The names of `classes` classes that `asked`, a value of `ClassifierOptions.class_names`, gives.
+
+    Raises BackboneError for another number of names.
+    """
     for key, known in CLASSES.items():
         if asked == key:
             if known != classes:

@@ -1,6 +1,6 @@
-"""Exports as strangers run them: each function imports one runtime and NumPy, and nothing of hyperrule.
+"""Runs exports without hyperrule: each function imports one runtime and NumPy only.
 
-As a script, in a process of its own, it runs an export over images and times it:
+As a script, in a fresh process, this file runs an export over images and times it:
 
     python runtimes.py RUNTIME MODEL IMAGES THREADS OUTPUT.npz
 
@@ -22,10 +22,10 @@ SINGLE = 20  # images that are timed one by one
 
 
 class Export(NamedTuple):
-    """A loaded export: what the file itself calls its classes, and functions to probabilities, float32 [N, classes].
+    """A loaded export: the class names in the file, and functions that return probabilities, float32 [N, classes].
 
-    `classify` takes images, float32 [N, S, S, 3] in [0, 1]; `classify_encoded` N encoded images, None where the form
-    does not decode.
+    `classify` takes images, float32 [N, S, S, 3] in [0, 1]. `classify_encoded` takes N encoded images; it is None if
+    the format does not decode.
     """
 
     class_names: list[str]
@@ -34,7 +34,7 @@ class Export(NamedTuple):
 
 
 def keras(path: str, threads: int) -> Export:
-    """Keras 3: a .keras file of its own layers, with hyperrule.json in the archive."""
+    """Keras 3: a .keras file of built-in layers, with hyperrule.json in the archive."""
     import keras
 
     model = keras.models.load_model(path)
@@ -74,8 +74,10 @@ def onnx(path: str, threads: int) -> Export:
 
 
 def saved_model(path: str, threads: int) -> Export:
-    """TensorFlow: a SavedModel with `probabilities(images)`, as saved_model and module have it; of these the first
-    also decodes, by the signature serving_default."""
+    """TensorFlow: a SavedModel with `probabilities(images)`, exported as saved_model or module.
+
+    Only saved_model has the signature serving_default, which decodes images.
+    """
     import tensorflow as tf
 
     model = tf.saved_model.load(path)

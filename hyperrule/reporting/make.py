@@ -13,7 +13,7 @@ from hyperrule.reporting.finished_run import FinishedRun
 from hyperrule.reporting.model_card import model_card
 from hyperrule.reporting.page import GENERATOR, render_comparison, render_report
 from hyperrule.run_folder import RunFolder
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import resume_command
 
@@ -23,7 +23,7 @@ HEAD = 4_000  # bytes of a page in which it says what made it
 
 
 @dataclass(frozen=True)
-class Reported:
+class ReportFiles:
     """A page that was made; `os.fspath` gives its path. `card` is the model card that was made with it, if any;
     `headlines` are the results in a line by run."""
 
@@ -35,7 +35,7 @@ class Reported:
         return str(self.page)
 
 
-def make_report(folders: Sequence[RunFolder], out: Path | None) -> Reported:
+def make_report(folders: Sequence[RunFolder], out: Path | None) -> ReportFiles:
     """As `hyperrule.report` says."""
     if not folders:
         raise RecipeError("report takes run folders, at least one. Received: none")
@@ -51,15 +51,15 @@ def make_report(folders: Sequence[RunFolder], out: Path | None) -> Reported:
     page = render_report(runs[0]) if len(runs) == 1 else render_comparison(runs)
     headlines = {str(run.folder.path): run.headline for run in runs}
     if target is not None:
-        with whole_file(target) as partial:
+        with atomic_write(target) as partial:
             partial.write_text(page, encoding="utf-8")
-        return Reported(target, None, headlines)
+        return ReportFiles(target, None, headlines)
     (folder,), (run,) = folders, runs
     card = model_card(run)
     with folder.locked():
         folder.write(folder.report_file, page)
         folder.write(folder.card_file, card)
-    return Reported(folder.report_file, folder.card_file, headlines)
+    return ReportFiles(folder.report_file, folder.card_file, headlines)
 
 
 def read_run(folder: RunFolder) -> FinishedRun:

@@ -40,7 +40,7 @@ def _trained(run: FinishedRun) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in plan.versions.items())
     return (
         f"Trained for {number(plan.steps, 'step')} of {plan.batch.value} at {decisions['crop'].value} px, "
-        f"base rate {decisions['base_learning_rate'].value:g}, seed {plan.seed.value}, {plan.precision.value}"
+        f"base rate {decisions['base_lr'].value:g}, seed {plan.seed.value}, {plan.precision.value}"
         f"{overflows(run.folder)}; {versions}."
     )
 

@@ -18,7 +18,7 @@ from hyperrule.data.source import Source
 from hyperrule.errors import RunFolderError
 from hyperrule.pages.thumbnails import data_uri, thumbnail
 from hyperrule.run_folder import RunFolder
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 
 CLASSES, SAMPLES = 24, 4  # classes with samples, training images of each
 MISTAKES = 24
@@ -47,7 +47,7 @@ def keep_pictures(
     kinds = {"id": pa.string(), "label": pa.string(), "why": pa.string(), "jpeg": pa.binary()}
     table = pa.table({name: pa.array(column, kinds[name]) for name, column in zip(kinds, columns, strict=True)})
     sizes = [size.model_dump() for size in size_histogram(source.facts)]
-    with whole_file(run.pictures_file) as partial:
+    with atomic_write(run.pictures_file) as partial:
         pq.write_table(table.replace_schema_metadata({"sizes": json.dumps(sizes)}), partial, compression="none")
 
 

@@ -1,10 +1,7 @@
-"""The training loop: steps, metrics, checkpoints, a clean stop, and smaller pieces when memory ends.
+"""The training loop: steps, metrics, checkpoints, a clean stop, and smaller micro-batches when memory runs out.
 
-The micro-batches of every step, cut smaller when memory ends.
-
-TensorBoard event files: the figures of metrics.jsonl once more, for who likes to watch them.
-
-TensorFlow alone writes them; only to look at them takes the package tensorboard: `tensorboard --logdir RUN`.
+`Feed` supplies the micro-batches of every step. `Events` copies the figures of metrics.jsonl to TensorBoard event
+files, which TensorFlow writes itself; only viewing them needs the package tensorboard: `tensorboard --logdir RUN`.
 """
 
 import math
@@ -26,13 +23,28 @@ from hyperrule.training.step import StepResult, TrainingStep
 from hyperrule.training.stop import StopRequest, interrupted, noting_signals
 from hyperrule.training.workers import Workers
 
+CHECKPOINT_SECONDS = 60.0
+SLOW_STEP = 5.0  # seconds; where steps take longer, workers agree after every micro-batch whether to stop
+OVERFLOWS = 50  # steps in a row: the loss scale is then 2^50 times smaller, and something else is wrong
+
+V1 = tf.compat.v1  # where the protocol buffers of event files are public
+# The metadata that tf.summary.scalar writes; calling it would need the package.
+SCALAR = V1.SummaryMetadata(
+    plugin_data=V1.SummaryMetadata.PluginData(plugin_name="scalars"),
+    data_class=1,  # DATA_CLASS_SCALAR, tensorflow/core/framework/summary.proto
+)
+NOT_FIGURES = ("kind", "step")  # keys of a line of metrics.jsonl
+
+P = TypeVar("P", bound=TrainingPlan)
 Cut = Callable[[int, int], tuple[int, Iterator[MicroBatch]]]
+Evaluate = Callable[[Callable[[], None]], dict[str, float]]
 
 
 class Feed:
-    """`cut(step, micro_batch)` gives the micro-batches from a step on, and how many make up one step.
+    """Supplies the micro-batches of every step; the micro-batch size can change between steps.
 
-    The micro-batch is a number of examples for each device; which examples make up a step does not depend on it.
+    `cut(step, micro_batch)` returns how many micro-batches make up one step, and the micro-batches from `step` on.
+    `micro_batch` counts the examples on each device. Which examples make up a step does not depend on it.
     """
 
     def __init__(self, cut: Cut, micro_batch: int, first: int) -> None:
@@ -40,27 +52,19 @@ class Feed:
         self.begin(first, micro_batch)
 
     def begin(self, step: int, micro_batch: int) -> None:
-        """Go on at the start of a step, with micro-batches of this size."""
+        """Continue at the start of `step`, with micro-batches of this size."""
         self.micro_batch = micro_batch
         self.per_step, self._micro_batches = self._cut(step, micro_batch)
 
     def step(self) -> Iterator[MicroBatch]:
-        """The micro-batches of the next step."""
+        """Return the micro-batches of the next step."""
         return islice(self._micro_batches, self.per_step)
 
 
-P = TypeVar("P", bound=TrainingPlan)
-CHECKPOINT_SECONDS = 60.0
-SLOW_STEP = 5.0  # seconds; where steps take longer, workers agree after every micro-batch whether to stop
-OVERFLOWS = 50  # steps in a row: the loss scale is then 2^50 times smaller, and something else is wrong
-
-Evaluate = Callable[[Callable[[], None]], dict[str, float]]
-
-
 class Loop(Generic[P]):
-    """The steps of a plan's schedule, all workers in step; the chief writes to the run folder.
+    """Runs the steps of a plan's schedule, synchronously on all workers; the chief writes to the run folder.
 
-    `evaluate(check)` gives the figures of an evaluation on the way, and calls `check` now and then, which may raise.
+    `evaluate(check)` returns the figures of an evaluation during training. It calls `check` regularly, which may raise.
     """
 
     def __init__(
@@ -84,14 +88,15 @@ class Loop(Generic[P]):
         self.stop = StopRequest()
         self.last_checkpoint = time.monotonic()
         self.step_seconds = math.inf
-        self.slow = True  # what all workers have agreed upon
+        self.slow = True  # agreed by all workers
         self.overflows = self.overflows_in_a_row = 0
 
     def train(self, first: int) -> None:
-        """Run steps `first` to the last. Where memory ends, `plan` gets the micro-batch that fits.
+        """Run the steps from `first` to the last. When memory runs out, `plan` records the smaller micro-batch.
 
-        Raises Interrupted, after a checkpoint, when SIGINT or SIGTERM asks a worker to stop; RunError, with the
-        last checkpoint kept, when loss or gradient is not finite or memory does not do for a single example.
+        Raises Interrupted, after writing a checkpoint, if SIGINT or SIGTERM asks a worker to stop. Raises RunError if
+        the loss or the gradient is not finite, and TensorFlow's ResourceExhaustedError if not even one example fits
+        in memory; the last checkpoint is kept.
         """
         steps = self.plan.steps
         with noting_signals(self.stop), self.reporter.stage("Training", steps, first) as report:
@@ -115,7 +120,7 @@ class Loop(Generic[P]):
                 raise self._interrupted(steps)
 
     def _step(self, index: int, rate: float) -> StepResult:
-        """One step, from its start again in smaller pieces as often as memory ends."""
+        """Run one step; whenever memory runs out, start it again with smaller micro-batches."""
         while True:
             try:
                 for number, micro_batch in enumerate(self.feed.step(), 1):
@@ -126,10 +131,10 @@ class Loop(Generic[P]):
             except tf.errors.ResourceExhaustedError as error:
                 self.step.discard()
                 self._halve(index, error)
-        return self.step.update(rate)  # if this fails for want of memory, the other workers cannot know
+        return self.step.update(rate)  # running out of memory here ends the run: the other workers cannot know
 
     def _take(self, index: int, micro_batch: MicroBatch, last: bool) -> None:
-        """Take in a micro-batch; raises what all workers have agreed upon: to stop, or that memory has ended."""
+        """Accumulate a micro-batch. Raises on every worker if one was asked to stop or ran out of memory."""
         alone = self.workers.count == 1
         exhausted = None
         try:
@@ -151,7 +156,7 @@ class Loop(Generic[P]):
 
     def _halve(self, index: int, error: Exception) -> None:
         micro_batch = self.feed.micro_batch
-        if micro_batch == 1 or "micro_batch" not in self.plan.how:
+        if micro_batch == 1 or "micro_batch" not in self.plan.execution_fields:
             raise error
         self.feed.begin(index, math.ceil(micro_batch / 2))
         halved = Decided(value=self.feed.micro_batch, reason=f"{micro_batch} did not fit into memory", source="machine")
@@ -159,13 +164,13 @@ class Loop(Generic[P]):
         if self.workers.chief:
             self.run.write(self.run.plan_file, self.plan.model_dump_json(indent=2) + "\n")
         self.reporter.say(
-            f"Memory does not do for {micro_batch} examples at once: step {index + 1} begins again with "
-            f"micro-batches of {self.feed.micro_batch}."
+            f"Micro-batch {micro_batch} does not fit in memory: step {index + 1} starts again with "
+            f"micro-batch {self.feed.micro_batch}."
         )
 
     def _stop(self, done: int) -> None:
         self._checkpoint(done)
-        self.workers.wait()  # or the chief, still writing, would lose the others
+        self.workers.wait()  # the chief, still writing, would fail if the others ended
         raise self._interrupted(done)
 
     def _interrupted(self, done: int) -> Interrupted:
@@ -173,7 +178,7 @@ class Loop(Generic[P]):
         return interrupted(self.run, number, f"after {done} of {self.plan.steps} steps; checkpoint written")
 
     def _evaluate_if_due(self, done: int) -> None:
-        """A signal to any worker ends an evaluation on the way."""
+        """Evaluate if the plan says so after `done` steps; a signal to any worker stops the evaluation."""
         if self.plan.eval_every.value is None or done % self.plan.eval_every.value != 0:
             return
 
@@ -184,7 +189,7 @@ class Loop(Generic[P]):
         self._record({"kind": "evaluation", "step": done, **self.evaluate(check)})
 
     def _evaluated(self, done: int) -> bool:
-        """Whether a run that is resumed after so many steps was stopped before or after its evaluation."""
+        """Whether the evaluation after `done` steps is in the log already; a resumed run may have stopped before it."""
         lines = self.run.read_metrics() if self.workers.chief else []
         known = done == 0 or any(line["kind"] == "evaluation" and line["step"] == done for line in lines)
         return bool(self.workers.broadcast(known))
@@ -223,7 +228,7 @@ class Loop(Generic[P]):
 
 def _figures(result: StepResult, rate: float, images_per_second: float) -> dict[str, object]:
     scaling = {} if result.loss_scale is None else {"loss_scale": result.loss_scale, "overflow": result.overflowed}
-    # JSON has no infinity; a step that overflowed has no gradient to speak of.
+    # JSON has no infinity.
     norm = result.gradient_norm if math.isfinite(result.gradient_norm) else None
     loss = result.loss if math.isfinite(result.loss) else None
     return {
@@ -235,18 +240,12 @@ def _figures(result: StepResult, rate: float, images_per_second: float) -> dict[
     }
 
 
-V1 = tf.compat.v1  # where the protocol buffers of event files are public
-# What tf.summary.scalar says of its values; it itself would need the package.
-SCALAR = V1.SummaryMetadata(
-    plugin_data=V1.SummaryMetadata.PluginData(plugin_name="scalars"),
-    data_class=1,  # DATA_CLASS_SCALAR, tensorflow/core/framework/summary.proto
-)
-APART = ("kind", "step")
-
-
 class Events:
-    """Writes the run's `tensorboard/` anew from its metrics.jsonl, so that a resumed run shows every step once; what
-    was before then carries the time of resuming."""
+    """Writes TensorBoard event files to the run's `tensorboard/`.
+
+    They are written anew from metrics.jsonl when a run resumes, so that every step is there once; steps before
+    that carry the time of resuming.
+    """
 
     def __init__(self, run: RunFolder) -> None:
         shutil.rmtree(run.tensorboard, ignore_errors=True)
@@ -254,7 +253,7 @@ class Events:
         self.add(*run.read_metrics())
 
     def add(self, *lines: Mapping[str, Any]) -> None:
-        """Show lines of metrics.jsonl: their figures as scalars named KIND/NAME, at their steps."""
+        """Write the figures in lines of metrics.jsonl as scalars named KIND/NAME, at their steps."""
         with self._writer.as_default():
             for line in lines:
                 tf.summary.experimental.write_raw_pb(_summary(line).SerializeToString(), step=line["step"])
@@ -262,8 +261,8 @@ class Events:
 
 
 def _summary(line: Mapping[str, Any]) -> Any:
-    """A figure that was not finite is left out."""
-    figures = {name: value for name, value in line.items() if name not in APART and value is not None}
+    """Return the line's figures as a Summary message, without those that were not finite (None)."""
+    figures = {name: value for name, value in line.items() if name not in NOT_FIGURES and value is not None}
     return V1.Summary(value=[_scalar(f"{line['kind']}/{name}", value) for name, value in figures.items()])
 
 

@@ -1,4 +1,4 @@
-"""Devices and determinism: what TensorFlow is told before the first tensor."""
+"""Devices and determinism: what TensorFlow has to know before the first tensor."""
 
 import os
 import threading
@@ -14,7 +14,7 @@ from hyperrule.planning.machine.cluster import Cluster
 from hyperrule.planning.machine.machine import Machine
 from hyperrule.support.wording import MIB, listed
 
-PATIENCE = 600.0  # seconds that the first worker waits for the last
+PATIENCE = 600.0  # seconds that a worker waits for all others
 PATIENCE_VARIABLE = "HYPERRULE_WORKERS_TIMEOUT"
 
 
@@ -26,13 +26,13 @@ def start(
     memory_limit: int | None = None,
     tpu: bool = False,
 ) -> tf.distribute.Strategy:
-    """The strategy for these devices: all workers of the cluster, all GPUs of the machine, or the one device.
+    """Return the strategy for these devices: all workers of the cluster, all GPUs of the machine, or the one device.
 
-    On a CPU every operation is made `deterministic`, so that a resumed run is bit-identical; not so for a network
-    that draws random numbers of its own, which TensorFlow would then refuse to run. `memory_limit` bounds what
-    TensorFlow takes of each GPU, in bytes (of a CPU, only before it is imported: see `api`). Raises UserError if
-    TensorFlow does not see the GPUs that the plan counts on, or has started with other settings; ends the process if
-    the other workers do not come.
+    `deterministic` makes every operation on a CPU deterministic, so that a resumed run is bit-identical; False is for
+    a network with its own random numbers, which TensorFlow would otherwise refuse to run. `memory_limit`, in bytes,
+    bounds TensorFlow's memory on each GPU (a CPU's is set before TensorFlow is imported: see `api`). Raises UserError
+    if TensorFlow does not see the GPUs that the plan needs, or has started with other settings. Ends the process if
+    the other workers do not connect.
     """
     if tpu:
         return _tpu()
@@ -45,8 +45,8 @@ def start(
             return _many_workers(cluster)
     except RuntimeError:
         raise UserError(
-            "devices, their memory and workers are settled once TensorFlow has started in a process, as it does to "
-            "look into a module for the first time. Start again: what it found is kept."
+            "devices, their memory and workers cannot change once TensorFlow has started in a process, as it does to "
+            "inspect a module for the first time. Run this again: the result of the inspection is cached."
         ) from None
     match len(gpus):
         case 0:
@@ -71,22 +71,22 @@ def _chosen(machine: Machine) -> list[tf.config.PhysicalDevice]:
     gpus = tf.config.list_physical_devices("GPU")
     if any(gpu.index >= len(gpus) for gpu in machine.gpus):
         raise UserError(
-            f"the plan counts on {len(machine.gpus)} GPUs ({machine.gpus[0].name}), but TensorFlow sees {len(gpus)}. "
-            "'hyperrule doctor' says what is missing; often it is: pip install 'tensorflow[and-cuda]'. "
-            "For the CPU say --devices cpu."
+            f"the plan needs {len(machine.gpus)} GPUs ({machine.gpus[0].name}), but TensorFlow sees {len(gpus)}. "
+            "'hyperrule doctor' says what is missing; the usual fix is: pip install 'tensorflow[and-cuda]'. "
+            "To train on the CPU, add --devices cpu."
         )
     return [gpus[gpu.index] for gpu in machine.gpus]
 
 
 @cache
 def _mirrored() -> tf.distribute.Strategy:
-    """All GPUs; one for the whole process, as two would mix up their collective operations."""
+    """Return the strategy for all GPUs: one for the whole process, as two would mix up their collective operations."""
     return tf.distribute.MirroredStrategy()
 
 
 @cache
 def _many_workers(cluster: Cluster) -> tf.distribute.Strategy:
-    """Every GPU of every worker, or their CPUs."""
+    """Return the strategy for every GPU of every worker, or for their CPUs."""
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.addresses)}), task_type="worker", task_id=cluster.index
     )
@@ -96,25 +96,27 @@ def _many_workers(cluster: Cluster) -> tf.distribute.Strategy:
 
 @cache
 def _tpu() -> tf.distribute.Strategy:
-    """All cores of the TPU that TPU_NAME says, by default the one of this machine."""
+    """Return the strategy for all cores of the TPU that TPU_NAME names, by default this machine's."""
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(os.environ.get("TPU_NAME", "local"))
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         reason = shorten(str(error), 120, placeholder=" ...")
-        raise UserError(f"--devices tpu finds no TPU: {reason}. Set TPU_NAME, or say --devices all.") from None
+        raise UserError(f"--devices tpu finds no TPU: {reason}. Set TPU_NAME, or use --devices all.") from None
     return tf.distribute.TPUStrategy(resolver)
 
 
 @contextmanager
 def _patience(cluster: Cluster) -> Iterator[None]:
-    """TensorFlow waits for its peers without end, and cannot be interrupted: the process ends instead."""
+    """End the process if the block takes too long: TensorFlow waits for its peers without end, uninterruptibly."""
     seconds = float(os.environ.get(PATIENCE_VARIABLE, PATIENCE))
     hosts = listed(cluster.addresses)
 
     def give_up() -> None:
-        os.write(2, f"hyperrule: not all workers came within {seconds:.0f} s ({hosts}). Start one on each.\n".encode())
+        os.write(
+            2, f"hyperrule: not all workers connected within {seconds:.0f} s ({hosts}). Start one on each.\n".encode()
+        )
         os._exit(RunError.exit_code)
 
     timer = threading.Timer(seconds, give_up)

@@ -1,4 +1,4 @@
-"""One training step: gradients of its micro-batches under tf.distribute, then one update."""
+"""One training step: gradients accumulated over its micro-batches under tf.distribute, then one update."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -9,19 +9,19 @@ import keras
 import tensorflow as tf
 
 from hyperrule.backbones.backbone import using_kernels
-from hyperrule.backbones.bit.checkpoints import Arrays
+from hyperrule.backbones.bit.checkpoints import State
 from hyperrule.backbones.bit.layers import standardize
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.training.classifier import Classifier
 from hyperrule.training.optimizer import optimizer_state, sgd, with_loss_scaling
 
-Gradients = tuple[tf.Tensor, list[tf.Tensor]]  # a loss, and its gradient for standardised kernels and all else
+Gradients = tuple[tf.Tensor, list[tf.Tensor]]  # loss; gradients for standardised kernels, then for other variables
 
 
 class StepResult(NamedTuple):
     """Mean loss of the step's batch and L2 norm of its gradient; in float16 also the loss scale.
 
-    Where the gradient overflowed, its norm is not finite and the step has changed no weight.
+    If the gradient overflowed, its norm is not finite, and the step has changed no weight.
     """
 
     loss: float
@@ -34,17 +34,16 @@ class StepResult(NamedTuple):
 
 
 class TrainingStep:
-    """The classifier, its optimizer, and the functions that move them by one step.
+    """Trains a classifier: `accumulate` micro-batches, then `update` the weights once.
 
-    A step of one micro-batch is one graph. In a step of several, kernels are standardised once; micro-batches
-    accumulate gradients with respect to the standardised kernels, which are pulled back through the
-    standardisation once, at the update. Velocity holds the rate inside (v = 0.9 v - lr g; p += v), as Keras and
-    TensorFlow do. A network that computes in float16 has its loss scaled.
+    A step of one micro-batch is one graph. In a step of several, kernels are standardised once. Micro-batches
+    accumulate gradients with respect to the standardised kernels; at the update, these are backpropagated through the
+    standardisation once. The learning rate is inside the velocity (v = 0.9 v - lr g; p += v), as in Keras and
+    TensorFlow. The loss is scaled if the network computes in float16. Variables that do not train keep their values,
+    except for statistics that a backbone updates itself (batch norm).
 
-    Variables that do not train are left alone, but for statistics that a backbone keeps itself (batch norm).
-
-    Make it within `strategy.scope()`, with the classifier and the optimizer (by default BiT's SGD) made there too.
-    `xla` compiles the gradient's graph.
+    Create it within `strategy.scope()`, like the classifier and the optimizer (by default BiT's SGD). `batch` is the
+    number of examples in a step, over all devices. `xla` compiles the gradient's graph.
     """
 
     def __init__(
@@ -59,12 +58,12 @@ class TrainingStep:
         self.classifier = classifier
         self.strategy = strategy
         self.batch = batch
-        self.training = bool(classifier.backbone.trainable)  # a frozen backbone is run as for inference
+        self.training = bool(classifier.backbone.trainable)  # a frozen backbone runs as in inference
         self.scaled = classifier.backbone.compute_dtype == "float16"
         optimizer = optimizer or sgd()
         self.optimizer = with_loss_scaling(optimizer) if self.scaled else optimizer
         self.optimizer.build(classifier.trainable_variables)
-        # What trains: kernels of convolutions first, everything else after.
+        # Trainable variables: kernels of convolutions first, all others after them.
         self._convolutions = [conv.kernel for conv in classifier.backbone.convolutions]
         convolutions = set(map(id, self._convolutions))
         self._kernels = [kernel for kernel in self._convolutions if kernel.trainable]
@@ -80,13 +79,16 @@ class TrainingStep:
         self._begun = False
 
     def accumulate(self, micro_batch: MicroBatch) -> None:
-        """Take in one micro-batch (per replica under a multi-device strategy) of the step."""
-        if self._waiting is not None:  # only now is it known that the step has more than one
+        """Add one micro-batch (a per-replica one under a multi-device strategy) to the step.
+
+        Images are float32 [M, H, W, 3] in [0, 1]; see `MicroBatch`.
+        """
+        if self._waiting is not None:  # so the step has more than one micro-batch
             self.flush()
         self._waiting = micro_batch
 
     def update(self, learning_rate: float) -> StepResult:
-        """Apply the gradient of all that was taken in, and begin the next step."""
+        """Apply the gradient of all accumulated micro-batches, and begin the next step."""
         self.optimizer.learning_rate.assign(learning_rate)
         scale = float(self.optimizer.dynamic_scale.numpy()) if self.scaled else None
         if self._waiting is not None and not self._begun:
@@ -99,9 +101,9 @@ class TrainingStep:
         return StepResult(float(loss), float(norm), scale)
 
     def flush(self) -> None:
-        """Compute all that was taken in, so that only the update is left to do."""
+        """Compute the gradients of all accumulated micro-batches, so that only the update remains."""
         if not self._begun:
-            _ = self._sums  # variables are made outside of graphs
+            _ = self._sums  # creates variables, which must happen outside of a graph
             self._begin()
             self._begun = True
         if self._waiting is not None:
@@ -109,20 +111,20 @@ class TrainingStep:
             self._accumulate(waiting)
 
     def discard(self) -> None:
-        """Forget what was taken in."""
+        """Drop all accumulated micro-batches."""
         self._waiting, self._begun = None, False
 
     def run(self, micro_batches: Iterable[MicroBatch], learning_rate: float) -> StepResult:
-        """One whole step."""
+        """Run one whole step."""
         for micro_batch in micro_batches:
             self.accumulate(micro_batch)
         return self.update(learning_rate)
 
-    def snapshot(self) -> Arrays:
-        """All state that the next step depends on: weights, and what the optimizer keeps."""
+    def snapshot(self) -> State:
+        """Return all state that the next step depends on: weights and optimizer state."""
         return {**self.classifier.snapshot(), **{name: variable.numpy() for name, variable in self._state.items()}}
 
-    def restore(self, arrays: Arrays) -> None:
+    def restore(self, arrays: State) -> None:
         """Assign what `snapshot` returned."""
         with self.strategy.scope():
             self.classifier.load(arrays)
@@ -131,7 +133,7 @@ class TrainingStep:
 
     @property
     def _state(self) -> dict[str, keras.Variable]:
-        """What the optimizer keeps."""
+        """The optimizer's state by array name."""
         names = {id(variable): name for name, variable in self.classifier.arrays.items()}
         trained = {names[id(variable)]: variable for variable in self.classifier.trainable_variables}
         return optimizer_state(self.optimizer, trained)
@@ -157,12 +159,12 @@ class TrainingStep:
         self._sums.loss.assign_add(loss)
 
     def _replica_update(self) -> tuple[tf.Tensor, tf.Tensor]:
-        # A variable's tensor has no device of its own, which collectives between workers ask for.
+        # A variable's tensor is not placed on a device, as collectives between workers need.
         loss, *gradients = (tf.identity(total) for total in (self._sums.loss, *self._sums.gradients))
         return self._apply(loss, gradients)
 
     def _gradients_of(self, micro: MicroBatch, standardized: list[tf.Tensor]) -> Gradients:
-        """The micro-batch's share of the loss and of its gradient, both still scaled."""
+        """Return the micro-batch's share of the batch's loss and its gradient, both multiplied by the loss scale."""
         by_kernel = dict(zip(map(id, self._convolutions), standardized, strict=True))
         sources = [by_kernel[id(kernel)] for kernel in self._kernels] + [variable.value for variable in self._others]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -176,7 +178,10 @@ class TrainingStep:
         return loss, tape.gradient(loss, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     def _apply(self, loss: tf.Tensor, gradients: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """Sum over the replicas, pull back through the standardisation, update; the batch's loss and gradient norm."""
+        """Sum over replicas, backpropagate through the standardisation, and update.
+
+        Returns the batch's loss and the L2 norm of its gradient.
+        """
         replica = tf.distribute.get_replica_context()
         *gradients, loss = replica.all_reduce(tf.distribute.ReduceOp.SUM, [*gradients, loss])
         kernels = [kernel.value for kernel in self._kernels]
@@ -195,14 +200,14 @@ class TrainingStep:
         norm = tf.linalg.global_norm(gradients)
         if self.scaled:
             loss, norm = loss / self.optimizer.dynamic_scale, norm / self.optimizer.dynamic_scale
-        # Everything is known before anything changes: if memory ends on the way, no variable has moved.
+        # All gradients are computed before any variable changes: if memory runs out, the step can start again.
         with tf.control_dependencies([loss, norm]):
             ordered = [tf.identity(by_variable[id(variable)]) for variable in trained]
         self.optimizer.apply(ordered, trained)
         return loss, norm
 
     def _regularization(self) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """The backbone's own penalty, which counts once a step, and its gradients."""
+        """Return the backbone's regularisation loss, added once a step, and its gradients."""
         variables = [variable.value for variable in self._kernels + self._others]
         with tf.GradientTape() as tape:
             penalty = tf.add_n([penalty() for penalty in self.classifier.backbone.regularizers])
@@ -210,7 +215,7 @@ class TrainingStep:
 
     @cached_property
     def _sums(self) -> "_Sums":
-        """What a step of several micro-batches keeps between them; one of a single micro-batch never has it."""
+        """The sums of a step of several micro-batches; not allocated for steps of one."""
         with self.strategy.scope():
             return _Sums(
                 standardized=[_per_replica(kernel) for kernel in self._convolutions],
@@ -220,7 +225,7 @@ class TrainingStep:
 
 
 class _Sums(NamedTuple):
-    """Standardised kernels, sums of gradients, sum of losses; every replica has values of its own."""
+    """Standardised kernels, sums of gradients, sum of losses; every replica has its own values."""
 
     standardized: list[tf.Variable]
     gradients: list[tf.Variable]
@@ -228,7 +233,7 @@ class _Sums(NamedTuple):
 
 
 def _per_replica(like: tf.Tensor | keras.Variable) -> tf.Variable:
-    """A zero variable of which every replica has its own value."""
+    """Create a zero variable of the same shape with a separate value on every replica."""
     return tf.Variable(
         tf.zeros(like.shape),
         trainable=False,

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: how a run is asked to stop, and what it says when it has."""
+"""Handling of SIGINT and SIGTERM, which ask a run to stop."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from hyperrule.run_folder import RunFolder
 
 
 class _Signal(BaseException):
-    """A signal on its way through whatever code it met: Keras wraps what is an Exception in one of its own."""
+    """Carries a signal out of any code. Not an Exception: Keras would wrap that in its own."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -26,7 +26,7 @@ class StopRequest:
 
 @contextmanager
 def noting_signals(request: StopRequest) -> Iterator[None]:
-    """Within the block the first signal is only noted, for the work to look at; a second ends the process at once."""
+    """Within the block, record the first signal in `request`, which the work polls; a second ends the process."""
 
     def note(number: int, frame: FrameType | None) -> None:
         request.received = number
@@ -38,7 +38,7 @@ def noting_signals(request: StopRequest) -> Iterator[None]:
 
 @contextmanager
 def raising_interrupted(run: RunFolder, where: str) -> Iterator[None]:
-    """Within the block a signal raises Interrupted at once: for work that is simply done again on resuming."""
+    """Within the block, a signal raises Interrupted at once: for work that is repeated when the run resumes."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise _Signal(number)
@@ -51,7 +51,7 @@ def raising_interrupted(run: RunFolder, where: str) -> Iterator[None]:
 
 
 def interrupted(run: RunFolder, number: int, where: str) -> Interrupted:
-    """The error that says where the run stopped and how to go on."""
+    """Return the error that says where the run stopped and how to continue it."""
     name = signal.Signals(number).name
     return Interrupted(f"stopped by {name} {where}. Continue with: {run.resume}", number)
 
@@ -62,7 +62,7 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
     try:
         for one in (signal.SIGINT, signal.SIGTERM):
             previous[one] = signal.signal(one, handler)
-    except ValueError:  # not in the main thread: signals are not ours to handle
+    except ValueError:  # outside the main thread, signals cannot be handled
         pass
     try:
         yield

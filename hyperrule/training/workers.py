@@ -3,16 +3,16 @@
 One plan for all workers: the chief's, which must be everybody's but for how much a device takes at once.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hyperrule.backbones.bit.checkpoints import Arrays
+from hyperrule.backbones.bit.checkpoints import State
 from hyperrule.data.selection import Shard
 from hyperrule.errors import HyperruleError, RunError, UserError
 from hyperrule.planning.machine.cluster import Cluster
@@ -20,6 +20,7 @@ from hyperrule.planning.training_plan import TrainingPlan
 
 Floats = npt.NDArray[np.float32]
 AT_ONCE = 2**22  # numbers of one collective: 16 MiB
+LEAST_ROOM = 2**8
 LOST = (  # what TensorFlow raises when a peer is gone
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -54,13 +55,14 @@ class Workers:
         parts = [self._summed(flat[start : start + AT_ONCE]) for start in range(0, max(1, flat.size), AT_ONCE)]
         return np.concatenate(parts).reshape(numbers.shape)
 
-    def broadcast(self, values: npt.ArrayLike, source: int = 0) -> Floats:
-        """The values of one worker, the same shape on all."""
-        numbers = np.asarray(values, np.float32)
-        return self.sum(numbers if self.index == source else np.zeros_like(numbers))
+    def broadcast(self, values: npt.ArrayLike, source: int = 0) -> npt.NDArray[Any]:
+        """The values of one worker, the same shape and kind on all: whole numbers exactly, all others as float32."""
+        given = np.asarray(values)
+        numbers = given if self.index == source else np.zeros_like(given)
+        return self.sum(numbers) if given.dtype.kind == "f" else self._gathered(numbers).astype(given.dtype)
 
-    def broadcast_arrays(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> Arrays:
-        """The chief's arrays; those of the others give names and shapes."""
+    def broadcast_arrays(self, arrays: State) -> State:
+        """The chief's arrays; those of the others give names, shapes and kinds of numbers."""
         return {name: self.broadcast(arrays[name]) for name in sorted(arrays)} if self.count > 1 else dict(arrays)
 
     def texts(self, text: str) -> list[str]:
@@ -68,7 +70,7 @@ class Workers:
         if self.count == 1:
             return [text]
         content = np.frombuffer(text.encode(), np.uint8).astype(np.float32)
-        lengths = self.sum(np.eye(self.count)[self.index] * content.size).astype(int)
+        lengths = self._gathered(np.where(np.arange(self.count) == self.index, content.size, 0))
         received = [
             self.broadcast(content if index == self.index else np.zeros(length), index)
             for index, length in enumerate(lengths)
@@ -95,8 +97,15 @@ class Workers:
             if kind:
                 raise (UserError if kind == UserError.exit_code else RunError)(f"worker {index}: {texts[index]}")
 
+    def _gathered(self, numbers: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """Whole numbers of which one worker has each and all others have 0; exact, for float32 holds all of 16 bits."""
+        words = numbers.astype(np.int64).reshape(-1).view(np.uint16)
+        return self.sum(words).astype(np.uint16).view(np.int64).reshape(numbers.shape)
+
     def _summed(self, part: Floats) -> Floats:
-        room = 1 << max(0, int(part.size - 1)).bit_length()  # few shapes, few graphs
+        room = LEAST_ROOM
+        while room < part.size:  # few shapes, few graphs
+            room *= 4
         padded = np.zeros(room, np.float32)
         padded[: part.size] = part
         total = self._all_reduce(tf.constant(padded))

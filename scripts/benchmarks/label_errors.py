@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from hyperrule.audit.label_errors import left_out_probabilities, rank
 from hyperrule.data.images import Examples
-from hyperrule.evaluation.features import freeze
+from hyperrule.evaluation.features import frozen_features
 from hyperrule.recipe import Recipe
 from hyperrule.support.progress import Reporter
 
@@ -84,7 +84,7 @@ def main() -> None:
     rows = [HEADER]
     for dataset in asked.datasets:
         for backbone in asked.backbones or BACKBONES:
-            frozen = freeze(Recipe(dataset=dataset, backbone=backbone), None, Reporter())
+            frozen = frozen_features(Recipe(dataset=dataset, backbone=backbone), None, Reporter())
             examples, classes = (
                 first_of(frozen.source.examples("train"), asked.each),
                 len(frozen.source.listing.class_names),

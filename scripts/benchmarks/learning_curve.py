@@ -19,9 +19,10 @@ from threadpoolctl import threadpool_limits
 
 from hyperrule.audit.learning_curve.curve import a_class
 from hyperrule.audit.learning_curve.extrapolate import FITTED, Expected, look_ahead
-from hyperrule.audit.learning_curve.measure import halved, measure, subset
+from hyperrule.audit.learning_curve.measure import halved, measure
 from hyperrule.data.images import Examples
-from hyperrule.evaluation.features import Frozen, freeze
+from hyperrule.data.selection import nested_subset
+from hyperrule.evaluation.features import FrozenFeatures, frozen_features
 from hyperrule.evaluation.probe import BLAS_THREADS, fit_probe
 from hyperrule.recipe import Recipe
 from hyperrule.support.progress import Reporter
@@ -64,7 +65,7 @@ def first_of(examples: Examples, each: int) -> Examples:
     )
 
 
-def labelled(frozen: Frozen, examples: Examples) -> Labelled:
+def labelled(frozen: FrozenFeatures, examples: Examples) -> Labelled:
     return np.asarray(frozen.features(examples)), examples.labels
 
 
@@ -72,7 +73,7 @@ def forecasts(training: Labelled, testing: Labelled, classes: int, seeds: int) -
     features, labels = training
     sizes = halved(np.bincount(labels, minlength=classes))
     for seed in range(seeds):
-        parts = [subset(labels, counts, seed) for counts in sizes]
+        parts = [nested_subset(labels, counts, seed) for counts in sizes]
         top1 = [accuracy(features[part], labels[part], testing, classes) for part in parts]
         for known in range(FITTED - 1, len(parts) - 1):
             part = parts[known]
@@ -112,7 +113,7 @@ def main() -> None:
     every: list[Forecast] = []
     for dataset in asked.datasets:
         for backbone in asked.backbones or BACKBONES:
-            frozen = freeze(Recipe(dataset=dataset, backbone=backbone), None, Reporter())
+            frozen = frozen_features(Recipe(dataset=dataset, backbone=backbone), None, Reporter())
             training = labelled(frozen, first_of(frozen.source.examples("train"), asked.each))
             testing = labelled(frozen, first_of(frozen.source.examples("test"), TESTED))
             found = list(forecasts(training, testing, len(frozen.source.listing.class_names), asked.seeds))

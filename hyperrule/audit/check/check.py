@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.audit.check.duplicates import Placed, find_alike
+from hyperrule.audit.check.duplicates import Placement, find_all_duplicates
 from hyperrule.audit.check.findings import Choice, Imbalance, Lie, Size, Sizes
 from hyperrule.audit.check.near_duplicates import NearPairs
 from hyperrule.audit.check.page import CheckReport
@@ -48,7 +48,7 @@ def check_source(source: Source, reporter: Reporter) -> CheckReport:
     good = facts[readable]
     splits = _splits(source, readable)
     drawn = len(listing.splits) < 2
-    found = find_alike(good, _placed(source, readable, {} if drawn else splits.members), reporter)
+    found = find_all_duplicates(good, _placed(source, readable, {} if drawn else splits.members), reporter)
     counts = {split: _per_class(source, members) for split, members in splits.members.items()}
     problems = {listing.ids[index]: problem for index, problem in source.problems.items()}
     report = CheckReport(
@@ -97,12 +97,12 @@ def _splits(source: Source, readable: Indices) -> _Splits:
         return _Splits({split: np.intersect1d(m, readable) for split, m in everything.items()}, str(error))
 
 
-def _placed(source: Source, readable: Indices, splits: dict[Split, Indices]) -> Placed:
+def _placed(source: Source, readable: Indices, splits: dict[Split, Indices]) -> Placement:
     listing = source.listing
     split_of = np.zeros(len(readable), np.int64)
     for index, members in enumerate(splits.values()):
         split_of[np.searchsorted(readable, members)] = index
-    return Placed(readable, listing.ids, listing.class_names, listing.labels[readable], tuple(splits), split_of)
+    return Placement(readable, listing.ids, listing.class_names, listing.labels[readable], tuple(splits), split_of)
 
 
 def _per_class(source: Source, members: Indices) -> npt.NDArray[np.int64]:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hyperrule.audit.check.findings import Alike, Duplicates, Member
+from hyperrule.audit.check.findings import DuplicateGroups, Duplicates, Member
 from hyperrule.audit.check.near_duplicates import NearPairs, near_pairs
 from hyperrule.data.images import Indices
 from hyperrule.data.inspection import Facts
@@ -25,7 +25,7 @@ REASONS = (
 
 
 @dataclass(frozen=True)
-class Placed:
+class Placement:
     """n images that can be read: `numbers` int64 [n], ascending, and their `labels` and splits (`split_of` int64 [n]:
     index into `splits`, in their order of training, validation, test). No splits where hyperrule draws them."""
 
@@ -43,7 +43,7 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class Found:
+class DuplicateReport:
     """Duplicates, and by id why an image had better be left out."""
 
     exact: Duplicates
@@ -52,7 +52,7 @@ class Found:
     exclusions: dict[str, str]
 
 
-def find_alike(facts: Facts, placed: Placed, reporter: Reporter) -> Found:
+def find_all_duplicates(facts: Facts, placed: Placement, reporter: Reporter) -> DuplicateReport:
     """Of images with FACTS [n], as placed."""
     n = len(placed.numbers)
     labels, split_of = placed.labels, placed.split_of
@@ -78,7 +78,7 @@ def find_alike(facts: Facts, placed: Placed, reporter: Reporter) -> Found:
     out.append(np.isin(np.arange(n), earlier))
     reason = np.select(out, range(len(REASONS)), -1)
     exclusions = {placed.ids[placed.numbers[place]]: REASONS[reason[place]] for place in np.flatnonzero(reason >= 0)}
-    return Found(exact, near, compared, exclusions)
+    return DuplicateReport(exact, near, compared, exclusions)
 
 
 def _differing(groups: Indices, values: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
@@ -93,7 +93,7 @@ def _same(values: npt.NDArray[np.integer], pairs: Indices) -> npt.NDArray[np.boo
     return same
 
 
-def _duplicates(placed: Placed, within: Indices, classes: Indices, splits: Indices) -> Duplicates:
+def _duplicates(placed: Placement, within: Indices, classes: Indices, splits: Indices) -> Duplicates:
     """From pairs [m, 2] of places."""
 
     def held_out(group: Indices) -> int:
@@ -106,15 +106,17 @@ def _duplicates(placed: Placed, within: Indices, classes: Indices, splits: Indic
     )
 
 
-def _alike(placed: Placed, pairs: Indices, count: Callable[[Indices], int]) -> Alike:
+def _alike(placed: Placement, pairs: Indices, count: Callable[[Indices], int]) -> DuplicateGroups:
     """Groups that the pairs connect, in the order of their first image."""
     places, ends = np.unique(pairs, return_inverse=True)
     if not len(places):
-        return Alike(images=0, groups=())
+        return DuplicateGroups(images=0, groups=())
     one, other = ends.reshape(-1, 2).T
     graph = coo_array((np.ones(len(one), np.bool_), (one, other)), shape=(len(places), len(places)))
     _, component = connected_components(graph, directed=False)
     order = np.argsort(component, kind="stable")
     groups = np.split(places[order], np.flatnonzero(np.diff(component[order])) + 1)
     groups.sort(key=lambda group: int(group[0]))
-    return Alike(images=sum(map(count, groups)), groups=tuple(tuple(map(placed.member, group)) for group in groups))
+    return DuplicateGroups(
+        images=sum(map(count, groups)), groups=tuple(tuple(map(placed.member, group)) for group in groups)
+    )

@@ -65,7 +65,7 @@ class Member(Facts):
     split: Split | None
 
 
-class Alike(Facts):
+class DuplicateGroups(Facts):
     """Groups of images that are alike; `images` counts those that need not be there, or must not."""
 
     images: int
@@ -76,9 +76,9 @@ class Duplicates(Facts):
     """Images that are alike within a class and split (all but one of each group count), across classes (all count) and
     across splits (those in validation and test that are like one in training count)."""
 
-    within_class: Alike
-    across_classes: Alike
-    across_splits: Alike
+    within_class: DuplicateGroups
+    across_classes: DuplicateGroups
+    across_splits: DuplicateGroups
 
 
 class Findings(Facts):

@@ -15,7 +15,7 @@ from hyperrule.data.selection import write_exclusions
 from hyperrule.data.source import Source
 from hyperrule.pages.rendering import render
 from hyperrule.pages.thumbnails import pictures
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ CLASSES, SAMPLES = 24, 6  # classes shown with images, images of each
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownVerdict:
     """A verdict and those of its groups of ids that there is room for; `more` groups have none."""
 
     verdict: Verdict
@@ -48,7 +48,7 @@ class CheckReport(Findings):
         if self._source is None:
             raise ValueError("these findings came without their images: call hyperrule.check")
         page = render_page(self, self._source)
-        with whole_file(file) as partial:
+        with atomic_write(file) as partial:
             partial.write_text(page, encoding="utf-8")
 
 
@@ -73,10 +73,10 @@ def render_page(found: Findings, source: Source) -> str:
     )
 
 
-def _shown(verdict: Verdict) -> Shown:
+def _shown(verdict: Verdict) -> ShownVerdict:
     most = GROUPS if any(len(group) > 1 for group in verdict.groups) else SINGLES
     groups = [group[:WIDE] for group in _spread(verdict.groups, most)]
-    return Shown(verdict, groups, len(verdict.groups) - len(groups))
+    return ShownVerdict(verdict, groups, len(verdict.groups) - len(groups))
 
 
 def _spread(items: Sequence[T], most: int) -> list[T]:

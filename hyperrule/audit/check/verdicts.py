@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from hyperrule.audit.check.findings import Alike, Findings, Size
+from hyperrule.audit.check.findings import DuplicateGroups, Findings, Size
 from hyperrule.support.wording import listed, number, printable
 
 Level = Literal["error", "warning"]
@@ -141,7 +141,7 @@ def _odd(found: Findings) -> Iterator[Verdict]:
                 yield Verdict("warning", f"{number(len(odd), 'image')} {what}", said, todo, groups)
 
 
-def _alike(level: Level, alike: Alike, what: str, todo: str) -> Verdict:
+def _alike(level: Level, alike: DuplicateGroups, what: str, todo: str) -> Verdict:
     said = (" = ".join(printable(member.id) for member in group[:3]) for group in alike.groups)
     groups = tuple(tuple(member.id for member in group) for group in alike.groups)
     return Verdict(level, f"{number(alike.images, 'image')} {what}", listed(said), todo, groups)

@@ -23,12 +23,12 @@ from hyperrule.audit.learning_curve.extrapolate import (
     look_ahead,
     power_law,
 )
-from hyperrule.audit.learning_curve.measure import SEEDS, Measured, measure
+from hyperrule.audit.learning_curve.measure import SEEDS, SubsetAccuracies, measure
 from hyperrule.data.listing import Split
-from hyperrule.evaluation.features import Frozen
+from hyperrule.evaluation.features import FrozenFeatures
 from hyperrule.pages.drawing import BLUE, ORANGE, PERCENT, Drawing
 from hyperrule.pages.rendering import percent, render
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 
 
 class Point(BaseModel):
@@ -68,12 +68,15 @@ class LearningCurve(BaseModel):
         """One HTML page that needs nothing else. Raises RunError if it cannot be written."""
 
         page = render_page(self)
-        with whole_file(file) as partial:
+        with atomic_write(file) as partial:
             partial.write_text(page, encoding="utf-8")
 
 
-def find_learning_curve(frozen: Frozen) -> LearningCurve:
-    """Measure on the split that `finetune` would be judged by, and look ahead. Raises what `Frozen.features` raises."""
+def find_learning_curve(frozen: FrozenFeatures) -> LearningCurve:
+    """Measure on the split that `finetune` would be judged by, and look ahead.
+
+    Raises what `FrozenFeatures.features` raises.
+    """
     source = frozen.source
     split: Split = "test" if "test" in source.splits else "validation"
     training, testing = source.examples("train"), source.examples(split)
@@ -101,7 +104,7 @@ def find_learning_curve(frozen: Frozen) -> LearningCurve:
     )
 
 
-def _points(measured: Measured, classes: int) -> tuple[Point, ...]:
+def _points(measured: SubsetAccuracies, classes: int) -> tuple[Point, ...]:
     return tuple(
         Point(
             labels=labels,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from hyperrule.audit.learning_curve.measure import SEEDS, Measured
+from hyperrule.audit.learning_curve.measure import SEEDS, SubsetAccuracies
 
 Values = npt.NDArray[np.float64]
 
@@ -107,7 +107,7 @@ class Outlook:
     back_test: BackTest | None = None
 
 
-def look_ahead(measured: Measured) -> Outlook:
+def look_ahead(measured: SubsetAccuracies) -> Outlook:
     if len(measured.labels) < FITTED:
         return Outlook("too few labels")
     top1 = measured.top1.mean(axis=1)
@@ -126,7 +126,7 @@ def look_ahead(measured: Measured) -> Outlook:
     return Outlook(_verdict(expected[-1]), PowerLaw(a=law[0], b=law[1], c=law[2]), expected, _back_test(measured))
 
 
-def law_of(measured: Measured) -> Values:
+def law_of(measured: SubsetAccuracies) -> Values:
     """a, b and c of `PowerLaw`, through the FITTED largest sizes of at least as many."""
     n = measured.labels / measured.labels[-1]
     return _fitted(n, measured.top1.mean(axis=1), _standard_errors(measured))
@@ -136,12 +136,12 @@ def _fitted(n: Values, top1: Values, sigma: Values) -> Values:
     return fit(n[-FITTED:], top1[..., -FITTED:], sigma[-FITTED:])
 
 
-def _standard_errors(measured: Measured) -> Values:
+def _standard_errors(measured: SubsetAccuracies) -> Values:
     errors: Values = np.sqrt(measured.top1.var(axis=1, ddof=1) / SEEDS + SHAPE_ERROR**2)
     return errors
 
 
-def _bootstrap(measured: Measured) -> Values:
+def _bootstrap(measured: SubsetAccuracies) -> Values:
     """Accuracies [DRAWS, P] of redrawn test images and redrawn seeds, each the same for all sizes."""
     rng = np.random.default_rng(0)
     sizes, seeds, examples = measured.correct.shape
@@ -152,7 +152,7 @@ def _bootstrap(measured: Measured) -> Values:
     return accuracies
 
 
-def _expected(times: int, measured: Measured, drawn_now: Values, law: Values, drawn: Values) -> Expected:
+def _expected(times: int, measured: SubsetAccuracies, drawn_now: Values, law: Values, drawn: Values) -> Expected:
     """Errors of the measurement, redrawn; of the form of the curve, by which a gain is too small or too large; and of
     these labels, which are better or worse than others would be."""
     labels, now = int(measured.labels[-1]), float(measured.top1[-1].mean())
@@ -176,7 +176,7 @@ def _expected(times: int, measured: Measured, drawn_now: Values, law: Values, dr
     )
 
 
-def _spread_within(measured: Measured, times: int) -> float:
+def _spread_within(measured: SubsetAccuracies, times: int) -> float:
     """Standard deviation of the accuracy with all labels over draws of them from `times` as many.
 
     Where the variance over draws from everything is v / n of n labels, that over halves of n is v / n, too, and that
@@ -192,11 +192,11 @@ def _verdict(most: Expected) -> Verdict:
     return "hardly" if most.gain_high < 2 * WORTH else "unclear"
 
 
-def _back_test(measured: Measured) -> BackTest | None:
+def _back_test(measured: SubsetAccuracies) -> BackTest | None:
     known = len(measured.labels) - 2
     if known < FITTED:
         return None
-    law = law_of(Measured(measured.labels[:known], measured.correct[:known]))
+    law = law_of(SubsetAccuracies(measured.labels[:known], measured.correct[:known]))
     return BackTest(
         labels=int(measured.labels[known - 1]),
         foretold=float(power_law(measured.labels[-1] / measured.labels[known - 1], *law)),

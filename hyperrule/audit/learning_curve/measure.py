@@ -8,6 +8,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from hyperrule.data.images import Indices
+from hyperrule.data.selection import nested_subset
 from hyperrule.evaluation.probe import BLAS_THREADS, fit_probe
 from hyperrule.support.progress import Reporter
 
@@ -15,7 +16,7 @@ SEEDS = 5  # subsets of each size
 
 
 @dataclass(frozen=True)
-class Measured:
+class SubsetAccuracies:
     """What probes of subsets got right; `labels` int64 [P] ascending, the last all that there are.
 
     `correct` bool [P, seeds, test images]: of all labels there is one subset, so its rows are the same.
@@ -36,7 +37,7 @@ def measure(
     testing: tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]],
     classes: int,
     reporter: Reporter,
-) -> Measured:
+) -> SubsetAccuracies:
     """From features [N, D] and labels [N] of both; every class has training images."""
     features, labels = training
     test_features, test_labels = testing
@@ -52,9 +53,9 @@ def measure(
     parts = []
     with reporter.stage("Probes", len(sizes), done=1) as report:
         for counts in sizes[:-1]:
-            parts.append([correct(subset(labels, counts, seed)) for seed in range(SEEDS)])
+            parts.append([correct(nested_subset(labels, counts, seed)) for seed in range(SEEDS)])
             report(1 + len(parts), "sizes")
-    return Measured(np.array([counts.sum() for counts in sizes]), np.array([*parts, everything]))
+    return SubsetAccuracies(np.array([counts.sum() for counts in sizes]), np.array([*parts, everything]))
 
 
 def halved(counts: Indices) -> list[Indices]:
@@ -75,15 +76,3 @@ def _halvings(counts: Indices) -> Iterator[Indices]:
             return
         times += 1
         part = np.maximum(counts >> times, 1)
-
-
-def subset(labels: npt.NDArray[np.int32], counts: Indices, seed: int) -> Indices:
-    """Numbers of so many images of each class (int64 [classes]), ascending; a seed's smaller lie in its larger ones."""
-    return np.sort(
-        np.concatenate(
-            [
-                np.random.default_rng((seed, label)).permutation(np.flatnonzero(labels == label))[:count]
-                for label, count in enumerate(counts)
-            ]
-        )
-    )

@@ -1,7 +1,7 @@
-"""The BiT ResNet-v2 on paper: its units, arrays and cost, without TensorFlow.
+"""The architecture of BiT's ResNet-v2 as data: its units, arrays and cost; no TensorFlow.
 
 Structure and array names: google-research/big_transfer, `bit_tf2/models.py` and
-`bit_pytorch/models.py`; "R26" (two units a block) is hyperrule's own small network.
+`bit_pytorch/models.py`; "R26" (two units a block) is hyperrule's own small network, "R14" (one) its smallest.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from functools import cached_property
 from math import prod
 
 UNITS_PER_BLOCK: dict[int, tuple[int, int, int, int]] = {
+    14: (1, 1, 1, 1),
     26: (2, 2, 2, 2),
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
@@ -21,7 +22,7 @@ GROUPS = 32  # groups of every GroupNorm (arXiv 1912.11370, section 3.1: Wu & He
 
 @dataclass(frozen=True)
 class Convolution:
-    """size x size, from `inputs` channels of `read` x `read` pixels to `filters` of `written` x `written`."""
+    """A size x size convolution from `inputs` channels of read x read pixels to `filters` of written x written."""
 
     size: int
     inputs: int
@@ -35,7 +36,7 @@ class Convolution:
 
     @property
     def multiply_adds(self) -> int:
-        """For one image; those with the zeros of the padding count."""
+        """Multiply-adds for one image, including those with the padding's zeros."""
         return self.written**2 * self.weights
 
     @property
@@ -66,14 +67,14 @@ class Normalization:
 
 @dataclass(frozen=True)
 class Addition:
-    """A unit's branch and its shortcut: twice `channels` of side x side pixels."""
+    """The sum of a unit's branch and its shortcut, each with `channels` of side x side pixels."""
 
     channels: int
     side: int
 
     @property
     def elements(self) -> int:
-        """Of the sum."""
+        """Elements of the sum."""
         return self.side**2 * self.channels
 
 
@@ -99,7 +100,7 @@ class Unit:
         return _half(side) if self.stride == 2 else side
 
     def layers(self, side: int) -> Iterator[Layer]:
-        """Its layers for one image whose sides have `side` pixels here, in the order in which they run."""
+        """Yield the unit's layers in execution order, for an input of side x side pixels."""
         smaller = self.output_side(side)
         yield Normalization(self.inputs, side)
         if self.has_projection:
@@ -112,7 +113,7 @@ class Unit:
         yield Addition(self.out, smaller)
 
     def recomputed_layers(self, side: int) -> Iterator[Layer]:
-        """Those that run once more where only the unit's input is kept: the backward pass reads what they write."""
+        """Yield the layers that run again if only the unit's input is kept: the backward pass reads their outputs."""
         for layer in self.layers(side):
             if isinstance(layer, Normalization) or (isinstance(layer, Convolution) and layer.filters == self.mid):
                 yield layer
@@ -189,14 +190,14 @@ class Architecture:
         return sum(prod(shape) for shape in self.array_shapes.values())
 
     def units_with_sides(self, crop: int) -> Iterator[tuple[Unit, int]]:
-        """Every unit with the side, in pixels, of what it reads for one crop x crop image."""
+        """Yield every unit with the side in pixels of its input, for one crop x crop image."""
         side = _half(_half(crop))  # root convolution and max pooling
         for unit in self.units:
             yield unit, side
             side = unit.output_side(side)
 
     def layers(self, crop: int) -> Iterator[Layer]:
-        """What runs for one crop x crop image, in order; pooling and head, which are cheap, left out."""
+        """Yield all layers in execution order for one crop x crop image, except pooling and head, which are cheap."""
         yield Convolution(7, 3, self.root_channels, crop, _half(crop))
         for unit, side in self.units_with_sides(crop):
             yield from unit.layers(side)
@@ -213,13 +214,16 @@ class Architecture:
         return sum(convolution.multiply_adds for convolution in self.convolutions(crop))
 
     def activation_elements(self, crop: int) -> int:
-        """Elements that one crop x crop image keeps for the backward pass: what each normalisation reads and
-        writes (which is what the convolution after it reads), and the zero-padded copies before stride 2."""
+        """Number of activations that the backward pass needs of one crop x crop image.
+
+        These are the input and the output of each normalisation (the latter is the next convolution's input), and the
+        zero-padded copies before stride 2.
+        """
         root = self.convolutions(crop)[0]
         padded = sum(layer.read_elements for layer in self.convolutions(crop) if layer.is_padded)
         return padded + root.written_elements + 2 * sum(layer.elements for layer in self.normalizations(crop))
 
 
 def _half(side: int) -> int:
-    """Output side of a padded stride-2 convolution or pooling."""
+    """Return the output side of a padded stride-2 convolution or pooling."""
     return (side + 1) // 2

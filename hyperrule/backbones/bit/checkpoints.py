@@ -8,16 +8,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from hyperrule.backbones.bit.architecture import UNITS_PER_BLOCK, Architecture
 from hyperrule.errors import BackboneError
+from hyperrule.support.files import NpyHeader, PickledObjects
 from hyperrule.support.wording import listed
 
 Arrays = dict[str, npt.NDArray[np.float32]]
+State = dict[str, npt.NDArray[Any]]  # arrays, and counters as integers: float32 skips whole numbers above 2^24
 HEAD = "resnet/head/conv2d/"  # its kernel is 1 x 1 x features x classes, its bias [classes]
 # What numpy and zipfile raise on files that are cut short, overwritten, or no archives at all.
 DAMAGE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
@@ -65,19 +67,19 @@ def head_classes(path: Path, features: int) -> int | None:
     return bias[0]
 
 
-def read_arrays(path: Path) -> Arrays:
-    """All arrays of the file as float32, by canonical name.
+def read_arrays(path: Path) -> State:
+    """All arrays of the file by canonical name, of the type that they have there.
 
-    Raises BackboneError if the file is no readable .npz or an array is damaged or not numeric.
+    Raises BackboneError if the file is no readable .npz or an array is damaged or a Python object.
     """
-    with StoredArrays(path) as arrays:
-        return dict(arrays)
+    with _damage_told(path), np.load(path, allow_pickle=False) as archive:
+        return {canonical_name(member): archive[member] for member in archive.files}
 
 
 class StoredArrays(Mapping[str, npt.NDArray[np.float32]]):
     """All arrays of the file by canonical name, each read, as float32, when it is asked for, and not kept.
 
-    To be used in a `with` statement. Raises BackboneError as `read_arrays` does.
+    To be used in a `with` statement. Raises BackboneError as `read_arrays` does, and for what is not numeric.
     """
 
     def __init__(self, path: Path) -> None:
@@ -107,7 +109,7 @@ class StoredArrays(Mapping[str, npt.NDArray[np.float32]]):
         self._archive.close()
 
 
-def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write arrays under their names, uncompressed, one after the other."""
     with zipfile.ZipFile(path, "w") as archive:  # numpy.savez would first have all of them in memory
         for name, array in arrays.items():
@@ -126,19 +128,18 @@ def _array_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with _damage_told(path), zipfile.ZipFile(path) as archive:
         for member in archive.namelist():
             with archive.open(member) as stream:
-                version = np.lib.format.read_magic(stream)
-                read_header = (
-                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                )
-                shape, _, dtype = read_header(stream)
-            if dtype.kind not in "fiub" and not dtype.hasobject:
-                raise BackboneError(f"{path} is not a BiT checkpoint: array {member} has type {dtype}, not numbers.")
-            if dtype.hasobject:
+                try:
+                    header = NpyHeader.read(stream)
+                except PickledObjects:
+                    raise BackboneError(
+                        f"{path} holds pickled Python objects ({member}), which can run code when they are read; "
+                        "only numeric arrays are allowed. Save it again from its source with numpy.savez."
+                    ) from None
+            if header.dtype.kind not in "fiub":
                 raise BackboneError(
-                    f"{path} holds pickled Python objects ({member}), which can run code when they are read; "
-                    "only numeric arrays are allowed. Save it again from its source with numpy.savez."
+                    f"{path} is not a BiT checkpoint: array {member} has type {header.dtype}, not numbers."
                 )
-            shapes[canonical_name(member.removesuffix(".npy"))] = shape
+            shapes[canonical_name(member.removesuffix(".npy"))] = header.shape
     return shapes
 
 

@@ -1,17 +1,17 @@
-"""Convolutions of BiT, each pass in the form that runs fastest: docs/speed.md has the figures."""
+"""BiT's convolutions, each computed in the fastest way for the device; measurements are in docs/speed.md."""
 
 from typing import Any
 
 import tensorflow as tf
 
-NARROW = 7  # up to this output width, oneDNN's gradient by the kernel of a 3x3 convolution loses to one matrix product
+NARROW = 7  # up to this width, one matrix product computes a 3x3 kernel's gradient faster than oneDNN's convolution
 
 
 def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-    """x [N, H, W, I] zero-padded by (size - 1) / 2, with kernel [size, size, I, O] -> [N, H', W', O], all in one dtype.
+    """Convolve x [N, H, W, I], zero-padded by (size - 1) / 2, with kernel [size, size, I, O] -> [N, H', W', O].
 
-    H' and W' are those of x divided by the stride, rounded up. With a GPU in sight all is left to cuDNN, whose choice
-    of algorithm and layout a matrix product would take away.
+    All are of one dtype. H' and W' are H and W divided by the stride, rounded up. If TensorFlow sees a GPU, cuDNN does
+    everything: a matrix product would take away its choice of algorithm and layout.
     """
     size = kernel.shape[0]
     on_cpu = not tf.config.list_logical_devices("GPU")
@@ -33,7 +33,7 @@ def _convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
 
 
 def _pointwise(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-    """A 1x1 convolution as the matrix product that it is; so are both its gradients."""
+    """Compute a 1x1 convolution as a matrix product, and so both its gradients."""
     if stride > 1:
         x = tf.nn.avg_pool2d(x, 1, stride, "VALID")  # every other pixel; strided slices take several times as long
     inputs, outputs = kernel.shape[2:]
@@ -42,7 +42,7 @@ def _pointwise(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
 
 
 def _convolve_3x3(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-    """A 3x3 convolution whose gradient by the kernel is one matrix product over all patches."""
+    """Compute a 3x3 convolution whose gradient with respect to the kernel is one matrix product over all patches."""
 
     @tf.custom_gradient
     def convolved(x: tf.Tensor, kernel: tf.Tensor) -> Any:
@@ -77,7 +77,7 @@ def _gradient_by_input(x: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor, str
 
 
 def _patches(x: tf.Tensor, stride: int) -> tf.Tensor:
-    """The 3x3 neighbourhoods of x [N, H, W, C], zeros outside it -> [N, H', W', 9 x C]."""
+    """Return the 3x3 neighbourhoods of x [N, H, W, C], with zeros outside it: [N, H', W', 9 x C]."""
     _, height, width, channels = _lengths(x)
     rows, columns = (height + stride - 1) // stride, (width + stride - 1) // stride
     if stride == 1:
@@ -95,6 +95,6 @@ def _patches(x: tf.Tensor, stride: int) -> tf.Tensor:
 
 
 def _lengths(x: tf.Tensor) -> list[int | tf.Tensor]:
-    """The shape of x, static where it is known."""
+    """Return the shape of x: integers where static, else scalar tensors."""
     dynamic = tf.shape(x)
     return [dynamic[axis] if length is None else length for axis, length in enumerate(x.shape)]

@@ -13,7 +13,7 @@ GROUP_NORM_EPSILON = 1e-5  # google-research/big_transfer, bit_tf2/normalization
 
 
 def standardize(kernel: tf.Tensor) -> tf.Tensor:
-    """Zero mean and unit variance for every output channel of a kernel [H, W, I, O] (Qiao et al. 2019)."""
+    """Shift and scale a kernel [H, W, I, O] to zero mean and unit variance per output channel (Qiao et al. 2019)."""
     mean, variance = tf.nn.moments(kernel, axes=[0, 1, 2], keepdims=True)
     return (kernel - mean) / tf.sqrt(variance + STANDARDIZATION_EPSILON)
 
@@ -21,10 +21,9 @@ def standardize(kernel: tf.Tensor) -> tf.Tensor:
 class StandardizedConv2D(keras.layers.Layer):
     """Convolution without bias whose kernel is standardised in float32, zero-padded by (size - 1) / 2.
 
-    Input [N, H, W, I] in the compute dtype, output [N, H', W', O] in the same.
-    While `kernel_in_use` is set, that tensor takes the place of the standardised kernel, so that a
-    training step can standardise once for all its micro-batches. `standardized` says that the stored
-    kernel already is.
+    Input [N, H, W, I] and output [N, H', W', O] are in the compute dtype. While `kernel_in_use` is set, that tensor
+    replaces the standardised kernel, so that a training step can standardise once for all its micro-batches.
+    `standardized` says that the stored kernel is already standardised.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class StandardizedConv2D(keras.layers.Layer):
     def call(self, x: tf.Tensor) -> tf.Tensor:
         kernel = self.kernel_in_use
         if kernel is None:
-            # A graph would standardise all its kernels first, and hold a second copy of the network meanwhile.
+            # Without the dependency, a graph standardises all kernels first, and holds a second copy of the network.
             with tf.control_dependencies([x]):
                 stored = tf.convert_to_tensor(self.kernel)
                 kernel = stored if self.standardized else standardize(stored)
@@ -68,10 +67,10 @@ class GroupNormReLU(keras.layers.Layer):
 
 @tf.custom_gradient
 def group_norm_relu(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
-    """relu(GroupNorm(x)) for x [N, H, W, C], gamma and beta [C] (whose dtype the statistics have).
+    """Return relu(GroupNorm(x)) for x [N, H, W, C], gamma and beta [C]; statistics have the dtype of gamma.
 
-    Normalisation is folded to one multiply-add a channel, so an activation is read twice forward
-    (sums, then output) and twice backward; the gradient keeps only x and per-channel vectors.
+    Normalisation is folded to one multiply-add per channel, so each activation is read twice in the forward pass (sums,
+    then output) and twice in the backward pass. The gradient keeps only x and per-channel vectors.
     """
     dtype = gamma.dtype
     height, width = tf.shape(x)[1], tf.shape(x)[2]
@@ -102,7 +101,7 @@ def group_norm_relu(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
         dz = tf.raw_ops.ReluGrad(gradients=upstream, features=y)
         wide_dz = tf.cast(dz, dtype)
         sum_dz = channel_sums(wide_dz)
-        with tf.control_dependencies([upstream]):  # or TensorFlow would keep the forward pass's float32 copy of x
+        with tf.control_dependencies([upstream]):  # else TensorFlow keeps the forward pass's float32 copy of x
             wide_x = tf.cast(x, dtype)
         sum_dz_xhat = rstd * (channel_sums(wide_dz * wide_x) - mean * sum_dz)
         # d/dx of the normalisation, written as slope * x + offset on top of dz * scale.
@@ -119,6 +118,6 @@ def _spatial_sums(values: tf.Tensor) -> tf.Tensor:
     """[N, H, W, C] -> [N, C]. On a CPU, rows are summed by pooling, in half the time of a sum: docs/speed.md."""
     width = values.shape[2]
     if values.dtype == tf.float32 and width is not None and not tf.config.list_logical_devices("GPU"):
-        # Pooling adds one by one: over the whole image it would lose twice the digits that a sum does.
+        # Pooling adds one by one: over the whole image, its rounding would lose twice as many digits as a sum's.
         values = tf.nn.avg_pool2d(values, [1, width], 1, "VALID") * float(width)
     return tf.reduce_sum(values, axis=[1, 2])

@@ -9,15 +9,16 @@ from hyperrule.backbones.backbone import Backbone, using_kernels
 from hyperrule.backbones.bit.architecture import BLOCKS, Architecture, Unit
 from hyperrule.backbones.bit.layers import GroupNormReLU, StandardizedConv2D
 
-# Layers' names, which end the names of their variables' scopes: `Architecture.array_shapes`.
+# Names of layers, and so the last parts of the scopes in array names: see `Architecture.array_shapes`.
 CONV = "standardized_conv2d"
 NORM = "group_norm"
 
 
 class BottleneckUnit(keras.layers.Layer):
-    """y = relu(GN(x)); three convolutions with GN + ReLU between them; plus the shortcut.
+    """A pre-activation bottleneck unit [N, H, W, inputs] -> [N, H', W', out].
 
-    The projection, where there is one, reads y, not x (google-research/big_transfer).
+    y = relu(GN(x)); three convolutions with GN + ReLU between them; plus the shortcut. The shortcut is x, or a
+    projection of y, not x (google-research/big_transfer).
     """
 
     def __init__(self, unit: Unit, initializer: str, **kwargs: Any) -> None:
@@ -51,7 +52,7 @@ class BottleneckUnit(keras.layers.Layer):
         return x + shortcut
 
     def recomputed(self, x: tf.Tensor) -> tf.Tensor:
-        """The same, but of all that the backward pass needs only `x` is kept; the rest is computed once more."""
+        """Like `call`, but the backward pass keeps only `x` and computes all other activations again."""
 
         def run(x: tf.Tensor, *kernels: tf.Tensor) -> tf.Tensor:
             with using_kernels(self.convolutions, kernels):
@@ -65,12 +66,12 @@ class BottleneckUnit(keras.layers.Layer):
 
 
 class ResNetV2(Backbone):
-    """Images [N, H, W, 3] in [-1, 1], any H and W of 32 or more -> float32 features [N, 2048 x width].
+    """Images float [N, H, W, 3] in [-1, 1], any H and W of 32 or more -> features float32 [N, 2048 x width].
 
-    `dtype` is a Keras policy, "float32", "mixed_bfloat16" or "mixed_float16". Kernels, normalisation parameters and
-    statistics, and the pooled sum are float32 under all. `initializer` is that of the kernels; "zeros"
-    spares the drawing of numbers where weights are loaded anyway. The tf.Variables bear the checkpoint names.
-    `remat`: in training, under given kernels, units are computed once more in the backward pass instead of kept.
+    `dtype` is a Keras policy: "float32", "mixed_bfloat16" or "mixed_float16". Kernels, normalisation parameters and
+    statistics, and the pooled sum are float32 in all of them. `initializer` is that of the kernels; "zeros" saves time
+    if weights are loaded anyway. The tf.Variables have the checkpoint's names. `remat` computes units again in the
+    backward pass instead of keeping their activations; it needs `using_kernels`, and affects training only.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class ResNetV2(Backbone):
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         x = self.root(images)
-        # Zeros, not -inf: nothing before the pooling is rectified, so the padding is seen.
+        # Padding is 0, not -inf, as in BiT. It matters: values before the pooling are not rectified.
         x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")
         for unit in self.units:
             x = unit.recomputed(x) if training and self.remat else unit(x)
@@ -108,7 +109,10 @@ class ResNetV2(Backbone):
         return found
 
     def train_part(self, part: str) -> None:
-        """ "full", "head", or "last-1" to "last-3": the last blocks with the normalisation after them."""
+        """Choose the variables that train: "full", "head", or "last-1" to "last-3".
+
+        "last-n" trains the last n blocks and the normalisation after them.
+        """
         if not part.startswith("last-"):
             super().train_part(part)
             return
@@ -118,7 +122,7 @@ class ResNetV2(Backbone):
             unit.trainable = facts.block >= first
 
     def for_inference(self) -> "ResNetV2":
-        """A float32 network of its own, to be filled with folded kernels (see `fold`)."""
+        """Return a new float32 network, to be filled with folded kernels (see `fold`)."""
         return ResNetV2(self.architecture, initializer="zeros")
 
     @property

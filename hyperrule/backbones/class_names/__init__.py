@@ -1,7 +1,7 @@
-"""What the outputs of released heads mean: the classes of ImageNet-1k and ImageNet-21k, in order.
+"""Names of the outputs of released heads: the classes of ImageNet-1k and ImageNet-21k, in order.
 
-Order and number of the classes are those of the released heads, both sorted by WordNet id: the 1,000 of
-ILSVRC-2012, and for ImageNet-21k the 21,841 of the release of autumn 2011 and two more, n03931044 and n09859684
+Order and number of the classes are those of the released heads. Both lists are sorted by WordNet id: the 1,000 classes
+of ILSVRC-2012, and for ImageNet-21k the 21,841 of the release of autumn 2011 and two more, n03931044 and n09859684
 (google-research/big_transfer, issues 7 and 18). Names are the first lemma of WordNet 3.0; see NOTICE.md.
 """
 
@@ -16,9 +16,9 @@ from hyperrule.errors import BackboneError
 
 
 class ClassName(NamedTuple):
-    """A class of a head. Names repeat ("crane" is a bird and a machine); `wnid`, its WordNet id, does not.
+    """A class of a head: `wnid` is its WordNet id, empty for names from a file without ids.
 
-    `wnid` is empty for names from a file that has none.
+    WordNet ids are unique, names are not: "crane" is a bird and a machine.
     """
 
     wnid: str
@@ -27,7 +27,7 @@ class ClassName(NamedTuple):
 
 @cache
 def class_names(key: ClassNames) -> tuple[ClassName, ...]:
-    """The classes of a released head, in the order of its outputs.
+    """Return the classes of a released head, in the order of its outputs.
 
     >>> class_names("imagenet-1k")[0], len(class_names("imagenet-21k"))
     (ClassName(wnid='n01440764', name='tench'), 21843)
@@ -37,7 +37,7 @@ def class_names(key: ClassNames) -> tuple[ClassName, ...]:
 
 
 def read_class_names(path: Path, classes: int) -> tuple[ClassName, ...]:
-    """The classes of a user's own head, from a UTF-8 file with one name, or WordNet id, tab and name, a line.
+    """Return the classes of a user's own head from a UTF-8 file, one a line: a name, or WordNet id, tab and name.
 
     Raises BackboneError for a file that cannot be read, an empty line, or a number of lines other than `classes`.
     """
@@ -48,7 +48,7 @@ def read_class_names(path: Path, classes: int) -> tuple[ClassName, ...]:
         raise BackboneError(f"class names {path} cannot be read: {reason}.") from None
     if len(lines) != classes:
         raise BackboneError(
-            f"class names {path}: one name a line is expected for each of the head's {classes} classes. "
+            f"class names {path}: one line is expected for each of the head's {classes} classes. "
             f"Received: {len(lines)} lines."
         )
     named = tuple(map(_parsed, lines))
@@ -58,7 +58,8 @@ def read_class_names(path: Path, classes: int) -> tuple[ClassName, ...]:
 
 
 def _parsed(line: str) -> ClassName:
-    """
+    """Parse a line: a name, or WordNet id, tab and name.
+
     >>> _parsed("n02012849\\tcrane"), _parsed("construction crane ")
     (ClassName(wnid='n02012849', name='crane'), ClassName(wnid='', name='construction crane'))
     """

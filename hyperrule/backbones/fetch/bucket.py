@@ -1,4 +1,4 @@
-"""Files of the public BiT bucket, downloaded once and known by their SHA-256 from then on; no TensorFlow."""
+"""Files of the public BiT bucket, downloaded once and verified by SHA-256 at every later use; no TensorFlow."""
 
 import hashlib
 import json
@@ -14,20 +14,20 @@ from pydantic import BaseModel, TypeAdapter
 from hyperrule.backbones.fetch.http import complete, failures_told
 from hyperrule.backbones.zoo import BUCKET
 from hyperrule.errors import BackboneError
-from hyperrule.support.files import alone, cache_folder, os_errors_as, whole_file
+from hyperrule.support.files import atomic_write, cache_folder, file_lock, os_errors_as
 from hyperrule.support.progress import Reporter
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A file and its SHA-256, so that nobody has to read gigabytes twice."""
+    """A file and its SHA-256, so that callers need not hash gigabytes again."""
 
     path: Path
     sha256: str
 
 
 class Record(BaseModel):
-    """What is remembered of a file; `url` is None for one that was put into the cache by hand."""
+    """What the cache records of a file; `url` is None if the user put it there."""
 
     sha256: str
     bytes: int
@@ -35,16 +35,16 @@ class Record(BaseModel):
 
 
 def cached(file: str) -> Path | None:
-    """Where a file of the bucket ("BiT-M-R50x1.npz", "distill/R50x1_160.npz") lies, if it is here; no network."""
+    """Return the path of a cached file of the bucket ("BiT-M-R50x1.npz", "distill/R50x1_160.npz"), or None."""
     path = _folder() / file
     return path if path.is_file() else None
 
 
 def fetch(file: str, reporter: Reporter) -> Weights:
-    """The file of the bucket, or of the mirror HYPERRULE_BIT_MIRROR, downloaded if it is missing.
+    """Return a file of the bucket, or of the mirror HYPERRULE_BIT_MIRROR; download it if it is missing.
 
-    A download that breaks leaves FILE.part, and the next call goes on from there. Raises BackboneError if the file
-    cannot be had or is not the one of its first use.
+    An interrupted download leaves FILE.part, from which the next call continues. Raises BackboneError if the file
+    cannot be downloaded, or has changed since its first use.
     """
     if cached(file) is not None:
         return verified(file)
@@ -57,21 +57,21 @@ def fetch(file: str, reporter: Reporter) -> Weights:
         complete(part, url, reporter)
         if not zipfile.is_zipfile(part):
             part.unlink()
-            raise OSError("what the server sent is no .npz file")
+            raise OSError("what the server sent is not a .npz file")
         os.replace(part, target)
 
     pooch.get_logger().setLevel("WARNING")
     bucket = pooch.Pooch(folder, base_url="", registry={file: None}, urls={file: url})
-    told = failures_told(f"cannot download {url}", f"bring the file yourself: {put}")
-    with told, alone(folder / ".download", reporter):
+    one_line_errors = failures_told(f"cannot download {url}", f"get the file yourself: {put}")
+    with one_line_errors, file_lock(folder / ".download", reporter):
         bucket.fetch(file, downloader=download)
     return verified(file, url)
 
 
 def verified(file: str, url: str | None = None) -> Weights:
-    """The cached file with its SHA-256, which is recorded at first use, with `url`, and compared at every later one.
+    """Return the cached file with its SHA-256, recorded with `url` at first use and compared at every later one.
 
-    Raises BackboneError if the hashes differ, or if the file cannot be read or, at first use, is cut short.
+    Raises BackboneError if the hashes differ, if the file cannot be read, or if it is incomplete at first use.
     """
     path = _folder() / file
     with os_errors_as(BackboneError, f"cannot read {path}"), path.open("rb") as stream:
@@ -79,12 +79,12 @@ def verified(file: str, url: str | None = None) -> Weights:
     known = _records().get(file)
     if known is None:
         if not zipfile.is_zipfile(path):
-            raise BackboneError(f"{path} is no whole .npz file; delete it to fetch it again.")
+            raise BackboneError(f"{path} is not a complete .npz file; delete it to download it again.")
         _record(file, Record(sha256=sha256, bytes=path.stat().st_size, url=url))
     elif known.sha256 != sha256:
         raise BackboneError(
-            f"{path} has SHA-256 {sha256[:12]}, and had {known.sha256[:12]} when it was first used; delete the file "
-            f"to fetch it again, or its line in {_record_file()} if the change is meant."
+            f"{path} has SHA-256 {sha256[:12]}, but had {known.sha256[:12]} when it was first used. Delete the file to "
+            f"download it again, or its line in {_record_file()} if the change is intended."
         )
     return Weights(path, sha256)
 
@@ -102,18 +102,18 @@ def _records() -> dict[str, Record]:
     if not file.exists():
         return {}
     try:
-        # Whoever deletes the last line leaves a comma before it.
+        # A user who deletes the last line leaves a comma before it.
         text = re.sub(r",\s*}\s*$", "}", file.read_text(encoding="utf-8"))
         return TypeAdapter(dict[str, Record]).validate_json(text)
     except (OSError, ValueError) as error:
         raise BackboneError(
-            f"{file} cannot be read: {' '.join(str(error).split())[:200]}. Mend or delete it."
+            f"{file} cannot be read: {' '.join(str(error).split())[:200]}. Repair or delete it."
         ) from None
 
 
 def _record(file: str, record: Record) -> None:
-    with os_errors_as(BackboneError, f"cannot record {file}"), alone(_folder() / ".record"):
+    with os_errors_as(BackboneError, f"cannot record {file}"), file_lock(_folder() / ".record"):
         records = sorted((_records() | {file: record}).items())
         lines = ",\n".join(f"{json.dumps(name)}: {each.model_dump_json()}" for name, each in records)
-        with whole_file(_record_file()) as partial:
+        with atomic_write(_record_file()) as partial:
             partial.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Files over HTTP: how large they are, downloads that go on where they broke, and failures in one line."""
+"""Downloads over HTTP that continue where they were interrupted, and failures in one line."""
 
 import sys
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import MIB, size
 
 TIMEOUT = 30.0  # seconds without a byte
-WRAPPERS = (requests.RequestException, urllib3.exceptions.HTTPError, URLError)  # their context is the reason
+WRAPPERS = (requests.RequestException, urllib3.exceptions.HTTPError, URLError)  # the error that caused them says why
 
 
 def opened(url: str, first: int = 0, verify: bool = True) -> requests.Response:
-    """The answer to GET, its body from byte `first` on still to be read. Raises requests' exceptions."""
+    """Send a GET request for the bytes from `first` on; the body is still to be read. Raises requests' exceptions."""
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={first}-"} if first else {})
     response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT, verify=verify)
     if not first or response.status_code != requests.codes.requested_range_not_satisfiable:
@@ -27,12 +27,12 @@ def opened(url: str, first: int = 0, verify: bool = True) -> requests.Response:
 
 
 def complete(part: Path, url: str, reporter: Reporter) -> None:
-    """Download into `part`, which goes on where it stopped if the server still has what it was begun from.
+    """Download into `part`. If it exists and the server's file has not changed, continue where it ends.
 
-    Raises OSError, requests' exceptions included, and leaves what has arrived.
+    Raises OSError, which includes requests' exceptions, and keeps what has arrived.
     """
     origin = part.with_name(f"{part.name}.origin")
-    # The last byte is asked for again: there may be no other, and a range of none is an error.
+    # The last byte is requested again: the part may be complete, and an empty range is an error.
     begun = max(part.stat().st_size - 1, 0) if part.exists() and origin.exists() else 0
     response = opened(url, begun)
     if begun and not (_starts_at(begun, response) and _origin(response, begun) == origin.read_text(encoding="utf-8")):
@@ -45,7 +45,9 @@ def complete(part: Path, url: str, reporter: Reporter) -> None:
         reporter.say(f"Downloading {url} ({size(total)}{here}) to {part.parent}.")
         stage = reporter.stage("download", -(-total // MIB), begun // MIB) if total else nullcontext(lambda *_: None)
         with stage as report, part.open("r+b" if begun else "wb") as stream:
-            origin.write_text(_origin(response, begun) or "", encoding="utf-8")  # what was there before is gone by now
+            origin.write_text(
+                _origin(response, begun) or "", encoding="utf-8"
+            )  # any other content was truncated by now
             stream.seek(begun)
             for chunk in response.iter_content(MIB):
                 stream.write(chunk)
@@ -57,8 +59,8 @@ def complete(part: Path, url: str, reporter: Reporter) -> None:
 
 @contextmanager
 def failures_told(what: str, instead: str, kind: type[Exception] = OSError) -> Iterator[None]:
-    """Turns what fails within the block into a BackboneError of one line: what, why, and what to do instead."""
-    outer = sys.exception()  # the caller may be handling an error of its own
+    """Turn errors within the block into a BackboneError of one line: `what` failed, why, and what to do `instead`."""
+    outer = sys.exception()  # one that the caller is handling is not the cause
     try:
         yield
     except BackboneError:
@@ -68,7 +70,7 @@ def failures_told(what: str, instead: str, kind: type[Exception] = OSError) -> I
 
 
 def _why(error: BaseException, outer: BaseException | None) -> str:
-    """The innermost reason, in at most 200 characters."""
+    """Return the innermost reason, in at most 200 characters."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the server answered {error.response.status_code} {error.response.reason}"
     via = "the proxy, " if isinstance(error, requests.exceptions.ProxyError) else ""
@@ -83,6 +85,6 @@ def _starts_at(begun: int, response: requests.Response) -> bool:
 
 
 def _origin(response: requests.Response, begun: int) -> str | None:
-    """Tells two states of a file on the server apart; None if the server gives no means to."""
+    """Return a string that changes with the file on the server; None if the server sends neither ETag nor date."""
     tag, date = response.headers.get("ETag"), response.headers.get("Last-Modified")
     return f"{tag} {date} {begun + (response.raw.length_remaining or 0)}" if tag or date else None

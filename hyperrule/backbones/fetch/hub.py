@@ -1,20 +1,18 @@
 """TF2 Hub modules: handles, and the local folders of their SavedModels."""
 
 import hashlib
-import io
 import os
 import re
 import shutil
-import socket
 import tarfile
 import warnings
-from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from hyperrule.backbones.fetch.http import TIMEOUT, failures_told, opened
+from hyperrule.backbones.fetch.http import failures_told, opened
 from hyperrule.errors import BackboneError
-from hyperrule.support.files import alone, cache_folder
+from hyperrule.support.files import cache_folder, file_lock
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import size
 
@@ -53,7 +51,7 @@ def cached(handle: str) -> Path | None:
 
 
 def resolve(handle: str, reporter: Reporter) -> Path:
-    """The folder of the module's SavedModel, downloaded by tensorflow_hub if it is missing.
+    """The folder of the module's SavedModel, downloaded into tensorflow_hub's cache if it is missing.
 
     Takes the URL of the module, as from `as_handle`. Raises BackboneError if the module cannot be had or is not whole.
     """
@@ -64,13 +62,23 @@ def resolve(handle: str, reporter: Reporter) -> Path:
     if folder.exists():
         raise BackboneError(f"{folder} holds no whole SavedModel; delete it, or unpack {archive} there.")
     instead = f"unpack {archive} to {folder}, or give the unpacked folder or the .tar.gz with --backbone"
-    # tensorflow_hub raises whatever urllib, tarfile and TensorFlow do.
-    with failures_told(f"cannot fetch module {handle}", f"bring it yourself: {instead}", Exception):
+
+    def bring(_: str, into: str) -> None:
         with opened(archive, verify=os.environ.get("TFHUB_DISABLE_CERT_VALIDATION") != "true") as response:
             reporter.say(f"Downloading {handle} ({size(response.raw.length_remaining)}) to {folder}.")
+            try:
+                file_utils.extract_tarfile_to_destination(response.raw, into)
+            except tarfile.ReadError:
+                raise OSError(f"{archive} does not appear to be a valid module") from None
+
+    # tensorflow_hub raises whatever requests, tarfile and TensorFlow do.
+    with failures_told(f"cannot fetch module {handle}", f"bring it yourself: {instead}", Exception):
+        file_utils, resolver = _of_tensorflow_hub()
         if (lock := folder.with_name(f"{folder.name}.lock")).exists():
             reporter.say(f"Another process is at it; if there is none, delete {lock}.")
-        _fetch(handle, folder.parent)
+        # Its cache, filled by hand: `resolve` goes by the environment, waits for a server for ever, and prints.
+        resolver.create_local_module_dir(str(folder.parent), folder.name)
+        resolver.atomic_download(handle, bring, str(folder))
         if (model := cached(handle)) is None:
             shutil.rmtree(folder, ignore_errors=True)
             folder.with_name(f"{folder.name}.descriptor.txt").unlink(missing_ok=True)
@@ -86,30 +94,19 @@ def unpack(archive: Path, reporter: Reporter) -> Path:
     with failures_told(f"cannot unpack {archive}", "fetch or copy it again", Exception):
         with archive.open("rb") as stream:
             folder = cache_folder() / "unpacked" / hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-        with alone(folder.parent / ".lock", reporter):
+        with file_lock(folder.parent / ".lock", reporter):
             return _saved_model(folder) or _unpacked(archive, folder, reporter)
 
 
-def _fetch(handle: str, cache: Path) -> None:
-    """Have tensorflow_hub bring the module into `cache`. stdout is the result's, so it may not speak there."""
-    own = os.environ.get("TFHUB_CACHE_DIR")
-    os.environ["TFHUB_CACHE_DIR"] = str(cache)
-    waits = socket.getdefaulttimeout()
-    with redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
-        try:
-            import tensorflow_hub
-
-            socket.setdefaulttimeout(TIMEOUT)  # tensorflow_hub itself would wait for ever
-            tensorflow_hub.resolve(handle)
-        except ImportError as error:
-            remedy = "pip install tensorflow_hub 'setuptools<82'"
-            raise BackboneError(f"tensorflow_hub cannot be imported ({error}). Try: {remedy}") from None
-        finally:
-            socket.setdefaulttimeout(waits)
-            if own is None:
-                del os.environ["TFHUB_CACHE_DIR"]
-            else:
-                os.environ["TFHUB_CACHE_DIR"] = own
+def _of_tensorflow_hub() -> tuple[Any, Any]:
+    """How it unpacks, and how it fills its cache."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            from tensorflow_hub import file_utils, resolver
+    except ImportError as error:
+        remedy = "pip install tensorflow_hub 'setuptools<82'"
+        raise BackboneError(f"tensorflow_hub cannot be imported ({error}). Try: {remedy}") from None
+    return file_utils, resolver
 
 
 def _unpacked(archive: Path, folder: Path, reporter: Reporter) -> Path:

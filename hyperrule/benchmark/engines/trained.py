@@ -2,7 +2,7 @@
 
 import time
 
-from hyperrule.benchmark.cells import Planned
+from hyperrule.benchmark.cells import PreparedCell
 from hyperrule.benchmark.ledger import Line
 from hyperrule.evaluation.metrics import Metrics, compute_metrics
 from hyperrule.jobs.finetune import HeadOnBackbone
@@ -21,7 +21,7 @@ class Measuring(HeadOnBackbone[Metrics]):
         return metrics
 
 
-def measure(planned: Planned, run: RunFolder, reporter: Reporter) -> Line:
+def measure(planned: PreparedCell, run: RunFolder, reporter: Reporter) -> Line:
     """Train the cell in its run folder, from its newest checkpoint if it has begun, and evaluate."""
     start = time.monotonic()
     before = _seconds_of_steps(run)
@@ -32,7 +32,7 @@ def measure(planned: Planned, run: RunFolder, reporter: Reporter) -> Line:
         assert isinstance(stored, Plan)
         calibration = stored.calibration
         if stored.machine.devices == plan.machine.devices:  # pieces that fitted, fit
-            plan = plan.model_copy(update={name: getattr(stored, name) for name in plan.how})
+            plan = plan.model_copy(update={name: getattr(stored, name) for name in plan.execution_fields})
     metrics = Measuring(plan, planned.source, run, reporter).execute(resuming, calibration)
     seconds = before + time.monotonic() - start
     return planned.done(metrics.top1, metrics.examples, plan.examples.value, seconds)

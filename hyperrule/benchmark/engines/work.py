@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from hyperrule.benchmark.cells import Planned, as_done_here
+from hyperrule.benchmark.cells import PreparedCell, as_done_here
 from hyperrule.benchmark.engines.handover import read_planned
 from hyperrule.benchmark.engines.pieces import Order, Piece
 from hyperrule.benchmark.engines.probing import Probing
@@ -23,12 +23,12 @@ from hyperrule.benchmark.ledger import LOOKED_AT, Line, claim
 from hyperrule.errors import HyperruleError, Interrupted
 from hyperrule.support.progress import Reporter, silent_native_stderr
 
-Measure = Callable[[Planned], Line]
+Measure = Callable[[PreparedCell], Line]
 
 
 def work(
     folder: BenchFolder,
-    planned: list[Planned],
+    planned: list[PreparedCell],
     retry_failed: bool,
     reporter: Reporter,
     patience: float = LOOKED_AT,
@@ -53,7 +53,7 @@ def is_missing(key: str, lines: Mapping[str, Line], again: Mapping[str, Line]) -
     return key not in lines or lines[key] == again.get(key)
 
 
-def _measured(planned: Planned, measure: Measure) -> Line:
+def _measured(planned: PreparedCell, measure: Measure) -> Line:
     start = time.monotonic()
     try:
         return measure(planned)
@@ -66,7 +66,7 @@ def _measured(planned: Planned, measure: Measure) -> Line:
         return planned.failed(f"{type(error).__name__}: {error}", time.monotonic() - start)
 
 
-def _probe(planned: list[Planned], reporter: Reporter) -> Measure:
+def _probe(planned: list[PreparedCell], reporter: Reporter) -> Measure:
     """Features are extracted for the first cell that is missing."""
 
     @cache
@@ -77,7 +77,7 @@ def _probe(planned: list[Planned], reporter: Reporter) -> Measure:
 
 
 def _training(folder: BenchFolder, reporter: Reporter) -> Measure:
-    def measure(planned: Planned) -> Line:
+    def measure(planned: PreparedCell) -> Line:
         with silent_native_stderr():
             from hyperrule.benchmark.engines import trained
         return trained.measure(planned, folder.run(planned.key), reporter)

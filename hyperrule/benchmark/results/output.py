@@ -18,7 +18,7 @@ from hyperrule.benchmark.results.summary import NAMES, Cell, Comparison, Summary
 from hyperrule.benchmark.results.tables import Table, comparison_tables, published_tables, result_tables, trouble_table
 from hyperrule.errors import RecipeError
 from hyperrule.pages.rendering import render
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 from hyperrule.support.wording import number
 
 Form = Literal["terminal", "markdown", "csv", "latex", "html", "svg"]
@@ -51,7 +51,7 @@ def write_tables(
         _write(stream, form, summaries, beside, comparisons, title)
 
     if isinstance(target, Path):
-        with whole_file(target) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
+        with atomic_write(target) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
             write(stream)
     else:
         write(target)

@@ -193,7 +193,7 @@ def _other_training(line: Line, table: Table) -> Iterator[str]:
     settings, images = line.settings, line.trained_on or 1
     usual = {
         "batch": table.batch,
-        "base_learning_rate": table.learning_rate,
+        "base_lr": table.learning_rate,
         "steps": rule.schedule(images).steps,
         "mixup": rule.mixup_alpha(images),
     }

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import IO
 
 from hyperrule.errors import DataError
-from hyperrule.support.files import alone, cache_folder, os_errors_as
+from hyperrule.support.files import cache_folder, file_lock, os_errors_as
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import MIB, size
 
@@ -45,7 +45,7 @@ def unpacked(archive: Path, reporter: Reporter) -> Path:
     """
     with os_errors_as(DataError, f"cannot unpack {archive}"), archive.open("rb") as stream:
         folder = cache_folder() / "data" / hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-        with alone(folder.parent / ".lock", reporter):
+        with file_lock(folder.parent / ".lock", reporter):
             if not folder.is_dir():
                 stream.seek(0)
                 _unpack(archive, stream, folder, reporter)

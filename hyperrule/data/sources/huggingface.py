@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperrule.data.images import Contents, Files, Indices, TableColumn
+from hyperrule.data.images import EncodedImages, Files, Indices, TableColumn
 from hyperrule.data.label_safety import destroys_label
 from hyperrule.data.listing import DataRequest, Listing
 from hyperrule.data.sources.named_splits import OWN_ORDER, Span, chosen_key, chosen_splits, reason, without_unlabelled
@@ -190,7 +190,7 @@ def _is_plain(path: str) -> bool:
     return path.isprintable() and "://" not in path and not os.path.isabs(path)
 
 
-def _contents(encoded: pa.ChunkedArray, paths: list[str | None], rows: Indices, data_set: str) -> Contents:
+def _contents(encoded: pa.ChunkedArray, paths: list[str | None], rows: Indices, data_set: str) -> EncodedImages:
     """Images in the table, or in files that it has the paths of."""
     embedded = pc.is_valid(encoded).take(rows).to_numpy()
     if embedded.all():

@@ -55,7 +55,7 @@ class Span(Protocol):
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SplitSelection:
     """`images` are the numbers, ascending, of the images in any split, where all splits of the data set are counted
     through; `splits` index `images`."""
 
@@ -67,7 +67,7 @@ class Chosen:
 
 def chosen_splits(
     request: DataRequest, sizes: dict[str, int], absolute: Callable[[str], Iterable[Span]], data_set: str
-) -> Chosen:
+) -> SplitSelection:
     """Splits by name or expression ("train[:98%]", "train+validation"), which `absolute` resolves.
 
     Splits that the request does not mention go by custom, unless it spends their images otherwise. Raises DataError
@@ -82,7 +82,7 @@ def resolved_splits(
     sizes: dict[str, int],
     absolute: Callable[[str], Iterable[Span]],
     data_set: str,
-) -> Chosen:
+) -> SplitSelection:
     """As `chosen_splits`, by expressions; those not `asked` for, but of train, give way to those that are."""
     firsts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
 
@@ -119,7 +119,7 @@ def resolved_splits(
     unused = [name for name in sizes if sizes[name] and not _common(np.arange(sizes[name]) + firsts[name], images)]
     if unused:
         notes.append(f"not used: {listed(_counted({name: sizes[name] for name in unused}))}")
-    return Chosen(
+    return SplitSelection(
         images,
         {split: np.searchsorted(images, found) for split, found in members.items()},
         {split: f"split {expressions[split]}" for split in members},

@@ -9,19 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tokenize import TokenError
-from typing import IO, Any, Self
+from typing import IO, Any
 from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 
-from hyperrule.support.files import alone, cache_folder, whole_file
+from hyperrule.support.files import NpyHeader, atomic_write, cache_folder, file_lock
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import size
 
 LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip's member: lengths of the name and of the extra field that follow
-READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class Mapped(np.memmap[Any, np.dtype[Any]]):
@@ -33,30 +31,6 @@ class Mapped(np.memmap[Any, np.dtype[Any]]):
 
 
 @dataclass(frozen=True)
-class Header:
-    """`offset` (bytes) is that of the data from the start of the .npy."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    order: str
-    offset: int
-
-    @classmethod
-    def read(cls, stream: IO[bytes]) -> Self:
-        """Raises ValueError if the stream holds no array, or Python objects, which are never unpickled."""
-        version = np.lib.format.read_magic(stream)
-        if version not in READERS:
-            raise ValueError(f"version {version} of .npy")
-        try:
-            shape, is_fortran, dtype = READERS[version](stream)
-        except TokenError:
-            raise ValueError("a damaged header") from None
-        if dtype.hasobject:
-            raise ValueError("an array of Python objects, which may run code when it is read; save numbers or text")
-        return cls(dtype, shape, "F" if is_fortran else "C", stream.tell())
-
-
-@dataclass(frozen=True)
 class Npy:
     """A .npy file, or with `member` one in the .npz `file`."""
 
@@ -64,14 +38,14 @@ class Npy:
     member: str = ""
 
     @cached_property
-    def header(self) -> Header:
+    def header(self) -> NpyHeader:
         with self._opened() as stream:
-            return Header.read(stream)
+            return NpyHeader.read(stream)
 
     def load(self) -> npt.NDArray[Any]:
         """All of it, in memory. Raises ValueError, OSError and zipfile.BadZipFile."""
         with self._opened() as stream:
-            Header.read(stream)  # words the refusal of Python objects
+            NpyHeader.read(stream)  # words the refusal of Python objects
             stream.seek(0)
             array: npt.NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
             return array
@@ -102,11 +76,11 @@ class Npy:
             stream.seek(0)
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             target = cache_folder() / "arrays" / sha256[:16] / quote(self.member, safe="")
-            with alone(target.parent.with_suffix(".lock"), reporter):
+            with file_lock(target.parent.with_suffix(".lock"), reporter):
                 if not target.exists():
                     reporter.say(f"Unpacking {self.member} of {self.file} ({size(info.file_size)}) to {target}.")
                     target.parent.mkdir(exist_ok=True)
-                    with whole_file(target) as partial, archive.open(info) as packed, partial.open("wb") as out:
+                    with atomic_write(target) as partial, archive.open(info) as packed, partial.open("wb") as out:
                         shutil.copyfileobj(packed, out, 2**20)
             return target, 0
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hyperrule.data.images import Contents, Pixels
+from hyperrule.data.images import EncodedImages, Pixels
 from hyperrule.data.label_safety import destroys_label
 from hyperrule.data.listing import DataRequest, Listing, Split
 from hyperrule.data.sources.named_splits import OWN_ORDER, resolved_splits, without_unlabelled
@@ -192,7 +192,7 @@ def _listed(task: Task, choosing: bool, builder: Any, reporter: Reporter) -> Lis
 class Multiplied:
     """Decoded images with every pixel multiplied, as the arrays of `Pixels`."""
 
-    encoded: Contents
+    encoded: EncodedImages
     factor: int
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The job: pool -> teacher and student -> training -> agreement -> weights and export, each into the run folder."""
+"""The job of `distill`: a student learns a teacher's outputs; agreement, weights and export go to the run folder."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,18 +24,18 @@ from hyperrule.jobs.result import Distilled
 from hyperrule.planning.distill import DistillPlan
 from hyperrule.reporting.make import finish_run
 from hyperrule.run_folder import RunFolder
-from hyperrule.support.files import whole_file
+from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Report, Reporter
 from hyperrule.training.classifier import POLICIES
 from hyperrule.training.optimizer import adamw
 from hyperrule.training.step import TrainingStep
 
-SAMPLE, SAMPLE_ON_A_BUDGET = 2_048, 256  # images by which the teacher's features are standardised
-LEAST_SCALE = 1e-3  # of a feature, against the mean of all: one that never moves must not be divided by 0
+SAMPLE, SAMPLE_ON_A_BUDGET = 2_048, 256  # images whose statistics standardise the teacher's features
+LEAST_SCALE = 1e-3  # of a feature's scale to the mean scale: a constant feature must not be divided by 0
 
 
 class Distillation(Job[DistillPlan, Distilled]):
-    """A student that learns to be like its teacher, on images without labels."""
+    """Trains a student to match its teacher's logits, features or both, on images without labels."""
 
     classifier: Student
 
@@ -60,11 +60,11 @@ class Distillation(Job[DistillPlan, Distilled]):
         policy = POLICIES[plan.precision.value]
         backbone = ResNetV2(plan.backbone.network, policy, initializer, remat=plan.remat.value)
         self.classifier = student = Student(backbone, Teacher(plan.teacher, plan.precision.value), plan)
-        optimizer = adamw(plan.weight_decay.value / plan.base_learning_rate.value, student.undecayed)
+        optimizer = adamw(plan.weight_decay.value / plan.base_lr.value, student.undecayed)
         self.step = TrainingStep(student, self.strategy, plan.batch.value, optimizer, xla=plan.xla.value)
 
     def initialise(self) -> None:
-        """The student's weights, and the scale of the teacher's features."""
+        """Set the student's weights, and the mean and scale of the teacher's features."""
         student = self.classifier
         if self.plan.backbone.path is not None:
             with self.strategy.scope(), StoredArrays(Path(self.plan.backbone.path)) as arrays:
@@ -72,9 +72,9 @@ class Distillation(Job[DistillPlan, Distilled]):
         if self.matches_features:
             sample = self._sample()
             with self.reporter.stage("Features", len(sample)) as report:
-                _, features = self._taught(sample, report)
+                _, features = self._teacher_outputs(sample, report)
             scale = features.std(axis=0)
-            with self.strategy.scope():  # the chief's: another machine may round otherwise
+            with self.strategy.scope():  # the chief's values: another machine may round differently
                 student.mean.assign(self.workers.broadcast(features.mean(axis=0)))
                 student.scale.assign(self.workers.broadcast(np.maximum(scale, LEAST_SCALE * scale.mean())))
 
@@ -86,7 +86,9 @@ class Distillation(Job[DistillPlan, Distilled]):
 
     def batches(self, micro_batch: int, steps: range) -> tf.data.Dataset:
         plan = self.plan
-        side = max(plan.crop.value, plan.teacher_crop.value)  # of the pixels that both see
+        side = max(
+            plan.crop.value, plan.teacher_crop.value
+        )  # of the images, which are resized for the other of the two
         augmentation = InceptionAugmentation(
             side, plan.least_area.value, plan.random_flip.value, 1.0 if plan.mixup.value else 0.0
         )
@@ -103,30 +105,33 @@ class Distillation(Job[DistillPlan, Distilled]):
         )
 
     @cached_property
-    def _teach(self) -> Pass:
+    def _teacher_pass(self) -> Pass:
         plan, teacher = self.plan, self.classifier.teacher
         columns = (plan.teacher.classes if self.matches_logits else 0) + plan.teacher.features
 
-        def lesson(images: tf.Tensor) -> tf.Tensor:
+        def outputs(images: tf.Tensor) -> tf.Tensor:
             logits, features = teacher(images)
-            told = [logits if self.matches_logits else None, features]
-            return tf.concat([each for each in told if each is not None], axis=1)
+            wanted = [logits if self.matches_logits else None, features]
+            return tf.concat([each for each in wanted if each is not None], axis=1)
 
-        return Pass(lesson, columns, plan.teacher_crop.value, plan.micro_batch.value, self.workers)
+        return Pass(outputs, columns, plan.teacher_crop.value, plan.micro_batch.value, self.workers)
 
-    def _taught(self, examples: Examples, report: Report | None = None) -> tuple[Floats, Floats]:
-        """The teacher's logits and features of whole images; no columns of what there is not."""
-        told = self._teach(examples, report)
-        classes = told.shape[1] - self.plan.teacher.features
-        return told[:, :classes], told[:, classes:]
+    def _teacher_outputs(self, examples: Examples, report: Report | None = None) -> tuple[Floats, Floats]:
+        """Return the teacher's logits [N, classes] and features [N, width] for whole images.
+
+        Either has no columns if it is not matched.
+        """
+        outputs = self._teacher_pass(examples, report)
+        classes = outputs.shape[1] - self.plan.teacher.features
+        return outputs[:, :classes], outputs[:, classes:]
 
     @cached_property
-    def _lessons(self) -> tuple[Floats, Floats]:
-        """What the teacher says of the held-out images, whenever it is asked."""
-        return self._taught(self.testing)
+    def _held_out_targets(self) -> tuple[Floats, Floats]:
+        """The teacher's logits and features for the held-out images, computed only once."""
+        return self._teacher_outputs(self.testing)
 
     def outputs(self, examples: Examples, report: Report | None = None) -> Floats:
-        """The student's features."""
+        """Return the student's features, float32 [N, width]."""
         return self.evaluator.features(examples, report)
 
     def evaluate_on_the_way(self, check: Callable[[], None]) -> dict[str, float]:
@@ -135,10 +140,10 @@ class Distillation(Job[DistillPlan, Distilled]):
         return overall.figures
 
     def _answers(self, features: Floats) -> Answers:
-        """Of both about the held-out images, by the student's features."""
-        student, (logits, taught) = self.classifier, self._lessons
+        """Return the teacher's and the student's answers for the held-out images, from the student's `features`."""
+        student, (logits, targets) = self.classifier, self._held_out_targets
         norms = np.linalg.norm(features, axis=1)
-        errors = student.feature_errors(taught, features).numpy() if self.matches_features else None
+        errors = student.feature_errors(targets, features).numpy() if self.matches_features else None
         if not self.matches_logits:
             return Answers(None, None, errors, norms)
         return Answers(logits, student.head(features).numpy(), errors, norms)
@@ -165,12 +170,12 @@ class Distillation(Job[DistillPlan, Distilled]):
             answers = replace(answers, norms=factor * answers.norms)
         agreements = self._agreements(answers)
         parity = self._write(answers, agreements) if self.workers.chief else None
-        told = self.workers.texts(parity.model_dump_json() if parity is not None else "")[0]  # the others wait here
-        return Distilled(self.run, self.plan, Parity.model_validate_json(told) if told else None, agreements)
+        text = self.workers.texts(parity.model_dump_json() if parity is not None else "")[0]  # the others wait here
+        return Distilled(self.run, self.plan, Parity.model_validate_json(text) if text else None, agreements)
 
     def _write(self, answers: Answers, agreements: Agreements) -> Parity | None:
         run, parity = self.run, None
-        with whole_file(run.weights_file) as partial:
+        with atomic_write(run.weights_file) as partial:
             write_arrays(partial, self.classifier.bit_arrays(with_head=self.matches_logits))
         run.write(run.eval_file, agreements.model_dump_json(indent=2) + "\n")
         if answers.teacher is not None:

@@ -1,9 +1,8 @@
-"""The student: a BiT with a head for the teacher's classes, and what it is to learn by function matching.
+"""The networks of a distillation: the teacher, which only infers, and the student, a BiT with the losses it learns by.
 
-Source of the loss on logits: arXiv 2106.05237, section 3; google-research/big_vision, `trainers/proj/distill`. The
-loss on features is ours: their mean squared error after standardisation, through a linear map.
-
-The teacher: a network that only infers, its logits and its features for whatever pixels the student sees.
+The student learns by function matching: both networks see the same pixels. Source of the loss on logits:
+arXiv 2106.05237, section 3; google-research/big_vision, `trainers/proj/distill`. The loss on features is hyperrule's
+own: the mean squared error of a linear map of the student's features from the teacher's standardised ones.
 """
 
 from collections.abc import Mapping
@@ -20,20 +19,27 @@ from hyperrule.data.pipeline import MicroBatch
 from hyperrule.planning.distill import DistillPlan, TeacherInfo
 from hyperrule.training.classifier import Classifier, fold, make_classifier
 
+# Names of the student's arrays that are not part of a BiT.
+MAP = "distill/map/"
+MEAN, SCALE = "distill/teacher/mean", "distill/teacher/scale"
+
 
 class Lesson(NamedTuple):
-    """What a teacher says of N images: logits float32 [N, classes], None where it has no head; features float32
-    [N, width], None where it gives logits only."""
+    """A teacher's outputs for N images.
+
+    `logits` are float32 [N, classes], None without a head; `features` float32 [N, width], None if it returns logits
+    only.
+    """
 
     logits: tf.Tensor | None
     features: tf.Tensor | None
 
 
 class Teacher:
-    """Of a BiT, kernels are standardised once and for all and convolutions run in `precision`; any other network runs
-    as it is. Nothing of it trains. Make it within the strategy's scope.
+    """The teacher network, frozen. Create it within the strategy's scope.
 
-    Raises BackboneError if the files cannot be loaded.
+    A BiT's kernels are standardised only once, and its convolutions run in `precision`; any other network runs as an
+    opaque graph. Raises BackboneError if the files cannot be loaded.
     """
 
     def __init__(self, info: TeacherInfo, precision: str) -> None:
@@ -50,19 +56,15 @@ class Teacher:
                 self._network.head.bias.assign(arrays[f"{HEAD}bias"])
 
     def __call__(self, images: tf.Tensor) -> Lesson:
-        """Images float32 [N, H, W, 3] in [0, 1]."""
+        """Return the outputs for images float32 [N, H, W, 3] in [0, 1]."""
         outputs = self._network.features(images)
         if not self._has_features:
             return Lesson(outputs, None)
         return Lesson(self._network.head(outputs) if self._has_logits else None, outputs)
 
 
-MAP = "distill/map/"  # names of the arrays that are no part of a BiT
-MEAN, SCALE = "distill/teacher/mean", "distill/teacher/scale"
-
-
 class Student(Classifier):
-    """A classifier that learns from `teacher` what the plan weighs: its logits, its features, or both.
+    """A classifier that learns the logits of `teacher`, its features, or both, by the weights in the plan.
 
     `mean` and `scale` (float32 [width]) standardise the teacher's features; they are set once, before step 0.
     """
@@ -87,7 +89,7 @@ class Student(Classifier):
             )
 
     def losses_of(self, micro: MicroBatch, training: bool) -> tf.Tensor:
-        """Of images at the larger of both crops, in float32 [M]; their targets do not count."""
+        """Return the losses float32 [M] of images at the larger of both crops; labels are not used."""
         lesson = self.teacher(_at(micro.images, self.teacher_crop))
         features = self.features(_at(micro.images, self.crop), training)
         losses = tf.zeros(tf.shape(features)[0])
@@ -97,15 +99,20 @@ class Student(Classifier):
             losses += self.features_weight * self.feature_errors(lesson.features, features)
         return losses
 
-    def feature_errors(self, taught: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
-        """Mean squared error of the student's idea of its teacher's features, float32 [M, width], in parts of their
-        variance, by its own, float32 [M, features]: [M]."""
+    def feature_errors(self, targets: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
+        """Return the mean squared errors, float32 [M], in units of the variance of the teacher's features.
+
+        `targets` are the teacher's features, float32 [M, width], `features` the student's, float32 [M, features].
+        """
         assert self.map is not None
-        standardized = (taught - self.mean) / self.scale
+        standardized = (targets - self.mean) / self.scale
         return tf.reduce_mean(tf.square(self.map(features) - standardized), axis=1)
 
     def scale_features(self, factor: float) -> None:
-        """Multiply the features, and let the logits be: ReLU lets the last normalisation's scale through."""
+        """Multiply the features by `factor` > 0, and keep the logits.
+
+        The last normalisation is scaled, which its ReLU passes on; the kernels that read the features are divided.
+        """
         last = [f"resnet/group_norm/{name}" for name in ("gamma", "beta")]
         readers = [f"{HEAD}kernel", *([f"{MAP}kernel"] if self.map is not None else [])]
         for name in last:
@@ -122,16 +129,16 @@ class Student(Classifier):
 
     @property
     def undecayed(self) -> list[keras.Variable]:
-        """Variables that weight decay leaves alone: all but kernels (big_vision's default)."""
+        """Variables without weight decay: all but kernels (big_vision's default)."""
         return [variable for name, variable in self.arrays.items() if not name.endswith("kernel")]
 
     def load_weights_of(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Start from a BiT's arrays; its head stays away, for it means other classes."""
+        """Load a BiT's arrays, except its head, which is for other classes."""
         for name, variable in self.backbone.arrays.items():
             variable.assign(arrays[name].reshape(variable.shape))
 
     def bit_arrays(self, with_head: bool) -> Arrays:
-        """What is left when the teacher has gone: a checkpoint in BiT's public format."""
+        """Return the arrays of a checkpoint in BiT's public format, without those that only distillation needs."""
         return {
             name: array
             for name, array in self.snapshot().items()
@@ -140,11 +147,14 @@ class Student(Classifier):
 
 
 def kl_divergence(teacher: tf.Tensor, student: tf.Tensor, temperature: float) -> tf.Tensor:
-    """KL(teacher || student) of softmaxed logits float32 [M, classes] over `temperature`, times its square: [M]."""
+    """Return temperature^2 KL(teacher || student), float32 [M].
+
+    The distributions are the softmax of logits float32 [M, classes] / `temperature`.
+    """
     teacher, student = tf.nn.log_softmax(teacher / temperature), tf.nn.log_softmax(student / temperature)
     return temperature**2 * tf.reduce_sum(tf.exp(teacher) * (teacher - student), axis=1)
 
 
 def _at(images: tf.Tensor, side: int) -> tf.Tensor:
-    """The same images, smaller; by halves, bilinear resizing is the mean of 2 x 2 pixels."""
+    """Resize images to `side`; bilinear resizing to half the side is the mean of 2 x 2 pixels."""
     return images if images.shape[1] == side else tf.image.resize(images, [side, side])

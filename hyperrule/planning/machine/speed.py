@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hyperrule import __version__
-from hyperrule.support.files import cache_folder, whole_file
+from hyperrule.support.files import atomic_write, cache_folder
 
 FORMAT = 1
 LIBRARIES = ("tensorflow", "keras")  # their versions affect the speed of a step
@@ -73,7 +73,7 @@ def stored_speed(device: str) -> Speed | None:
 def store_speed(speed: Speed) -> Path:
     """Write `speed` where `stored_speed` reads it, and return the file. Raises RunError if that fails."""
     file = speed_file(speed.device)
-    with whole_file(file) as partial:
+    with atomic_write(file) as partial:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(speed.model_dump_json(indent=2) + "\n")
     return file

@@ -32,12 +32,12 @@ STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 @dataclass(frozen=True)
-class Ended:
+class WorkerExit:
     index: int
     code: int
 
 
-Events = SimpleQueue["Ended | signal.Signals"]
+Events = SimpleQueue["WorkerExit | signal.Signals"]
 
 
 class Escalation:
@@ -77,7 +77,7 @@ def supervise(workers: Sequence[Worker], command: Sequence[str], again: str) -> 
     events: Events = SimpleQueue()
 
     def ended(index: int, code: int) -> None:
-        events.put(Ended(index, code))
+        events.put(WorkerExit(index, code))
 
     with _signals_as(events):
         running: list[WorkerProcess] = []
