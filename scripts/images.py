@@ -1,4 +1,4 @@
-"""The README's pictures, from a real run: terminals as SVG by rich, parts of the report as PNG by Chromium."""
+"""Make the README's pictures from a real run: terminals as SVG by rich, parts of the report as PNG by Chromium."""
 
 import os
 import shlex
@@ -14,9 +14,9 @@ from rich.text import Text
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 COLUMNS = 112
 WIDTH = 1000  # pixels
-PARTS = (("", 330), ("#results", 720))  # of the report that are shown, and their height
+PARTS = (("", 330), ("#results", 720))  # anchors in the report, and the height in pixels shown from each
 FRAME = "border:0;display:block;width:100%"
-THEMES = {"light": 1, "dark": 0}  # Chromium's numbers of a preferred colour scheme
+THEMES = {"light": 1, "dark": 0}  # Chromium's numbers for preferred colour schemes
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PLAN = "hyperrule plan --recipe digits"
 FINETUNE = "hyperrule finetune --recipe digits --out runs/digits"
@@ -25,7 +25,7 @@ FINETUNE = "hyperrule finetune --recipe digits --out runs/digits"
 def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        # Colours for the table of the plan, whose live progress is left out; plain lines of the training's.
+        # The plan's table is in colour, without its live progress; the training's progress is plain lines.
         terminal(PLAN, output(PLAN, scratch, colour=True), IMAGES / "plan.svg")
         terminal(FINETUNE, output(FINETUNE, scratch, colour=False), IMAGES / "finetune.svg")
         report = Path(scratch, "runs", "digits", "report.html")
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def output(command: str, folder: str, colour: bool) -> str:
-    """What a command says, run in `folder`."""
+    """Return what a command prints when it runs in `folder`."""
     colours = {"FORCE_COLOR": "1"} if colour else {"NO_COLOR": "1"}
     finished = subprocess.run(
         [str(Path(sys.executable).with_name("hyperrule")), *shlex.split(command)[1:]],
@@ -48,19 +48,17 @@ def output(command: str, folder: str, colour: bool) -> str:
     return finished.stdout
 
 
-def terminal(command: str, said: str, file: Path) -> None:
+def terminal(command: str, printed: str, file: Path) -> None:
     console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(Text.assemble(("$ ", "green"), (command, "bold")))
-    console.print(Text.from_ansi(said))
+    console.print(Text.from_ansi(printed))
     console.save_svg(str(file), title="hyperrule", unique_id=file.stem)
 
 
 def screenshot(page: Path, theme: str, file: Path) -> None:
     browser = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if browser is None:
-        sys.exit(
-            f"scripts/pictures: no Chromium to draw {file.name} with; one of {', '.join(CHROMIUM)} must be installed"
-        )
+        sys.exit(f"scripts/pictures: {file.name} needs Chromium; install one of {', '.join(CHROMIUM)}")
     frames = "".join(
         f'<iframe src="{page.as_uri()}{part}" scrolling="no" style="{FRAME};height:{height}px"></iframe>'
         for part, height in PARTS

@@ -1,9 +1,9 @@
-"""The command line in a process of its own, on work that is small."""
+"""Run the command line in a fresh process, on small work."""
 
 import subprocess
 import sys
 
-# A small network, small pixels and few steps: what is tested is the way through, not the accuracy.
+# A small network, few pixels and few steps: these tests check that the work runs through, not its accuracy.
 SMALL = {
     "backbone": "random-r14x0.5",
     "batch": 8,

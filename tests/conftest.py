@@ -1,4 +1,4 @@
-"""Shared data: tiny image folders, the golden figures, and real images where they are at hand."""
+"""Shared test data: tiny image folders, the golden figures, and real images if they are available."""
 
 import os
 import tarfile
@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).with_name("golden.npz")
 REAL_DATA = Path(os.environ.get("HYPERRULE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
-# Files whose tests take minutes, the longest first: begun last, one of them would keep a single core busy at the end.
+# Files whose tests take minutes, the longest first: if one of them started last, a single core would run it alone.
 LONGEST = (
     "test_workers",
     "test_resume",
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
-    """Two classes that colour tells apart, 10 JPEGs of 20 x 24 px each, in CLASS/NN.jpg."""
+    """Two classes that differ in colour, 10 JPEGs of 20 x 24 px each, in CLASS/NN.jpg."""
     rng = np.random.default_rng(0)
     for label, name in enumerate(("cold", "warm")):
         (tmp_path / "images" / name).mkdir(parents=True)
@@ -54,8 +54,7 @@ def image_folder(tmp_path: Path) -> Path:
 
 @contextmanager
 def _exporting_nothing() -> Iterator[None]:
-    """In this process runs export nothing and report nothing: half of the time of a small one, for tests of what comes
-    before."""
+    """Make runs in this process skip export and report, half of a small run's time, for tests of earlier stages."""
     from hyperrule.data.images import Examples
     from hyperrule.exporting.parity import Parity, add_parity
     from hyperrule.jobs.job import Job
@@ -99,13 +98,13 @@ def module_without_export() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def golden() -> dict[str, npt.NDArray[np.float64]]:
-    """Outputs of an independent float64 BiT, under keys such as "R26x0.5/seed1/2x64x64x3/features"."""
+    """Outputs of an independent float64 BiT, by keys such as "R26x0.5/seed1/2x64x64x3/features"."""
     with np.load(GOLDEN) as archive:
         return dict(archive)
 
 
 def golden_array(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """The golden figures' weights: seeded by the array's name."""
+    """Return the weights behind the golden figures, seeded by the array's name."""
     array = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
     if "head" in name:
         array *= 0.01
@@ -118,12 +117,12 @@ def golden_array(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
 
 @pytest.fixture(scope="session")
 def real_data(tmp_path_factory: pytest.TempPathFactory):
-    """A function from the name of an archive of real images to its unpacked folder; skips without it."""
+    """A function that unpacks a named archive of real images and returns its folder; skips the test without it."""
 
     def unpacked(name: str) -> Path:
         archive = REAL_DATA / f"{name}.tar.gz"
         if not archive.is_file():
-            pytest.skip(f"real images not at hand: {archive.name} (set HYPERRULE_TEST_DATA to their folder)")
+            pytest.skip(f"no real images: {archive.name} is missing (set HYPERRULE_TEST_DATA to their folder)")
         folder = tmp_path_factory.getbasetemp() / name
         if not folder.exists():
             with tarfile.open(archive) as tar:

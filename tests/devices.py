@@ -1,4 +1,4 @@
-"""Virtual devices: the CPU as four, for every test module that imports this (at collection, before any tensor)."""
+"""Split the CPU into four virtual devices, for test modules that import this (at collection, before any tensor)."""
 
 from functools import cache
 
@@ -11,9 +11,9 @@ tf.config.set_logical_device_configuration(
 
 @cache
 def strategy_of(devices: int) -> tf.distribute.Strategy:
-    """The default strategy, or virtual CPU devices mirrored."""
+    """Return the default strategy for one device, else a MirroredStrategy over virtual CPU devices."""
     if devices == 1:
         return tf.distribute.get_strategy()
-    # Summed on one device: the collective operations of two strategies in one process would be mixed up.
+    # Gradients are summed on one device: collective operations of two strategies in one process would interfere.
     summed = None if devices == 2 else tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(devices)], summed)

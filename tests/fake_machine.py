@@ -1,4 +1,4 @@
-"""A machine made up for a test: an nvidia-smi that says what it is told to, files of Linux, a measured speed."""
+"""A made-up machine for tests: an nvidia-smi with scripted output, Linux system files, measured speeds."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ NvidiaSmi = Callable[[str], None]
 
 @pytest.fixture
 def unknown_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing remembered, nothing hidden, nothing measured."""
+    """A machine with no cached facts, no hidden GPUs and no measured speeds."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("HYPERRULE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr("hyperrule.planning.machine.machine._matrix_product_gigaflops", lambda: 100.0)
@@ -34,7 +34,7 @@ def unknown_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.fixture
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NvidiaSmi:
-    """A function that puts a shell script of that name first on PATH."""
+    """A function that installs a shell script as `nvidia-smi`, first on PATH."""
 
     def install(script: str) -> None:
         program = tmp_path / "bin" / "nvidia-smi"
@@ -47,7 +47,7 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NvidiaSmi:
 
 
 def written(root: Path, files: dict[str, str]) -> Path:
-    """The files below `root`, by relative name."""
+    """Write files (relative name -> text) below `root` and return it."""
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
@@ -55,7 +55,7 @@ def written(root: Path, files: dict[str, str]) -> Path:
 
 
 def speed_of(device: str = "Some CPU", **rates: float | None) -> Speed:
-    """Rates by precision, with "_xla" behind those with XLA."""
+    """Return a Speed with images a second by precision; a keyword that ends in "_xla" is with XLA."""
     return Speed(
         day=date(2026, 1, 31),
         device=device,

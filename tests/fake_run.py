@@ -1,4 +1,4 @@
-"""Finished runs of trainings that never were: all files but the network's, from made-up logits."""
+"""Finished run folders without training: every file except the weights and exports, from made-up logits."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ PARITY = {
 
 
 def make_data(folder: Path, class_names: Sequence[str], train: int = 3, test: int = 4, side: int = 24) -> Path:
-    """A table of small images, each class of a colour of its own."""
+    """Write a table of small images, each class in its own colour, and return its path."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     with (folder / "images.csv").open("w", newline="", encoding="utf-8") as stream:
@@ -49,7 +49,7 @@ def make_data(folder: Path, class_names: Sequence[str], train: int = 3, test: in
 
 
 def make_run(path: Path, dataset: Path | str, seed: int = 0, skill: float = 3.0, **options: object) -> RunFolder:
-    """`skill` is how far the right logit stands out; `options` are those of `hyperrule.plan`."""
+    """Write a finished run. `skill` is added to the right class's logit; `options` are those of `hyperrule.plan`."""
     plan = hyperrule.plan(dataset=dataset, **{"steps": 60, "batch": 16, "crop": 32, "seed": seed, **options})
     run = RunFolder(path)
     run.create(plan)

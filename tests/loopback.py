@@ -1,4 +1,4 @@
-"""A web server on the loopback interface that answers as it is told and remembers what it was asked."""
+"""A web server on the loopback interface that gives scripted answers and records requests."""
 
 import threading
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ from hyperrule.support.progress import Reporter
 
 @dataclass
 class Answer:
-    """The bytes of one path; `cut` closes the connection after so many, `hang` says nothing until the server ends,
-    `stall` no more than so many bytes."""
+    """The answer for one path. `cut` ends it after that many bytes; `hang` sends nothing until the server ends, `stall`
+    no more than that many bytes."""
 
     body: bytes = b""
     status: int = 200
@@ -25,9 +25,9 @@ class Answer:
 
 
 class Loopback:
-    """`answers` by path; a list gives its answers one after the other, the last one for good.
+    """`answers` by path; a list gives its answers one after another, and repeats the last one.
 
-    `asked` has (path, Range header) of every request, `sent` the bytes of every body.
+    `asked` has (path, Range header) of every request, `sent` the number of bytes of every body.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Loopback:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        """From here on nobody listens at `url`."""
+        """Stop the server; `url` then refuses connections."""
         self._ended.set()
         if self._thread.is_alive():
             self._server.shutdown()
@@ -91,7 +91,7 @@ class Loopback:
 
 
 class Heard(Reporter):
-    """Keeps what it is told to say."""
+    """A reporter that records its lines."""
 
     def __init__(self) -> None:
         super().__init__(quiet=True)

@@ -1,6 +1,6 @@
-"""The REST API of TensorFlow Serving, as far as docs/serving/ uses it, over a SavedModel on the loopback interface.
+"""A stand-in for TensorFlow Serving: the part of its REST API that docs/serving/ uses, on the loopback interface.
 
-As https://www.tensorflow.org/tfx/serving/api_rest words it: the state of a model, and `predict` in the row format.
+Follows https://www.tensorflow.org/tfx/serving/api_rest: the status of a model, and `predict` in the row format.
 """
 
 import base64
@@ -17,7 +17,7 @@ PATH = re.compile(r"/v1/models/([^/:]+)(:predict)?")
 
 
 class ModelServer:
-    """Serves `model` under the name "classifier"; `state` is what it says of it, `asked` the size of every batch."""
+    """Serves a SavedModel as "classifier" and reports `state` for it; `asked` records the size of every batch."""
 
     def __init__(self, model: Any, state: str = "AVAILABLE") -> None:
         self.model = model
@@ -38,7 +38,7 @@ class ModelServer:
         self._thread.join()
 
     def predict(self, request: dict[str, Any]) -> dict[str, Any]:
-        """A list of rows, each an object of what the signature takes -> such a list of what it gives."""
+        """Run the signature on rows, each an object of its inputs, and return rows, each an object of its outputs."""
         rows = request["instances"]
         self.asked.append(len(rows))
         inputs = {name: tf.constant([_value(row[name]) for row in rows]) for name in rows[0]}
@@ -88,7 +88,7 @@ def _value(item: Any) -> Any:
 
 
 def _plain(item: Any) -> Any:
-    """Strings are text, as all outputs whose names do not end in _bytes."""
+    """Decode byte strings: TensorFlow Serving sends outputs as text unless their name ends in _bytes."""
     if isinstance(item, list):
         return [_plain(each) for each in item]
     return item.decode() if isinstance(item, bytes) else item

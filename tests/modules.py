@@ -1,4 +1,4 @@
-"""SavedModels as strangers make them, small: BiTs under other names, and networks that are no BiT."""
+"""Small SavedModels as other people make them: BiTs with renamed variables, and networks other than BiT."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ R26 = Architecture(26, 0.5)
 
 
 class Module(tf.train.Checkpoint):
-    """The form of TF2 Hub's reusable SavedModels."""
+    """A module with the interface of TF2 Hub's reusable SavedModels."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ def save_bit(
     input_range: tuple[float, float] = (0, 1),
     after: Callable[[tf.Tensor], tf.Tensor] = lambda features: features,
 ) -> None:
-    """R26x0.5 with the golden figures' weights, its variables named by `rename` and listed in `order`."""
+    """Save R26x0.5 with the golden figures' weights, its variables named by `rename` and listed in `order`."""
     network = ResNetV2(R26)
     arrays = golden_arrays()
     variables = {}
@@ -68,7 +68,7 @@ def save_bit(
 class SmallNet:
     """Convolution, batch norm of the given form, ReLU, mean: images [N, H, W, 3] -> [N, 16].
 
-    Its kept mean and variance are those of two real photographs in [0, 1].
+    Its moving mean and variance are those of two real photographs with pixels in [0, 1].
     """
 
     def __init__(self, norm: str = "fused") -> None:

@@ -1,4 +1,4 @@
-"""A web page taken apart."""
+"""Parse a web page for assertions."""
 
 import re
 from html.parser import HTMLParser

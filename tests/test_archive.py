@@ -1,4 +1,4 @@
-"""Packed data sets: unpacked once and whole, or refused in one line with nothing left behind."""
+"""Packed data sets: unpacked once and completely, or refused in one line with nothing left behind."""
 
 import errno
 import io

@@ -1,4 +1,4 @@
-"""Arrays in .npz and .npy files: every convention, mapped and not copied; every mistake in one line."""
+"""Arrays in .npz and .npy files: every convention, memory-mapped and not copied; every mistake in one line."""
 
 import io
 import pickle

@@ -1,4 +1,4 @@
-"""Every kind of backbone keeps one contract; BiTs among SavedModels are recognised; pixels are never taken wrongly."""
+"""Every kind of backbone keeps one contract; BiT SavedModels are recognised; wrong pixel ranges are refused."""
 
 import logging
 import shutil
@@ -28,7 +28,7 @@ from hyperrule.backbones.saved_model.transplant import matches
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import BackboneError, Interrupted, RecipeError
 from hyperrule.run_folder import RunFolder
-from hyperrule.training.classifier import Classifier, make_classifier
+from hyperrule.training.classifier import Classifier, load_classifier
 from hyperrule.training.step import TrainingStep
 
 SHORT = {"batch": 8, "steps": 4, "resize": 40, "crop": 32, "precision": "float32", "quiet": True}
@@ -81,10 +81,33 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def loaded(info: BackboneInfo, classes: int = 3) -> Classifier:
-    classifier = make_classifier(info, classes)
-    if info.network is not None and info.path is not None:
-        classifier.load(read_arrays(Path(info.path)), with_head=False)
-    return classifier
+    return load_classifier(info, classes)
+
+
+def test_weights_come_from_the_backbones_file_and_the_heads(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    head = {f"{HEAD}kernel": rng.normal(size=(1, 1, 1024, 3)), f"{HEAD}bias": rng.normal(size=3)}
+    head = {name: array.astype(np.float32) for name, array in head.items()}
+    arrays = golden_arrays()
+    write_arrays(tmp_path / "bit.npz", arrays)
+    write_arrays(tmp_path / "head.npz", head)
+    info, images = describe_backbone(str(tmp_path / "bit.npz")), a_batch().images
+    headless = load_classifier(info, 3)
+    assert not any(headless.snapshot()[name].any() for name in head)
+    whole = load_classifier(info, 3, tmp_path / "head.npz")
+    for name, array in {**arrays, **head}.items():
+        np.testing.assert_array_equal(whole.snapshot()[name], array)
+    folded = load_classifier(info, 3, str(tmp_path / "head.npz"), folded=True)
+    assert all(conv.standardized for conv in folded.backbone.convolutions)
+    np.testing.assert_allclose(folded(images), whole(images), rtol=1e-4, atol=1e-4)
+    SmallNet().save(tmp_path / "as-it-is")
+    opaque = describe_backbone(str(tmp_path / "as-it-is"))
+    width = opaque.features
+    of_opaque = {f"{HEAD}kernel": head[f"{HEAD}kernel"][:, :, :width], f"{HEAD}bias": head[f"{HEAD}bias"]}
+    write_arrays(tmp_path / "head.npz", of_opaque)
+    classifier = load_classifier(opaque, 3, tmp_path / "head.npz", folded=True)
+    expected = classifier.features(images).numpy() @ of_opaque[f"{HEAD}kernel"][0, 0] + of_opaque[f"{HEAD}bias"]
+    np.testing.assert_allclose(classifier(images), expected, rtol=1e-4, atol=1e-4)
 
 
 def a_batch(size: int = 6) -> MicroBatch:

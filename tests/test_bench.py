@@ -1,4 +1,4 @@
-"""`hyperrule bench`: the grid, the ledger, who does what, and what a cell gives."""
+"""`hyperrule bench`: the grid, the ledger, the division of work, and the result of a cell."""
 
 import json
 import os

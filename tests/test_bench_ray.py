@@ -1,4 +1,4 @@
-"""`hyperrule bench --engine ray`: a cluster of two nodes, one of which dies, and what is refused."""
+"""`hyperrule bench --engine ray`: a cluster of two nodes of which one dies, and refused requests."""
 
 import os
 import signal

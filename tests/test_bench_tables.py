@@ -1,4 +1,4 @@
-"""What `hyperrule bench` tells of a ledger: figures over seeds, comparisons, published figures, in every form."""
+"""Results of `hyperrule bench`: figures over seeds, comparisons, published figures, in every output format."""
 
 import csv
 import io

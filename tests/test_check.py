@@ -1,4 +1,4 @@
-"""`hyperrule check`: what is found in messy data, what is proposed, and how it is said."""
+"""`hyperrule check`: what it finds in messy data, what it proposes, and how it reports."""
 
 import csv
 import json

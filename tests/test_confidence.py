@@ -1,4 +1,4 @@
-"""Temperature, calibration error and coverage, against what they must be."""
+"""Temperature, calibration error and coverage, against their definitions."""
 
 import numpy as np
 import pytest

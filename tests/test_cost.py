@@ -1,4 +1,4 @@
-"""Operations and bytes on paper against the graphs that TensorFlow traces."""
+"""Computed operations and bytes against the graphs that TensorFlow traces."""
 
 import subprocess
 import sys

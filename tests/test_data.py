@@ -1,4 +1,4 @@
-"""Sources, subsets and pipelines: what is read, in which order, and what stays the same."""
+"""Sources, subsets and pipelines: what they read, in which order, and what stays the same."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Distillation: the losses, the optimizer, the trajectory however it is cut up, and the job from end to end."""
+"""Distillation: the losses, the optimizer, the trajectory however it is split, and the job from end to end."""
 
 import json
 import os
@@ -101,7 +101,7 @@ def student_of(plan: DistillPlan, devices: int) -> TrainingStep:
     with strategy.scope():
         student = Student(ResNetV2(Architecture(26, 0.5)), Teacher(plan.teacher, "float32"), plan)
         arrays = {name: golden_array(name, shape) for name, shape in Architecture(26, 0.5).array_shapes.items()}
-        student.load_weights_of(arrays)
+        student.load(arrays, with_head=False)
         student.mean.assign(tf.fill(student.mean.shape, 0.5))
         student.scale.assign(tf.fill(student.scale.shape, 2.0))
         optimizer = adamw(plan.weight_decay.value / plan.base_lr.value, student.undecayed)

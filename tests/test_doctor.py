@@ -1,4 +1,4 @@
-"""`hyperrule doctor`: what it shows, and for each thing that is missing the command that mends it."""
+"""`hyperrule doctor`: what it shows, and the command that fixes each thing that is missing."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""TensorBoard's event files: the figures of metrics.jsonl, each once, whatever happened on the way."""
+"""TensorBoard's event files: the figures of metrics.jsonl, each exactly once, also after a resume."""
 
 from pathlib import Path
 from typing import Any

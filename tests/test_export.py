@@ -1,4 +1,4 @@
-"""Exports: every form says what the network says, in its own runtime; what does not is not kept."""
+"""Exports: every format agrees with the network in its own runtime; an export that disagrees is not kept."""
 
 import json
 import shutil

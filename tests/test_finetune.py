@@ -1,4 +1,4 @@
-"""The main job, end to end, by its command line and its Python API."""
+"""The main job, end to end, through the command line and the Python API."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""TF2 Hub modules from a server on the loopback interface: whole in their folder, or refused in one line."""
+"""TF2 Hub modules from a server on the loopback interface: complete in their folder, or refused in one line."""
 
 import io
 import os

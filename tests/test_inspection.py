@@ -1,4 +1,4 @@
-"""What is found in single image files, good and bad."""
+"""Inspection of single image files, good and bad."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Augmentations that destroy labels: known data sets, and hints of class names."""
+"""Augmentations that destroy labels: known data sets, and hints from class names."""
 
 import string
 

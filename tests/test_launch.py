@@ -1,4 +1,4 @@
-"""`hyperrule launch`, with lines of Python in place of finetune: who is started, what is told, how all end."""
+"""`hyperrule launch`, with short Python scripts in place of finetune: what it starts, what it prints, how all end."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The layout of the package: imports run one way, wherever they stand, and the README's map of it is true."""
+"""The layout of the package: imports run one way, and the README's map of it is true."""
 
 import ast
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""`hyperrule learning-curve`: what is measured, what is foretold, and when nothing is."""
+"""`hyperrule learning-curve`: what it measures, what it forecasts, and when it makes no forecast."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 against an independent SavedModel of it, and the reader of its weights against bad files."""
+"""EfficientNet-Lite0 against an independent SavedModel of it, and the reader of its weights on bad files."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""What the plan knows of the machine: GPUs, limits of containers, CPU, measured speeds; and what `auto` makes of it."""
+"""What the plan knows about the machine (GPUs, container limits, CPU, measured speeds), and what `auto` chooses."""
 
 import os
 from pathlib import Path

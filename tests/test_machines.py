@@ -1,4 +1,4 @@
-"""The files that docs/machines.md offers to be copied, run as far as there is neither SLURM nor Kubernetes here."""
+"""The files that docs/machines.md offers for copying, run as far as possible without SLURM and Kubernetes."""
 
 import json
 import os

@@ -1,8 +1,7 @@
-"""The network and its step against the golden figures, autodiff and itself."""
+"""The network and its step against the golden figures, autodiff and each other."""
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from conftest import golden_array
 from devices import strategy_of
 
 from hyperrule.backbones.bit.architecture import GROUPS, Architecture
-from hyperrule.backbones.bit.checkpoints import HEAD, read_arrays
+from hyperrule.backbones.bit.checkpoints import HEAD
 from hyperrule.backbones.bit.convolution import convolve
 from hyperrule.backbones.bit.layers import GROUP_NORM_EPSILON, group_norm_relu, standardize
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
@@ -19,7 +18,7 @@ from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data.open import open_source
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.data.preprocess import for_evaluation
-from hyperrule.training.classifier import Classifier, fold, make_classifier
+from hyperrule.training.classifier import Classifier, fold, load_classifier
 from hyperrule.training.step import TrainingStep
 
 ARCHITECTURES = [Architecture(26, 0.5), Architecture(50, 1), Architecture(101, 1)]
@@ -202,8 +201,7 @@ def test_bfloat16_stays_near_float32() -> None:
     images = np.stack([for_evaluation(contents[index], 128) for index in range(8)])
     features = {}
     for precision in ("float32", "bfloat16"):
-        classifier = make_classifier(backbone, 2, precision)
-        classifier.load(read_arrays(Path(backbone.path or "")), with_head=False)
+        classifier = load_classifier(backbone, 2, precision=precision)
         features[precision] = classifier.features(images).numpy()
         assert features[precision].dtype == np.float32
     distance = np.linalg.norm(features["bfloat16"] - features["float32"])

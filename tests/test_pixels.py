@@ -1,4 +1,4 @@
-"""Pixels: hostile files come out as Pillow shows them, and the fast paths keep the pixels of the slow ones."""
+"""Decoding: hostile files come out as Pillow shows them, and fast paths give the same pixels as slow ones."""
 
 import io
 import math

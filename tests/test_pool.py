@@ -1,4 +1,4 @@
-"""What a distillation sees: pools of unlabelled images, windows of them, and how often each data set is drawn."""
+"""What a distillation sees: pools of unlabelled images, their crop windows, and how often each data set is sampled."""
 
 import io
 import os

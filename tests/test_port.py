@@ -1,4 +1,4 @@
-"""`hyperrule port`: BiTs to the public .npz and to TF2 Hub modules, which load, train and come back."""
+"""`hyperrule port`: BiTs written as public .npz and as TF2 Hub modules, which load, train and convert back."""
 
 import json
 import os

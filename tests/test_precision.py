@@ -1,4 +1,4 @@
-"""Low precision and recomputed units: near float32, without loss when a gradient overflows."""
+"""Low precision and recomputed units: close to float32, and safe when a gradient overflows."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Classifiers as they are: predictions and accuracy against the network called directly, and what is refused."""
+"""Released classifiers: predictions and accuracy against the network called directly, and refused requests."""
 
 import importlib.util
 import json
@@ -35,7 +35,6 @@ from hyperrule.evaluation.calibration import reliability
 from hyperrule.evaluation.label_matching import ClassIndex, match_folders
 from hyperrule.evaluation.metrics import compute_metrics
 from hyperrule.exporting.saved_model import export_saved_model
-from hyperrule.prediction.accuracy import Tally, ranks_and_losses
 from hyperrule.prediction.formats import Card
 from hyperrule.prediction.images import labelled_images
 from hyperrule.prediction.predictions import Prediction
@@ -295,34 +294,6 @@ def test_one_image_is_enough_and_bad_ones_are_left_out_and_told(small: Path, pho
     (tmp_path / "val" / "5" / images_in(photographs)[0].name).unlink()
     with pytest.raises(DataError, match=r"none of the 1 images .* can be decoded: val/5/bad\.jpg \(not JPEG"):
         hyperrule.evaluate(small, tmp_path, size=SIZE, quiet=True)
-
-
-def test_batches_add_up_to_the_figures_of_all() -> None:
-    rng = np.random.default_rng(0)
-    logits, labels = rng.normal(0, 3, (500, 9)).astype(np.float32), rng.integers(0, 9, 500)
-    tally = Tally(labels)
-    for start in range(0, 490, 70):  # the last 10 never come
-        tally.add(np.arange(start, start + 70), logits[start : start + 70])
-    expected = reliability(logits[:490], labels[:490].astype(np.int32))
-    found = tally.reliability()
-    assert (found.ece, found.loss) == pytest.approx((expected.ece, expected.loss))
-    assert [row.model_dump() for row in found.bins] == [pytest.approx(row.model_dump()) for row in expected.bins]
-    assert tally.predicted[:490].tolist() == logits[:490].argmax(axis=1).tolist()
-    assert tally.seen.sum() == 490
-    tally.add(np.array([490]), np.full((1, 9), np.nan, np.float32))
-    assert (tally.predicted[490], tally.ranks[490], tally.reliability().ece) == (-1, 9, found.ece)
-
-
-def test_ranks_of_equal_and_broken_logits() -> None:
-    logits = np.array([[1, 3, 3, 0], [1, 3, 3, 0], [np.nan] * 4, [np.inf, 0, 0, 0]], np.float32)
-    ranks, _ = ranks_and_losses(logits, np.array([1, 2, 0, 0]))
-    assert ranks.tolist() == [0, 1, 4, 0]
-    rng = np.random.default_rng(0)
-    logits, labels = rng.normal(size=(50, 9)).astype(np.float32), rng.integers(0, 9, 50)
-    ranks, losses = ranks_and_losses(logits, labels)
-    expected = compute_metrics(logits, labels.astype(np.int32), tuple("abcdefghi"))
-    assert (np.mean(ranks < 1), np.mean(ranks < 5)) == (expected.top1, expected.top5)
-    assert losses.mean() == pytest.approx(expected.loss)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Exports as classifiers, far from their runs: calibrated probabilities of their own runtime, and what is refused."""
+"""Exports as classifiers, without their runs: calibrated probabilities in their own runtime, and refused requests."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""Which files `predict` takes, and the same predictions as text, CSV, JSON, JSON lines and Parquet."""
+"""The files that `predict` finds, and the same predictions as text, CSV, JSON, JSON lines and Parquet."""
 
 import csv
 import io

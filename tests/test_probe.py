@@ -1,4 +1,4 @@
-"""The closed-form probe against scikit-learn, and its left-out scores against leaving out."""
+"""The closed-form probe against scikit-learn, and its left-out scores against actual refits."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The main job on real photographs; skipped where they are not at hand."""
+"""The main job on real photographs; skipped if they are not available."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`report.html` and `model_card.md`: what they say, of whatever run, and what `hyperrule report` refuses."""
+"""`report.html` and `model_card.md`: what they say about any run, and what `hyperrule report` refuses."""
 
 import json
 import os

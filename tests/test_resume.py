@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed, moved or refused: what goes on ends in the same bits."""
+"""Runs that are stopped, killed or moved, and resume to the same bits; and resumes that are refused."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The rule against the public code, written out as a table of its own."""
+"""The rule against the public code, written out as an independent table."""
 
 import pytest
 

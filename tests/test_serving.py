@@ -1,4 +1,4 @@
-"""What TensorFlow Serving is given, and docs/serving/, as far as can be seen without the server itself."""
+"""What TensorFlow Serving is given, and docs/serving/, tested without the server itself."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""What `Source` makes of a listing: splits, warnings, what is left out, and what is refused."""
+"""What `Source` makes of a listing: splits, warnings, exclusions, and refused requests."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""The contract of all sources: the same labelled images, stored in every way there is, are the same data set."""
+"""The contract of all sources: the same labelled images are the same data set in every format."""
 
 import hashlib
 import importlib

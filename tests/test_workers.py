@@ -1,4 +1,4 @@
-"""Several processes that train together: the same run as one, whoever is killed or stopped on the way."""
+"""Several processes that train together: the same run as with one, also if a worker is killed or stopped."""
 
 import json
 import os

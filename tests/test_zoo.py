@@ -1,4 +1,4 @@
-"""The zoo of released backbones, its names, the command that lists it, and the classes of their heads."""
+"""The zoo of released backbones: its names, the command that lists it, and the classes of the heads."""
 
 import json
 import subprocess

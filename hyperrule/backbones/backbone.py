@@ -1,10 +1,11 @@
 """`Backbone`: the interface of every backbone, be it a native network or an opaque graph."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Self
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from hyperrule.backbones.bit.layers import StandardizedConv2D
@@ -50,6 +51,12 @@ class Backbone(keras.Model):
     def for_inference(self) -> Self:
         """Return the network for evaluation and export: float32, without anything that only training needs."""
         return self
+
+
+def assign_arrays(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray]) -> None:
+    """Give each variable the array of its name, whose number of elements must fit; other arrays are ignored."""
+    for name, variable in variables.items():
+        variable.assign(arrays[name].reshape(variable.shape))
 
 
 @contextmanager

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from hyperrule.backbones.bit.checkpoints import StoredArrays
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data.images import Examples
 from hyperrule.data.pipeline import evaluation_batches, undecodable
@@ -27,7 +26,7 @@ from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Report, Reporter
 from hyperrule.support.wording import listed
 from hyperrule.training import runtime
-from hyperrule.training.classifier import Classifier, fold, make_classifier
+from hyperrule.training.classifier import Classifier, fold, load_classifier
 from hyperrule.training.workers import Workers
 
 Floats = npt.NDArray[np.float32]
@@ -104,8 +103,9 @@ def extract(info: BackboneInfo, examples: Examples, size: int, reporter: Reporte
     try:
         deterministic = info.opaque is None or not info.opaque.draws_random_numbers
         workers = Workers(runtime.start(machine, alone, deterministic=deterministic), alone)
+        keras.utils.set_random_seed(SEED)
         with workers.strategy.scope():
-            classifier = _loaded(info)
+            classifier = load_classifier(info, classes=1)
         batch, _ = fit(info, size, min(BATCH, len(examples)), "float32", machine)
         evaluator = Evaluator(classifier, size, batch, workers)
         with reporter.stage("Features", len(examples)) as report:
@@ -115,15 +115,6 @@ def extract(info: BackboneInfo, examples: Examples, size: int, reporter: Reporte
             raise DataError(f"{len(bad)} of the images cannot be decoded: {listed(bad)}.") from None
         reason = str(error.message).strip().splitlines()[0]
         raise RunError(f"TensorFlow failed to extract features at {size} px: {reason}. Try a smaller size.") from error
-
-
-def _loaded(info: BackboneInfo) -> Classifier:
-    keras.utils.set_random_seed(SEED)
-    classifier = make_classifier(info, classes=1)
-    if info.network is not None and info.path is not None:
-        with StoredArrays(Path(info.path)) as arrays:
-            classifier.load(arrays, with_head=False)
-    return classifier
 
 
 def write_predictions(

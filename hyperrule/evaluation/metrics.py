@@ -1,13 +1,97 @@
-"""Figures of merit from logits and labels, by scikit-learn."""
+"""Figures of merit from logits and labels, added up batch by batch.
+
+What is kept of every example: a few numbers, for the logits of a whole data set may fit into no memory.
+"""
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from scipy.special import log_softmax
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, top_k_accuracy_score
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from hyperrule.evaluation.calibration import TemperatureScaling
+from hyperrule.evaluation.calibration import Reliability, TemperatureScaling, judged
 from hyperrule.planning.finetune import Plan
+
+Logits = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
+
+WRONG = -1  # predicted by logits that are no numbers
+NOT_SEEN = -1  # the rank of an example that never came
+
+
+class Tally:
+    """Of examples with the labels `truth` [N]: `ranks` int64 [N] (classes that come before the true one), `losses`
+    float64 [N] in nats, `predicted` int64 [N] and `scores` float64 [N] (their probabilities), filled batch by batch.
+
+    Figures are of the examples so far, of which there must be one.
+    """
+
+    def __init__(self, truth: Labels) -> None:
+        self.truth = truth
+        self.ranks = np.full(len(truth), NOT_SEEN)
+        self.losses = np.zeros(len(truth))
+        self.predicted = np.full(len(truth), WRONG)
+        self.scores = np.zeros(len(truth))
+
+    @property
+    def seen(self) -> npt.NDArray[np.bool_]:
+        seen: npt.NDArray[np.bool_] = self.ranks != NOT_SEEN
+        return seen
+
+    def add(self, indices: Labels, logits: Logits) -> None:
+        """Logits [M, classes] of the examples with these indices [M]."""
+        labels = self.truth[indices]
+        with np.errstate(invalid="ignore"):
+            logs = log_softmax(logits.astype(np.float64), axis=1)
+        self.ranks[indices] = ranks_of(logits, labels)
+        self.losses[indices] = -logs[np.arange(len(labels)), labels]
+        self.predicted[indices] = np.where(np.isnan(logits).any(axis=1), WRONG, logits.argmax(axis=1))
+        self.scores[indices] = np.exp(logs.max(axis=1))
+
+    def top(self, most: int) -> float:
+        """The fraction for which the true class is among the `most` likeliest."""
+        return float(np.mean(self.ranks[self.seen] < most))
+
+    @property
+    def loss(self) -> float:
+        """The mean cross-entropy, in nats."""
+        return float(self.losses[self.seen].mean())
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean recall of the classes that have examples."""
+        return float(self.by_class(np.unique(self.truth[self.seen]))[1].mean())
+
+    def by_class(self, classes: Labels) -> tuple[Values, Values, Values, Labels]:
+        """Precision, recall and F1, float64 [K] each, and examples, int64 [K], of these classes [K]; a ratio without a
+        denominator is 0."""
+        precision, recall, f1, examples = precision_recall_fscore_support(
+            self.truth[self.seen], self.predicted[self.seen], labels=classes, zero_division=0.0
+        )
+        return precision, recall, f1, examples
+
+    def confusion(self, classes: int) -> tuple[tuple[int, ...], ...]:
+        """How many examples of class i were taken for class j, in row i."""
+        seen = self.seen
+        matrix = confusion_matrix(self.truth[seen], self.predicted[seen], labels=range(classes))
+        return tuple(map(tuple, matrix.tolist()))
+
+    def reliability(self) -> Reliability:
+        """Of the scores of a softmax; of logits that are no numbers there are none."""
+        scored = self.seen & np.isfinite(self.scores)
+        return judged(self.scores[scored], self.ranks[scored] == 0, self.loss)
+
+
+def ranks_of(logits: Logits, labels: Labels) -> Labels:
+    """How many classes come before the true one, int64 [N], of logits [N, classes] against labels [N].
+
+    Of equal logits the first wins, as with argmax; against NaN all lose.
+    """
+    true = logits[np.arange(len(labels)), labels][:, np.newaxis]
+    behind = (logits < true) | ((logits == true) & (np.arange(logits.shape[1]) >= labels[:, np.newaxis]))
+    ranks: Labels = (~behind).sum(axis=1)
+    return ranks
 
 
 class ClassMetrics(BaseModel):
@@ -41,26 +125,28 @@ class Metrics(BaseModel):
     calibration: TemperatureScaling | None = None
 
 
+AT_ONCE = 4_096  # examples, of which float64 logits are in memory
+
+
 def compute_metrics(
     logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], class_names: tuple[str, ...]
 ) -> Metrics:
     """Metrics of logits [N, classes] against labels [N]. With 5 classes or fewer top-5 is 1."""
-    every_class = np.arange(len(class_names))
-    predicted = logits.argmax(axis=1)
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, predicted, labels=every_class, zero_division=0.0
-    )
+    tally = Tally(labels.astype(np.int64))
+    for start in range(0, len(labels), AT_ONCE):
+        part = np.arange(start, min(start + AT_ONCE, len(labels)))
+        tally.add(part, logits[part])
     return Metrics(
         examples=len(labels),
-        top1=float(np.mean(predicted == labels)),
-        balanced_accuracy=float(recall[support > 0].mean()),
-        top5=1.0 if len(class_names) <= 5 else float(top_k_accuracy_score(labels, logits, k=5, labels=every_class)),
-        loss=float(-np.mean(log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels])),
+        top1=tally.top(1),
+        balanced_accuracy=tally.balanced_accuracy,
+        top5=tally.top(5),
+        loss=tally.loss,
         per_class=tuple(
             ClassMetrics(name=name, examples=int(n), precision=float(p), recall=float(r), f1=float(f))
-            for name, n, p, r, f in zip(class_names, support, precision, recall, f1, strict=True)
+            for name, p, r, f, n in zip(class_names, *tally.by_class(np.arange(len(class_names))), strict=True)
         ),
-        confusion=tuple(tuple(row) for row in confusion_matrix(labels, predicted, labels=every_class).tolist()),
+        confusion=tally.confusion(len(class_names)),
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from hyperrule.backbones.backbone import assign_arrays
 from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.bit.checkpoints import HEAD
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
@@ -76,8 +77,7 @@ def _save(
 ) -> dict[int, Floats]:
     """Write the SavedModel. Returns the native network's outputs for `photographs`, by image side (`SIDES`)."""
     network = ResNetV2(architecture, initializer="zeros")
-    for name, variable in network.arrays.items():
-        variable.assign(arrays[name])
+    assign_arrays(network.arrays, arrays)
     head = _head(arrays) if classifier else []
     variables = [*network.arrays.values(), *head]
     tf.saved_model.save(

@@ -21,11 +21,11 @@ from hyperrule.prediction.formats import (
     Tolerance,
     export_name,
 )
-from hyperrule.prediction.logits import load_classifier
 from hyperrule.prediction.released import ReleasedClassifier
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter
+from hyperrule.training.classifier import load_classifier
 
 
 def export_run(
@@ -69,7 +69,8 @@ def export_run(
 def _write(
     classifier: ReleasedClassifier, card: Card, name: FormatName, quantize: Quantize, training: Examples, target: Path
 ) -> None:
-    network = load_classifier(classifier, folded=name != "module")
+    folded = name != "module"  # which trains
+    network = load_classifier(classifier.backbone, classifier.classes, classifier.head, folded=folded)
     match name:
         case "saved_model":
             export_saved_model(network, card, target)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from scipy.special import softmax
 
-from hyperrule.backbones.bit.checkpoints import StoredArrays, write_arrays
+from hyperrule.backbones.bit.checkpoints import write_arrays
 from hyperrule.data.images import Examples
 from hyperrule.data.pipeline import training_batches
 from hyperrule.data.preprocess import Augmentation
@@ -29,7 +28,7 @@ from hyperrule.reporting.pictures import keep_pictures
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Report, Reporter
-from hyperrule.training.classifier import make_classifier
+from hyperrule.training.classifier import load_weights, make_classifier
 from hyperrule.training.step import TrainingStep
 
 R = TypeVar("R")
@@ -84,9 +83,8 @@ class HeadOnBackbone(Job[Plan, R]):
 
     def initialise(self) -> None:
         """Load the backbone's weights, and initialise the head as the plan says."""
-        if self.plan.backbone.network is not None and self.plan.backbone.path is not None:
-            with self.strategy.scope(), StoredArrays(Path(self.plan.backbone.path)) as arrays:
-                self.classifier.load(arrays, with_head=False)
+        with self.strategy.scope():
+            load_weights(self.classifier, self.plan.backbone)
         if self.plan.head_init.value == "probe":
             self._initialise_head()
 

@@ -1,16 +1,11 @@
-"""Figures of merit of a classifier on labelled images, over all of its outputs.
-
-What evaluation keeps of every image: a few numbers, for the logits of a whole data set would fit into no memory.
-"""
+"""Figures of merit of a classifier on labelled images, over all of its outputs."""
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
-from scipy.special import log_softmax, softmax
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from hyperrule.errors import DataError
-from hyperrule.evaluation.calibration import Reliability, judged
+from hyperrule.evaluation.calibration import Reliability
+from hyperrule.evaluation.metrics import Tally
 from hyperrule.prediction.exported import Model
 from hyperrule.prediction.images import LabelledImages, why_undecodable
 from hyperrule.prediction.logits import streamed
@@ -18,59 +13,7 @@ from hyperrule.prediction.released import Activation
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import listed
 
-Logits = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int64]
-
-WRONG = -1  # predicted by logits that are no numbers
-NOT_SEEN = -1  # the rank of an image that never came
-
-
-class Tally:
-    """Of images with the labels `truth` [N]: `ranks` int64 [N] (classes that come before the true one), `losses`
-    float64 [N] in nats, `predicted` int64 [N] and `scores` float64 [N] (their probabilities), filled batch by batch."""
-
-    def __init__(self, truth: Labels) -> None:
-        self.truth = truth
-        self.ranks = np.full(len(truth), NOT_SEEN)
-        self.losses = np.zeros(len(truth))
-        self.predicted = np.full(len(truth), WRONG)
-        self.scores = np.zeros(len(truth))
-
-    @property
-    def seen(self) -> npt.NDArray[np.bool_]:
-        seen: npt.NDArray[np.bool_] = self.ranks != NOT_SEEN
-        return seen
-
-    def add(self, indices: Labels, logits: Logits) -> None:
-        """Logits [M, classes] of the images with these indices [M]."""
-        labels = self.truth[indices]
-        self.ranks[indices], self.losses[indices] = ranks_and_losses(logits, labels)
-        self.predicted[indices] = np.where(np.isnan(logits).any(axis=1), WRONG, logits.argmax(axis=1))
-        with np.errstate(invalid="ignore"):
-            self.scores[indices] = softmax(logits.astype(np.float64), axis=1).max(axis=1)
-
-    def reliability(self) -> Reliability:
-        """Of the scores of a softmax, over all images so far; of logits that are no numbers there are none."""
-        scored = self.seen & np.isfinite(self.scores)
-        return judged(self.scores[scored], self.ranks[scored] == 0, float(self.losses[self.seen].mean()))
-
-
-def ranks_and_losses(logits: Logits, labels: Labels) -> tuple[Labels, npt.NDArray[np.float64]]:
-    """How many classes come before the true one, int64 [N], and its cross-entropy, float64 [N], of logits
-    [N, classes] against labels [N].
-
-    Of equal logits the first wins, as with argmax; against NaN all lose.
-    """
-    rows, classes = np.arange(len(labels)), np.arange(logits.shape[1])
-    true = logits[rows, labels][:, np.newaxis]
-    behind = (logits < true) | ((logits == true) & (classes >= labels[:, np.newaxis]))
-    with np.errstate(invalid="ignore"):
-        return (~behind).sum(axis=1), -log_softmax(logits.astype(np.float64), axis=1)[rows, labels]
-
-
 CONFUSION_AT_MOST = 1_000  # classes: the matrix of 21,843 would take gigabytes
-
-Values = npt.NDArray[np.float64]
 
 
 class FolderAccuracy(BaseModel):
@@ -135,9 +78,8 @@ def evaluate_images(classifier: Model, images: LabelledImages, labels: dict[str,
     if not good.any():
         said = listed(f"{image} ({why})" for image, why in undecodable.items())
         raise DataError(f"none of the {len(good)} images of {images.name} can be decoded: {said}.")
-    truth, predicted, ranks = tally.truth[good], tally.predicted[good], tally.ranks[good]
     believable = tally.reliability() if classifier.activation == "softmax" else None
-    square = range(classifier.classes) if classifier.classes <= CONFUSION_AT_MOST else None
+    few = classifier.classes <= CONFUSION_AT_MOST
     return Accuracy(
         model=classifier.name,
         dataset=images.name,
@@ -146,16 +88,14 @@ def evaluate_images(classifier: Model, images: LabelledImages, labels: dict[str,
         activation=classifier.activation,
         classes=classifier.classes,
         examples=int(good.sum()),
-        top1=float(np.mean(ranks < 1)),
-        balanced_accuracy=float(_by_class(truth, predicted, np.unique(truth))[1].mean()),
-        top5=float(np.mean(ranks < 5)),
+        top1=tally.top(1),
+        balanced_accuracy=tally.balanced_accuracy,
+        top5=tally.top(5),
         loss=None if believable is None else believable.loss,
         reliability=believable,
         per_class=_of_folders(classifier, images, labels, tally),
-        class_names=None if square is None else tuple(known.name for known in classifier.class_names),
-        confusion=None
-        if square is None
-        else tuple(map(tuple, confusion_matrix(truth, predicted, labels=square).tolist())),
+        class_names=tuple(known.name for known in classifier.class_names) if few else None,
+        confusion=tally.confusion(classifier.classes) if few else None,
         undecodable=undecodable,
     )
 
@@ -170,7 +110,7 @@ def _of_folders(
     top1, top5 = (
         np.bincount(which, tally.ranks[good] < within, len(labels)) / np.maximum(counts, 1) for within in (1, 5)
     )
-    precision, recall, f1 = _by_class(tally.truth[good], tally.predicted[good], np.array(list(labels.values())))
+    precision, recall, f1, _ = tally.by_class(np.array(list(labels.values())))
     return tuple(
         FolderAccuracy(
             folder=folder,
@@ -186,11 +126,3 @@ def _of_folders(
         )
         for number, (folder, index) in enumerate(labels.items())
     )
-
-
-def _by_class(
-    truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], indices: npt.NDArray[np.int64]
-) -> tuple[Values, Values, Values]:
-    """Precision, recall and F1, float64 [K] each, of the classes with these indices [K]."""
-    precision, recall, f1, _ = precision_recall_fscore_support(truth, predicted, labels=indices, zero_division=0.0)
-    return precision, recall, f1

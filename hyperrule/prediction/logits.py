@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hyperrule.backbones.bit.checkpoints import HEAD, StoredArrays
 from hyperrule.data.images import EncodedImages
 from hyperrule.data.pipeline import load_images
 from hyperrule.data.preprocess import for_evaluation
@@ -20,7 +19,7 @@ from hyperrule.prediction.runtimes import RUNTIMES
 from hyperrule.support.limits import usable_cores
 from hyperrule.support.progress import Reporter, silent_native_stderr
 from hyperrule.support.wording import printable
-from hyperrule.training.classifier import Classifier, fold, make_classifier
+from hyperrule.training.classifier import load_classifier
 
 BATCH = 32  # at most; larger ones are hardly faster
 SMALLEST = np.finfo(np.float32).tiny  # a probability that has a logarithm
@@ -38,9 +37,9 @@ def logits_function(classifier: Model) -> Logits:
         return _logits_of_export(classifier)
     if classifier.head is None:
         # A head of its own would be as large as the logits.
-        function = make_classifier(classifier.backbone, classes=1).features
+        function = load_classifier(classifier.backbone, classes=1).features
     else:
-        function = load_classifier(classifier)
+        function = load_classifier(classifier.backbone, classifier.classes, classifier.head, folded=True)
     images = tf.TensorSpec([None, classifier.size, classifier.size, 3], tf.float32)
     compiled: Logits = tf.function(
         lambda images: function(images) / classifier.temperature, input_signature=[images], autograph=False
@@ -59,25 +58,6 @@ def _logits_of_export(classifier: ExportedClassifier) -> Logits:
         reason = " ".join(str(error).split())[:200]
         raise BackboneError(f"{printable(classifier.path)} cannot be loaded: {reason}") from error
     return lambda images: tf.math.log(tf.maximum(probabilities(images.numpy()), SMALLEST))
-
-
-def load_classifier(classifier: ReleasedClassifier, folded: bool = True) -> Classifier:
-    """The network of a classifier that has a head, a BiT's kernels as they are used or, not `folded`, as they train.
-
-    Raises BackboneError if the files cannot be loaded.
-    """
-    backbone = classifier.backbone
-    network = make_classifier(backbone, classifier.classes)
-    assert classifier.head is not None
-    with StoredArrays(classifier.head) as arrays:
-        if backbone.network is not None:
-            network.load(arrays)
-            if folded:
-                fold(network, network)  # in place: the largest have no room for a copy
-        else:
-            network.head.kernel.assign(arrays[f"{HEAD}kernel"][0, 0])
-            network.head.bias.assign(arrays[f"{HEAD}bias"])
-    return network
 
 
 def streamed(classifier: Model, contents: EncodedImages, stage: str, reporter: Reporter) -> Batches:

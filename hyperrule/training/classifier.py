@@ -1,5 +1,6 @@
 """A backbone with a linear head, and its folded copy for inference."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hyperrule.backbones.backbone import Backbone
-from hyperrule.backbones.bit.checkpoints import HEAD, Arrays
+from hyperrule.backbones.backbone import Backbone, assign_arrays
+from hyperrule.backbones.bit.checkpoints import HEAD, Arrays, StoredArrays
 from hyperrule.backbones.bit.layers import standardize
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.backbones.info import BIT_RANGE, BackboneInfo, InputRange
@@ -47,13 +48,15 @@ class Classifier(keras.Model):
     @property
     def arrays(self) -> dict[str, keras.Variable]:
         """All variables by name, BiT's by checkpoint name; the head as a 1 x 1 convolution would be named."""
-        return {**self.backbone.arrays, f"{HEAD}kernel": self.head.kernel, f"{HEAD}bias": self.head.bias}
+        return {**self.backbone.arrays, **self.head_arrays}
+
+    @property
+    def head_arrays(self) -> dict[str, keras.Variable]:
+        return {f"{HEAD}kernel": self.head.kernel, f"{HEAD}bias": self.head.bias}
 
     def load(self, arrays: Mapping[str, np.ndarray], *, with_head: bool = True) -> None:
-        """Assign checkpoint arrays, whose names and shapes must fit; other arrays are ignored."""
-        for name, variable in self.arrays.items():
-            if with_head or not name.startswith(HEAD):
-                variable.assign(arrays[name].reshape(variable.shape))
+        """Assign checkpoint arrays, of the backbone only without `with_head`; see `assign_arrays`."""
+        assign_arrays(self.arrays if with_head else self.backbone.arrays, arrays)
 
     def snapshot(self) -> Arrays:
         """Copies of all arrays, in the public format (head kernel 1 x 1 x features x classes)."""
@@ -67,7 +70,12 @@ class Classifier(keras.Model):
 
 
 def make_classifier(info: BackboneInfo, classes: int, precision: str = "float32", *, remat: bool = False) -> Classifier:
-    """The backbone as described, its weights still to be loaded if it is a BiT, with a zero head.
+    """The backbone as `make_backbone` has it, with a zero head."""
+    return Classifier(make_backbone(info, precision, remat=remat), classes, info.input_range)
+
+
+def make_backbone(info: BackboneInfo, precision: str = "float32", *, remat: bool = False) -> Backbone:
+    """The backbone as described, its weights still to be loaded if it is a BiT.
 
     `precision` and `remat` are for the training of a BiT, see `ResNetV2`; any other runs as it is.
 
@@ -75,8 +83,41 @@ def make_classifier(info: BackboneInfo, classes: int, precision: str = "float32"
     """
     if (network := info.network) is not None:
         initializer = "he_normal" if info.kind == "random" else "zeros"
-        return Classifier(ResNetV2(network, POLICIES[precision], initializer, remat=remat), classes, info.input_range)
-    return Classifier(GraphModule(Path(info.path or "")), classes, info.input_range)
+        return ResNetV2(network, POLICIES[precision], initializer, remat=remat)
+    return GraphModule(Path(info.path or ""))
+
+
+def load_classifier(
+    info: BackboneInfo,
+    classes: int,
+    head: str | os.PathLike[str] | None = None,
+    precision: str = "float32",
+    *,
+    folded: bool = False,
+) -> Classifier:
+    """The backbone with its weights, and the head in the .npz `head`, or a zero one; `folded` as by `fold`.
+
+    Raises BackboneError if the files cannot be loaded.
+    """
+    classifier = make_classifier(info, classes, precision)
+    load_weights(classifier, info, head)
+    if folded:
+        fold(classifier, classifier)  # in place: the largest have no room for a copy
+    return classifier
+
+
+def load_weights(classifier: Classifier, info: BackboneInfo, head: str | os.PathLike[str] | None = None) -> None:
+    """Give the backbone of a classifier what `info` has in a file for it, where it is a BiT (any other came with its
+    weights, and random ones stay), and the head that of the .npz `head`. Call it in the strategy's scope.
+
+    Raises BackboneError if the files cannot be loaded.
+    """
+    if info.network is not None and info.path is not None:
+        with StoredArrays(Path(info.path)) as arrays:
+            assign_arrays(classifier.backbone.arrays, arrays)
+    if head is not None:
+        with StoredArrays(Path(head)) as arrays:
+            assign_arrays(classifier.head_arrays, arrays)
 
 
 def fold(classifier: Classifier, copy: Classifier) -> None:

@@ -1,10 +1,10 @@
-"""Images a second to a network's input (decode, random crop, random flip): hyperrule's own training pipeline against
-the plain one of TensorFlow and torchvision's, medians of alternating rounds.
+"""Measure input pipelines (decode, random crop, random flip) in images a second, medians of alternating rounds:
+hyperrule's own training pipeline, a plain tf.data one, and torchvision's.
 
     scripts/bench data [FOLDER_OF_PHOTOGRAPHS FOLDER_OF_SMALL_IMAGES]     folders of CLASS/*.jpg
 
-Without folders, `clothing.tar.gz` and `cifar10.tar.gz` of HYPERRULE_TEST_DATA are unpacked in part. torchvision runs
-under the interpreter that HYPERRULE_TORCH_PYTHON names, one that has it; without, its column is left out.
+Without folders, parts of `clothing.tar.gz` and `cifar10.tar.gz` in HYPERRULE_TEST_DATA are unpacked.
+HYPERRULE_TORCH_PYTHON names a Python that has torchvision; if it is not set, torchvision is left out.
 """
 
 import os
@@ -43,7 +43,7 @@ print(time.perf_counter() - start)
 
 
 def unpacked(name: str, scratch: Path, most: int) -> Path:
-    """Up to `most` images of the archive, as CLASS/*.jpg."""
+    """Unpack up to `most` images of an archive as CLASS/*.jpg."""
     with tarfile.open(ARCHIVES / f"{name}.tar.gz") as archive:
         images = (member for member in archive if member.isfile() and member.name.endswith(".jpg"))
         for member in islice(images, most):
@@ -92,12 +92,14 @@ with tempfile.TemporaryDirectory() as scratch:
     folders = [Path(argument) for argument in sys.argv[1:]] or [unpacked(name, Path(scratch), 2000) for name in CASES]
     interpreter = os.environ.get("HYPERRULE_TORCH_PYTHON")
     if interpreter is None:
-        print("no torchvision: HYPERRULE_TORCH_PYTHON is not set")
+        print("torchvision is left out: HYPERRULE_TORCH_PYTHON is not set")
     for folder, (resize, crop, images) in zip(folders, CASES.values(), strict=True):
         ways = {name: iterated(make(folder, resize, crop, images)) for name, make in (("own", own), ("plain", plain))}
         if interpreter is not None:
             ways["torchvision"] = torchvision(interpreter, folder, resize, crop, images)
-        rounds = [{name: seconds() for name, seconds in ways.items()} for _ in range(ROUNDS + 1)][1:]  # the first warms
+        rounds = [{name: seconds() for name, seconds in ways.items()} for _ in range(ROUNDS + 1)][
+            1:
+        ]  # the first round warms up
         for name in ways:
             rate = images / statistics.median(taken[name] for taken in rounds)
             ratio = statistics.median(taken[name] / taken["own"] for taken in rounds)

@@ -1,11 +1,11 @@
-"""How many wrong labels `hyperrule label-errors` finds: 5 % of the training labels flipped to another class by a seed.
+"""Measure how many wrong labels `hyperrule label-errors` finds, after a seed flips 5 % of the training labels.
 
     scripts/bench label_errors DATASET... [--backbone BACKBONE]... [--each N] [--seeds N]
 
-DATASET is what finetune takes; at most N training images of each class count. A Markdown table, of means over the
-seeds: precision among the first as many as were flipped, which is recall there too, and recall among twice as many,
-beside chance; how many stand out, and how many of those are flipped; how many stand out with no label flipped; seconds
-once features are there.
+DATASET is what finetune takes; --each limits the training images of each class. Prints a Markdown table of
+means over the seeds. With N flipped labels: precision among the first N suspects, which equals recall there; recall
+among the first 2N; chance beside both; how many labels stand out, and how many of these are flipped; how many stand out
+when none is flipped; seconds without the extraction of features.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def first_of(examples: Examples, each: int) -> Examples:
 
 
 def flipped(labels: npt.NDArray[np.int32], classes: int, seed: int) -> npt.NDArray[np.int32]:
-    """Labels [N], of which a twentieth are other classes, each as likely."""
+    """Return int32 labels [N] with a share FLIPPED of them replaced by another class, uniformly at random."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(labels))[: round(FLIPPED * len(labels))]
     wrong = labels.copy()
@@ -58,7 +58,7 @@ def flipped(labels: npt.NDArray[np.int32], classes: int, seed: int) -> npt.NDArr
 def order_of(
     features: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], classes: int
 ) -> tuple[npt.NDArray[np.int64], int]:
-    """Images in the order of suspicion, and how many stand out."""
+    """Return the indices of suspects, the most suspicious first, and how many stand out."""
     probabilities = left_out_probabilities(features, labels, classes, np.arange(len(labels)), QUIET)
     ranking = rank(probabilities, labels, np.ones(len(labels), np.bool_))
     return ranking.order, ranking.suspected
@@ -80,18 +80,18 @@ def main() -> None:
     parser.add_argument("--backbone", action="append", metavar="BACKBONE", dest="backbones")
     parser.add_argument("--each", type=int, default=500, metavar="N")
     parser.add_argument("--seeds", type=int, default=5, metavar="N")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     rows = [HEADER]
-    for dataset in asked.datasets:
-        for backbone in asked.backbones or BACKBONES:
+    for dataset in args.datasets:
+        for backbone in args.backbones or BACKBONES:
             frozen = frozen_features(Recipe(dataset=dataset, backbone=backbone), None, Reporter())
             examples, classes = (
-                first_of(frozen.source.examples("train"), asked.each),
+                first_of(frozen.source.examples("train"), args.each),
                 len(frozen.source.listing.class_names),
             )
             features = np.asarray(frozen.features(examples))
             every = []
-            for seed in range(asked.seeds):
+            for seed in range(args.seeds):
                 labels = flipped(examples.labels, classes, seed)
                 every.append(find(features, labels, labels != examples.labels, classes))
             unflipped = order_of(features, examples.labels, classes)[1]

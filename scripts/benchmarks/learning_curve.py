@@ -1,12 +1,12 @@
-"""How far off `hyperrule learning-curve` is: what it foretells from part of the labels, and what more labels gave.
+"""Measure how accurate `hyperrule learning-curve` is: compare its forecasts from part of the labels with more labels.
 
     scripts/bench learning_curve DATASET... [--backbone BACKBONE]... [--each N] [--seeds N]
 
-DATASET is what finetune takes; at most N training images of each class count, and 200 for testing. From them parts are
-drawn, each half of the one before, as if there were no other labels; where the command foretells from a part, that
-is compared with the accuracy of probes of twice and four times as many labels, of which the part is one half or
-quarter. Then, over all: the error in points of accuracy, how often the stated 95 % interval holds what was measured,
-and the logarithmic error of gains, which is FORM_ERROR of hyperrule/audit/learning_curve/extrapolate.py.
+DATASET is what finetune takes; at most N (--each) training images of each class are used, and 200 for testing. Parts
+are sampled from them, each half of the one before, as if there were no other labels. If the command makes a forecast
+from a part, the forecast is compared with the accuracy of probes on twice and four times as many labels, which include
+the part. Prints, over all forecasts, the error in points of accuracy, how often the 95 % interval contains the measured
+accuracy, and the logarithmic error of gains, which is FORM_ERROR in hyperrule/audit/learning_curve/extrapolate.py.
 """
 
 import argparse
@@ -39,24 +39,24 @@ class Forecast:
     per_class: float
     now: float
     expected: Expected
-    came: float
+    measured: float
 
     @property
     def error(self) -> float:
-        return self.came - self.expected.top1
+        return self.measured - self.expected.top1
 
     @property
     def inside(self) -> bool:
-        return self.expected.low <= self.came <= self.expected.high
+        return self.expected.low <= self.measured <= self.expected.high
 
     @property
     def gain_inside(self) -> bool:
-        return self.expected.gain_low <= self.came - self.now <= self.expected.gain_high
+        return self.expected.gain_low <= self.measured - self.now <= self.expected.gain_high
 
     @property
     def log_quotient(self) -> float:
-        """Of the gain that came over the gain foretold; a gain below a tenth of a point is noise."""
-        return float(np.log(max(self.came - self.now, 0.001) / max(self.expected.gain, 0.001)))
+        """log(measured gain / forecast gain); both are at least a tenth of a point, below which a gain is noise."""
+        return float(np.log(max(self.measured - self.now, 0.001) / max(self.expected.gain, 0.001)))
 
 
 def first_of(examples: Examples, each: int) -> Examples:
@@ -78,8 +78,8 @@ def forecasts(training: Labelled, testing: Labelled, classes: int, seeds: int) -
         for known in range(FITTED - 1, len(parts) - 1):
             part = parts[known]
             outlook = look_ahead(measure((features[part], labels[part]), testing, classes, QUIET))
-            for expected, came in zip(outlook.expected, top1[known + 1 :], strict=False):
-                yield Forecast(len(part) / classes, top1[known], expected, came)
+            for expected, measured in zip(outlook.expected, top1[known + 1 :], strict=False):
+                yield Forecast(len(part) / classes, top1[known], expected, measured)
 
 
 def accuracy(
@@ -95,7 +95,7 @@ def summary(every: list[Forecast]) -> str:
     half = np.mean([(one.expected.high - one.expected.low) / 2 for one in every])
     log_error = np.sqrt(np.mean([one.log_quotient**2 for one in every]))
     return (
-        f"{len(every)} forecasts: error {100 * np.abs(errors).mean():.1f} points in the mean, "
+        f"{len(every)} forecasts: error {100 * np.abs(errors).mean():.1f} points on average, "
         f"{100 * np.abs(errors).max():.1f} at most, bias {100 * errors.mean():+.1f}; "
         f"{sum(one.inside for one in every)} within the interval ({np.mean([one.inside for one in every]):.0%}) and "
         f"{sum(one.gain_inside for one in every)} of the gains within theirs; "
@@ -109,21 +109,21 @@ def main() -> None:
     parser.add_argument("--backbone", action="append", metavar="BACKBONE", dest="backbones")
     parser.add_argument("--each", type=int, default=400, metavar="N")
     parser.add_argument("--seeds", type=int, default=3, metavar="N")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     every: list[Forecast] = []
-    for dataset in asked.datasets:
-        for backbone in asked.backbones or BACKBONES:
+    for dataset in args.datasets:
+        for backbone in args.backbones or BACKBONES:
             frozen = frozen_features(Recipe(dataset=dataset, backbone=backbone), None, Reporter())
-            training = labelled(frozen, first_of(frozen.source.examples("train"), asked.each))
+            training = labelled(frozen, first_of(frozen.source.examples("train"), args.each))
             testing = labelled(frozen, first_of(frozen.source.examples("test"), TESTED))
-            found = list(forecasts(training, testing, len(frozen.source.listing.class_names), asked.seeds))
+            found = list(forecasts(training, testing, len(frozen.source.listing.class_names), args.seeds))
             print(f"\n{dataset}, {backbone}")
             for one in found:
-                foretold = one.expected
+                forecast = one.expected
                 print(
-                    f"  from {a_class(one.per_class):>4} a class {one.now:6.1%}, x{foretold.times}: foretold "
-                    f"{foretold.top1:6.1%} ({100 * foretold.low:.1f} to {100 * foretold.high:.1f}), "
-                    f"came {one.came:6.1%}{'' if one.inside else '  outside'}"
+                    f"  from {a_class(one.per_class):>4} a class {one.now:6.1%}, x{forecast.times}: forecast "
+                    f"{forecast.top1:6.1%} ({100 * forecast.low:.1f} to {100 * forecast.high:.1f}), "
+                    f"measured {one.measured:6.1%}{'' if one.inside else '  outside'}"
                 )
             if found:
                 print(f"  {summary(found)}", flush=True)

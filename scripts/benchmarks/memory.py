@@ -1,10 +1,10 @@
-"""Memory: what the plan estimates against the peak of two training steps, each case in a fresh process.
+"""Compare the plan's memory estimate with the peak of two training steps, each case in a fresh process.
 
 scripts/bench memory                                     # all 48 cases: two hours on 2 cores
 scripts/bench memory R50x1@128 --micro-batch 4 --precision bfloat16
 
-Peak: the process's largest resident set as the kernel counts it, over two steps of two micro-batches with random
-images. A case whose estimate is beyond the free memory is skipped.
+The peak is the process's largest resident set, as the kernel counts it, over two steps of two micro-batches of random
+images. A case whose estimate exceeds the free memory is skipped.
 """
 
 import argparse
@@ -28,9 +28,9 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=PRECISIONS)
     parser.add_argument("--remat", nargs="+", choices=("off", "on"), default=("off", "on"))
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    cases = list(itertools.product(asked.networks, asked.micro_batch, asked.precision, asked.remat))
-    if asked.child:
+    args = parser.parse_args()
+    cases = list(itertools.product(args.networks, args.micro_batch, args.precision, args.remat))
+    if args.child:
         print(peak(*cases[0]))
         return
     print("| network | micro-batch | precision | remat | estimate, MiB | measured, MiB | ratio |")
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def compared(network: str, micro_batch: int, precision: str, remat: str) -> list[str]:
-    """Estimate, measured peak, and their ratio."""
+    """Return estimate, measured peak (both in MiB) and their ratio, as table cells."""
     import psutil
 
     from hyperrule.backbones.describe import describe_backbone
@@ -50,7 +50,7 @@ def compared(network: str, micro_batch: int, precision: str, remat: str) -> list
     backbone = describe_backbone(f"random-{name.lower()}")
     estimate = memory_bytes(backbone, int(crop), micro_batch, precision, remat == "on")
     if estimate > psutil.virtual_memory().available:
-        return [f"{estimate / MIB:.0f}", "skipped: not that much free", ""]
+        return [f"{estimate / MIB:.0f}", "skipped: not enough free memory", ""]
     case = ["--child", network, "--micro-batch", str(micro_batch), "--precision", precision, "--remat", remat]
     child = subprocess.run([sys.executable, __file__, *case], check=True, text=True, capture_output=True)
     measured = int(child.stdout.split()[-1])
@@ -58,7 +58,7 @@ def compared(network: str, micro_batch: int, precision: str, remat: str) -> list
 
 
 def peak(network: str, micro_batch: int, precision: str, remat: str) -> int:
-    """Largest resident set of this process after the steps, in bytes."""
+    """Run the steps and return the largest resident set of this process, in bytes."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
@@ -68,7 +68,7 @@ def peak(network: str, micro_batch: int, precision: str, remat: str) -> int:
     from hyperrule.training.step import TrainingStep
 
     name, _, crop = network.partition("@")
-    tf.config.experimental.enable_op_determinism()  # as a run has it
+    tf.config.experimental.enable_op_determinism()  # as in a run
     tf.keras.utils.set_random_seed(0)
     classifier = make_classifier(describe_backbone(f"random-{name.lower()}"), CLASSES, precision, remat=remat == "on")
     step = TrainingStep(classifier, tf.distribute.get_strategy(), PARTS * micro_batch)

@@ -1,10 +1,10 @@
-"""What a run costs beside its steps: data, metrics, progress and a checkpoint a minute, against the bare step.
+"""Measure the overhead of a run over its bare steps: data, metrics, progress and a checkpoint a minute.
 
     scripts/bench overhead [--pairs 3] [--seconds 60] [--precision float32]
 
-R26x0.5 at 128 px, batch 64, on 512 JPEGs of 160 x 160 pixels. The training loop of `finetune` and as many bare steps on
-one batch that is in memory take turns; a turn of the loop ends with a checkpoint. Metrics and progress are timed alone,
-as a share of a step.
+Trains R26x0.5 at 128 px, batch 64, on 512 JPEGs of 160 x 160 pixels. The training loop of `finetune` alternates with as
+many bare steps on one batch in memory; each turn of the loop ends with a checkpoint. Metrics and progress are also
+timed alone, as a share of a step.
 """
 
 import argparse
@@ -29,7 +29,7 @@ CALLS = 2000
 
 
 def photographs(folder: Path) -> Path:
-    """JPEGs that cost as much to decode as real ones: smooth colours with some noise."""
+    """Write JPEGs that take as long to decode as real ones: smooth colours with some noise."""
     rng = np.random.default_rng(0)
     for label in range(CLASSES):
         (folder / str(label)).mkdir(parents=True)
@@ -42,7 +42,7 @@ def photographs(folder: Path) -> Path:
 
 
 class Turns:
-    """One job in memory, and the same number of steps of it with everything and with nothing around them."""
+    """One job in memory, whose steps can be timed bare, or inside the whole training loop."""
 
     def __init__(self, scratch: Path, precision: str) -> None:
         options = {"dataset": str(photographs(scratch / "images")), "precision": precision, "xla": "off"}
@@ -59,14 +59,14 @@ class Turns:
         self.job.step.run(self.batch, 0.0)
 
     def bare(self, steps: int) -> float:
-        """Seconds of a step."""
+        """Return the seconds of one bare step."""
         start = time.perf_counter()
         for batch in repeat(self.batch, steps):
             self.job.step.run(batch, 0.0)
         return (time.perf_counter() - start) / steps
 
     def whole(self, steps: int) -> float:
-        """Seconds of a step of the loop, its last checkpoint included."""
+        """Return the seconds of one step of the training loop, with a share of its last checkpoint."""
         schedule = self.job.plan.schedule.model_copy(update={"value": self.job.plan.schedule.value.stretched(steps)})
         plan = self.job.plan.model_copy(update={"schedule": schedule})
         self.job.plan, former = plan, self.job.plan
@@ -78,9 +78,9 @@ class Turns:
         self.job.plan = former
         return seconds
 
-    def telling(self) -> float:
-        """Seconds that metrics and progress take of a step."""
-        with self.reporter.stage("Telling", CALLS) as report:
+    def reporting(self) -> float:
+        """Return the seconds that metrics and progress take in one step."""
+        with self.reporter.stage("Reporting", CALLS) as report:
             start = time.perf_counter()
             for number in range(CALLS):
                 line = {"loss": 1.0, "gradient_norm": 1.0, "learning_rate": 0.003, "images_per_second": 60.0}
@@ -92,20 +92,22 @@ class Turns:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=60, help="of a turn; about as often there is a checkpoint")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="length of a turn, and so the time between checkpoints"
+    )
     parser.add_argument("--precision", default="float32")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        turns = Turns(Path(scratch), asked.precision)
-        steps = max(2, round(asked.seconds / turns.bare(5)))
-        pairs = [(turns.bare(steps), turns.whole(steps)) for _ in range(asked.pairs)]
+        turns = Turns(Path(scratch), args.precision)
+        steps = max(2, round(args.seconds / turns.bare(5)))
+        pairs = [(turns.bare(steps), turns.whole(steps)) for _ in range(args.pairs)]
         bare = statistics.median(bare for bare, _ in pairs)
         ratios = sorted(bare / whole for bare, whole in pairs)
         print(
-            f"{asked.precision}: bare step {64 / bare:.1f} images/s; finetune at {statistics.median(ratios):.3f} of it"
+            f"{args.precision}: bare step {64 / bare:.1f} images/s; finetune at {statistics.median(ratios):.3f} of it"
         )
         print(f"({', '.join(f'{ratio:.3f}' for ratio in ratios)}; {steps} steps a turn)")
-        print(f"metrics and progress: {100 * turns.telling() / bare:.3f} % of a step")
+        print(f"metrics and progress: {100 * turns.reporting() / bare:.3f} % of a step")
 
 
 if __name__ == "__main__":

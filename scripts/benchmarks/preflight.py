@@ -1,5 +1,8 @@
-"""Preflight: decoding and inspecting all images against just decoding all files with Pillow in a process pool, both
-on all cores, alternating, medians of 3. Folders of images are arguments; CIFAR-10 and clothing without."""
+"""Compare the preflight check, which decodes and inspects all images, with only decoding all files with Pillow in a
+process pool, both on all cores, alternating, medians of 3.
+
+    scripts/bench preflight [FOLDER]...    folders of images; by default CIFAR-10 and clothing
+"""
 
 import statistics
 import sys
@@ -52,8 +55,8 @@ with tempfile.TemporaryDirectory() as scratch:
     for folder in folders:
         files = sorted(str(file.resolve()) for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".png"))
         files = files[:: max(1, len(files) // AT_MOST)][:AT_MOST]
-        just_decode(files)  # from now on the files are in memory
+        just_decode(files)  # from here on the files are in the page cache
         rounds = [(seconds(just_decode, files), seconds(preflight, files)) for _ in range(3)]
         peer, ours = (statistics.median(taken) for taken in zip(*rounds, strict=True))
         print(f"{folder.name:<12} {len(files):>6} images   decode {peer:6.2f} s   preflight {ours:6.2f} s", end="   ")
-        print(f"{ours / peer:5.2f} of just decoding")
+        print(f"{ours / peer:5.2f} x decoding alone")

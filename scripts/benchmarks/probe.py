@@ -1,11 +1,11 @@
-"""How good a backbone's features are: the closed-form probe, tested on images that no backbone of ours has seen.
+"""Measure how good a backbone's features are: a closed-form probe, tested on images that no embedded backbone has seen.
 
     scripts/bench probe BACKBONE... [--json]
 
-Images are resized to 128 x 128 pixels; 5 and 25 of each class are labelled, l2 = 2^10, medians of 5 subsets. They come
-from the archives in the folder that HYPERRULE_TEST_DATA names: of CIFAR-10, 60 of each class of train and of test; of
-sign-digits, files 1 to 60 of each class and 61 to 120; of clothing, the 40 of train and up to 60 of test. Beside them,
-scikit-learn's digits, 60 and 60 of each class, which no pool has seen either.
+The probe (l2 = 2^10) is fitted to 5 and 25 labelled images of each class, resized to 128 x 128 pixels; figures are
+medians of 5 subsets. The images come from archives in the folder that HYPERRULE_TEST_DATA names. Of each class, for
+labels and for testing: CIFAR-10, 60 of train and 60 of test; sign-digits, files 1 to 60 and 61 to 120; clothing, the 40
+of train and up to 60 of test; also scikit-learn's digits, 60 and 60, which no distillation pool contains.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from hyperrule.backbones.bit.checkpoints import StoredArrays
 from hyperrule.backbones.describe import describe_backbone
 from hyperrule.data.images import Examples, Files
 from hyperrule.data.open import open_source
@@ -29,7 +28,7 @@ from hyperrule.evaluation.inference import Evaluator
 from hyperrule.evaluation.probe import fit_probe
 from hyperrule.planning.machine.cluster import Cluster
 from hyperrule.support.progress import Reporter
-from hyperrule.training.classifier import make_classifier
+from hyperrule.training.classifier import load_classifier
 from hyperrule.training.workers import Workers
 
 DATA = Path(os.environ.get("HYPERRULE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -56,7 +55,7 @@ def tasks(scratch: Path) -> Iterator[Task]:
 
 
 def first_of(folder: Path, start: int = 0) -> Examples:
-    """At most 60 files of every class folder, from the `start`-th."""
+    """Return at most EACH files of every class folder, from index `start`."""
     if not any(child.is_dir() for child in folder.iterdir()):
         raise SystemExit(f"{folder} has no class folders")
     names, labels = [], []
@@ -68,13 +67,13 @@ def first_of(folder: Path, start: int = 0) -> Examples:
 
 
 def within(examples: Examples, start: int) -> Examples:
-    """60 examples of every class, from the `start`-th."""
+    """Return EACH examples of every class, from index `start`."""
     members = [np.flatnonzero(examples.labels == label)[start : start + EACH] for label in np.unique(examples.labels)]
     return examples.take(np.concatenate(members))
 
 
 def accuracies(evaluator: Evaluator, task: Task) -> dict[int, float]:
-    """Percent by number of shots."""
+    """Return median accuracy in percent by number of shots."""
     features, test = evaluator.features(task.pool), evaluator.features(task.test)
     classes = int(task.pool.labels.max()) + 1
     found = {}
@@ -94,21 +93,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("backbones", nargs="+", metavar="BACKBONE")
     parser.add_argument("--json", action="store_true", help="a line for each backbone")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         every = list(tasks(Path(scratch)))
-        for name in asked.backbones:
+        for name in args.backbones:
             info = describe_backbone(name, Reporter())
-            classifier = make_classifier(info, 1)
-            if info.network is not None and info.path is not None:
-                with StoredArrays(Path(info.path)) as arrays:
-                    classifier.load(arrays, with_head=False)
+            classifier = load_classifier(info, 1)
             evaluator = Evaluator(classifier, SIDE, 64, Workers(tf.distribute.get_strategy(), Cluster()))
             found = {task.name: accuracies(evaluator, task) for task in every}
             counted = [value for task, by_shots in found.items() if task != "digits" for value in by_shots.values()]
             mean = round(statistics.mean(counted), 1)
             norm = float(np.linalg.norm(evaluator.features(every[-1].test), axis=1).mean())
-            if asked.json:
+            if args.json:
                 print(json.dumps({"backbone": name, **found, "mean of six": mean, "norm": round(norm, 1)}), flush=True)
                 continue
             figures = "  ".join(f"{task} {by[5]:.1f} / {by[25]:.1f}" for task, by in found.items())

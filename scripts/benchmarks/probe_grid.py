@@ -1,5 +1,5 @@
-"""What a grid of probes costs beside the features that they share: 4 shots x 5 seeds x 10 values of l2, 200 probes in
-all, against one extraction of the same images, in one process.
+"""Compare the time of a grid of 200 probes (4 shots x 5 seeds x 10 values of l2) with one extraction of the features
+that they share, in one process.
 
     scripts/bench probe_grid DATASET [--backbone BACKBONE] [--crop PIXELS]
 
@@ -24,12 +24,12 @@ def main() -> None:
     parser.add_argument("dataset", metavar="DATASET")
     parser.add_argument("--backbone", default="bit-r26x0.5", metavar="BACKBONE")
     parser.add_argument("--crop", type=int, default=128, metavar="PIXELS")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     grid = Grid.model_validate(
         {
-            "datasets": {"data": {"dataset": asked.dataset}},
-            "backbones": [asked.backbone],
-            "crop": asked.crop,
+            "datasets": {"data": {"dataset": args.dataset}},
+            "backbones": [args.backbone],
+            "crop": args.crop,
             "shots": SHOTS,
             "seeds": SEEDS,
             "methods": {"probe": {"l2": L2, "choose": "each"}},
@@ -38,7 +38,7 @@ def main() -> None:
     reporter = Reporter()
     planned = planned_cells(grid, grid.cells(), reporter).planned
     with tempfile.TemporaryDirectory() as cache:
-        os.environ["HYPERRULE_CACHE_DIR"] = cache  # where no features are kept yet
+        os.environ["HYPERRULE_CACHE_DIR"] = cache  # an empty cache, so that features are extracted
         start = time.perf_counter()
         probing = Probing(planned[0], [one.cell for one in planned], reporter)
         extracted = time.perf_counter() - start
@@ -47,7 +47,7 @@ def main() -> None:
         total = time.perf_counter() - start
     images = len(probing.pool) + len(probing.test)
     print(f"features of {images:,} images  {extracted:.1f} s")
-    print(f"with {len(planned)} probes  {total:.1f} s, {total / extracted:.2f} of that")
+    print(f"with {len(planned)} probes  {total:.1f} s, {total / extracted:.2f} times as long")
 
 
 if __name__ == "__main__":

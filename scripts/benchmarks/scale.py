@@ -1,6 +1,7 @@
-"""Memory of a manifest of a million rows: the plan in one fresh process, 1,000 batches of training in another.
+"""Measure the memory that a manifest of a million rows takes: planning in one fresh process, 1,000 training batches in
+another.
 
-scripts/bench scale [ROWS]. Files are hard links to a thousand small JPEGs, so that there is a path for every row.
+scripts/bench scale [ROWS]. Every row has its own path: the files are hard links to a thousand small JPEGs.
 """
 
 import io
@@ -71,8 +72,8 @@ def write_manifest(folder: Path) -> Path:
 
 def measured(what: str, manifest: Path) -> list[list[float]]:
     command = [sys.executable, "-c", MEASURED[what], str(manifest)]
-    said = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
-    return [[float(figure) for figure in line.split()] for line in said.splitlines()]
+    printed = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+    return [[float(figure) for figure in line.split()] for line in printed.splitlines()]
 
 
 with tempfile.TemporaryDirectory() as scratch:
@@ -80,8 +81,8 @@ with tempfile.TemporaryDirectory() as scratch:
     table = write_manifest(Path(scratch))
     print(f"{ROWS} rows, {table.stat().st_size / 2**20:.0f} MiB, written in {time.monotonic() - start:.0f} s")
     ((peak, seconds),) = measured("plan", table)
-    print(f"plan: {peak:.2f} GiB above a plan of digits, at its peak; {seconds:.0f} s")
+    print(f"plan: {peak:.2f} GiB at its peak, above planning digits; {seconds:.0f} s")
     for name, (memory, seconds) in zip(
         ("first batch", "10 batches", "1,000 batches"), measured("batches", table), strict=True
     ):
-        print(f"{name}: {memory:.2f} GiB above batches of digits; {seconds:.0f} s")
+        print(f"{name}: {memory:.2f} GiB, above batches of digits; {seconds:.0f} s")

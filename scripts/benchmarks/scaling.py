@@ -1,8 +1,8 @@
-"""The tables of docs/scaling.md: computed, not measured.
+"""Compute (not measure) the tables of docs/scaling.md.
 
 scripts/bench scaling            # prints them
-scripts/bench scaling --write    # puts them into docs/scaling.md
-scripts/bench scaling --check    # exit code 1 if docs/scaling.md has others
+scripts/bench scaling --write    # writes them into docs/scaling.md
+scripts/bench scaling --check    # exits with 1 if the tables in docs/scaling.md differ
 """
 
 import argparse
@@ -27,13 +27,13 @@ SCHEDULES = (500, 10_000, 20_000)  # the rule's steps
 GRADIENT = 4  # bytes: gradients are summed in float32
 PER_MACHINE = 8
 
-# What of a published peak is assumed to be reached.
+# The assumed shares of published peaks that a device reaches.
 OF_ARITHMETIC, OF_MEMORY, OF_LINKS = 0.5, 0.8, 0.8
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """Published peaks, in operations and bytes a second; links are one device's, in one direction."""
+    """Published peaks of one device, in operations and bytes a second; links count one direction."""
 
     name: str
     operations: float
@@ -42,16 +42,16 @@ class Accelerator:
     across_machines: float
 
     def kernel(self, work: Work) -> float:
-        """Seconds of one kernel: arithmetic or memory, whichever takes longer."""
+        """Return the seconds of one kernel: arithmetic or memory traffic, whichever takes longer."""
         return max(work.operations / (OF_ARITHMETIC * self.operations), work.bytes / (OF_MEMORY * self.memory))
 
     def step(self, architecture: Architecture, crop: int, devices: int) -> float:
-        """Seconds of a step of 512 images: each device's share of them, then the sum of the gradients."""
+        """Return the seconds of a step of 512 images: each device's share of them, then the sum of the gradients."""
         work = training_step(architecture, crop, BATCH // devices, "bfloat16")
         return sum(map(self.kernel, work)) + self.all_reduce(architecture, devices)
 
     def all_reduce(self, architecture: Architecture, devices: int) -> float:
-        """Seconds of a ring; across machines one ring for each of a machine's adapters shares the work."""
+        """Return the seconds of a ring all-reduce; across machines, one ring for each adapter shares the work."""
         within, across = self.within_machine, PER_MACHINE * self.across_machines
         rate = within if devices <= PER_MACHINE else min(within, across)
         return all_reduce_bytes(architecture, devices) / (OF_LINKS * rate)
@@ -65,7 +65,7 @@ ACCELERATORS = (A100, H100)
 
 
 def all_reduce_bytes(architecture: Architecture, devices: int) -> float:
-    """That each device sends in a ring: 2 (n - 1) / n of all gradients."""
+    """Return the bytes that each of n devices sends in a ring: 2 (n - 1) / n of all gradients."""
     return 2 * (devices - 1) / devices * GRADIENT * architecture.parameters
 
 
@@ -131,7 +131,7 @@ def normalization() -> Iterable[str]:
 
 
 def normalization_to_arithmetic(device: Accelerator, architecture: Architecture, crop: int) -> float:
-    """Time of normalisation's memory traffic by time of all arithmetic, if nothing else took any."""
+    """Return the time of normalisation's memory traffic divided by the time of all arithmetic."""
     step = list(training_step(architecture, crop, BATCH, "bfloat16"))
     traffic = total(step, "normalization").bytes / (OF_MEMORY * device.memory)
     return traffic / (total(step).operations / (OF_ARITHMETIC * device.operations))
@@ -145,7 +145,7 @@ def micro_batches() -> Iterable[str]:
 
 
 def fitting(architecture: Architecture, crop: int, memory: int) -> str:
-    """Images at once, and with units recomputed."""
+    """Return the largest micro-batches without and with recomputed units, as a table cell; `memory` is in bytes."""
     backbone = describe_backbone(f"random-{str(architecture).lower()}")
     counts = (
         largest_fitting(backbone, crop, BATCH, "bfloat16", SHARE_OF_MEMORY * memory, remat) for remat in (False, True)
@@ -197,7 +197,7 @@ def table(name: str) -> str:
 
 
 def page(text: str) -> str:
-    """The page with its tables computed anew; each stands between two marks that bear its name."""
+    """Return the page with its tables recomputed; each stands between a comment with its name and an end comment."""
     for name in TABLES:
         text, found = re.subn(
             rf"(<!-- {name} -->\n).*?(\n<!-- end -->)",
@@ -214,12 +214,12 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--write", action="store_true")
     what.add_argument("--check", action="store_true")
-    asked = parser.parse_args()
-    if asked.write:
+    args = parser.parse_args()
+    if args.write:
         PAGE.write_text(page(PAGE.read_text()))
-    elif asked.check:
+    elif args.check:
         text = PAGE.read_text()
-        sys.exit(0 if page(text) == text else f"{PAGE} differs: run scripts/bench scaling --write")
+        sys.exit(0 if page(text) == text else f"{PAGE} is out of date: run scripts/bench scaling --write")
     else:
         print("\n\n".join(map(table, TABLES)))
 

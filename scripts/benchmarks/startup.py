@@ -1,4 +1,4 @@
-"""Start-up: seconds of the command line against importing TensorFlow, alternating, medians of 5."""
+"""Measure start-up: seconds of commands against importing TensorFlow, alternating, medians of 5."""
 
 import statistics
 import subprocess
@@ -23,4 +23,4 @@ rounds = [{name: seconds(*command) for name, command in COMMANDS.items()} for _ 
 peer = statistics.median(taken["import tensorflow"] for taken in rounds)
 for name in COMMANDS:
     median = statistics.median(taken[name] for taken in rounds)
-    print(f"{name:<34} {median:6.2f} s   {median / peer:5.2f} of importing TensorFlow")
+    print(f"{name:<34} {median:6.2f} s   {median / peer:5.2f} x importing TensorFlow")

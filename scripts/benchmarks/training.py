@@ -1,10 +1,10 @@
-"""Training step, inference and first step against peers, alternating, in ratios (above 1: hyperrule is faster).
+"""Compare training step, inference and first step with peers, alternating, as ratios (above 1: hyperrule is faster).
 
     scripts/bench training [--pairs 5] [--quick] [--json HISTORY.jsonl] [--plot HISTORY.png]
 
-Peers: timm's BiT under PyTorch, float32 and bfloat16 autocast, in its better memory format (each pair tries both);
-the same network from plain Keras layers with `model.fit`. timm is installed into .venv-peers, unless
-HYPERRULE_PEERS_PYTHON names an interpreter that has it. The first step is timed in fresh processes, imports included.
+The peers are timm's BiT under PyTorch, in float32 and bfloat16 autocast, in its faster memory format (each pair tries
+both), and the same network from plain Keras layers with `model.fit`. timm is installed into .venv-peers, unless
+HYPERRULE_PEERS_PYTHON names a Python that has it. The first step is timed in fresh processes, imports included.
 """
 
 import argparse
@@ -42,7 +42,7 @@ CASES = (Case(50, 1, 16), Case(50, 1, 32), Case(26, 0.5, 64))
 
 
 class Timm:
-    """The worker process, asked for one measurement at a time."""
+    """The process of peers/timm_worker.py, which takes one measurement at a time."""
 
     def __init__(self) -> None:
         environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
@@ -77,7 +77,7 @@ def peers_python() -> str:
 
 
 def batch_of(case: Case) -> tuple[Any, Any]:
-    """Images float32 [N, side, side, 3] in [0, 1] and one-hot targets."""
+    """Return images, float32 [N, side, side, 3] in [0, 1], and one-hot targets, float32 [N, CLASSES]."""
     import numpy as np
     import tensorflow as tf
 
@@ -105,7 +105,7 @@ def own_step(case: Case, precision: str) -> Timed:
 
 
 def own_export(case: Case) -> Timed:
-    """The exported classifier, float32: kernels folded, as `finetune` leaves it."""
+    """Time the exported float32 classifier, with its kernels folded as `finetune` exports it."""
     import numpy as np
     import tensorflow as tf
 
@@ -125,7 +125,7 @@ def own_export(case: Case) -> Timed:
 
 
 def keras_step(case: Case) -> Timed:
-    """A step of `model.fit`, averaged over three."""
+    """Time a step of `model.fit`, averaged over three."""
     import tensorflow as tf
 
     sys.path.insert(0, str(HERE / "peers"))
@@ -149,14 +149,14 @@ def timed(work: Callable[[], object]) -> Timed:
 
 
 def first_step(make: str, case: Case) -> Timed:
-    """Seconds from the start of a fresh interpreter to the end of a first step."""
+    """Time from the start of a fresh interpreter to the end of its first step."""
     code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import training as t; t.{make}(t.{case!r}{{}})()"
     code = code.format(", 'float32'" if make == "own_step" else "")
     return timed(lambda: subprocess.run([sys.executable, "-c", code], check=True, capture_output=True))
 
 
 def compared(what: str, case: Case, own: Timed, peers: dict[str, Timed], pairs: int, warm: bool = True) -> list[dict]:
-    """Medians over rounds in which each is measured once; a line for each peer."""
+    """Measure hyperrule and every peer once in each of `pairs` rounds; return a record of medians for each peer."""
     ways = {"hyperrule": own, **peers}
     if warm:
         for seconds in ways.values():
@@ -198,32 +198,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="the first case only")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="append a line of all figures")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the history in the --json file")
-    asked = parser.parse_args()
-    if asked.plot and not asked.json:
-        parser.error("--plot draws the history that --json names")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="append all figures as one JSON line")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot the history in the --json file")
+    args = parser.parse_args()
+    if args.plot and not args.json:
+        parser.error("--plot needs --json, the history to plot")
     timm, facts = Timm(), machine()
     print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
     figures: list[dict] = []
-    for case in CASES[:1] if asked.quick else CASES:
+    for case in CASES[:1] if args.quick else CASES:
         timm_steps = {f"timm {short}": timm(case, full, True) for short, full in SHORT.items()}
         peers = {"timm f32": timm_steps["timm f32"], "plain Keras": keras_step(case)}
-        figures += compared("training step f32", case, own_step(case, "float32"), peers, asked.pairs)
-        figures += compared("training step bf16", case, own_step(case, "bfloat16"), timm_steps, asked.pairs)
+        figures += compared("training step f32", case, own_step(case, "float32"), peers, args.pairs)
+        figures += compared("training step bf16", case, own_step(case, "bfloat16"), timm_steps, args.pairs)
         forward = {f"timm {short}": timm(case, full, False) for short, full in SHORT.items()}
-        figures += compared("inference, export f32", case, own_export(case), forward, asked.pairs)
+        figures += compared("inference, export f32", case, own_export(case), forward, args.pairs)
     first = {"plain Keras": first_step("keras_step", CASES[0])}
-    figures += compared("first step", CASES[0], first_step("own_step", CASES[0]), first, asked.pairs, warm=False)
+    figures += compared("first step", CASES[0], first_step("own_step", CASES[0]), first, args.pairs, warm=False)
     print(f"{timm.versions}; exports have no bfloat16 form")
-    if asked.json:
+    if args.json:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
         run = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit.stdout.strip()}
-        with asked.json.open("a", encoding="utf-8") as file:
+        with args.json.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**run, "machine": facts, "peers": timm.versions, "figures": figures}) + "\n")
-    if asked.plot:
+    if args.plot:
         script = HERE / "peers" / "plot_history.py"
-        subprocess.run([peers_python(), str(script), str(asked.json), str(asked.plot)], check=True)
+        subprocess.run([peers_python(), str(script), str(args.json), str(args.plot)], check=True)
 
 
 SHORT = {"f32": "float32", "bf16": "bfloat16"}

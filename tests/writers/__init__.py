@@ -1,4 +1,4 @@
-"""The same labelled images written as every kind of data set, for the contract that all sources share."""
+"""Write the same labelled images as every kind of data set, for the contract test of all sources."""
 
 from typing import NamedTuple
 

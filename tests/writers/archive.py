@@ -1,4 +1,4 @@
-"""An image folder in a zip file."""
+"""Write an image folder in a zip file."""
 
 import shutil
 from collections.abc import Sequence

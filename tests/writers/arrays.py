@@ -1,5 +1,7 @@
-"""An .npz of uint8 images [N, height, width, 3] and class names, by split. Images are decoded, and all brought to the
-size of the first, for arrays keep neither encoded bytes nor mixed sizes."""
+"""Write an .npz of uint8 images [N, height, width, 3] and class names, by split.
+
+Images are decoded and resized to the size of the first, because arrays hold neither encoded bytes nor mixed sizes.
+"""
 
 import io
 from collections.abc import Sequence

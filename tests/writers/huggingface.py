@@ -1,4 +1,4 @@
-"""The folder that DatasetDict.save_to_disk writes, images in the table."""
+"""Write the folder of DatasetDict.save_to_disk, with encoded images in the table."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""{train,validation,test}/CLASS/NAME."""
+"""Write an image folder {train,validation,test}/CLASS/NAME."""
 
 from collections.abc import Sequence
 from pathlib import Path

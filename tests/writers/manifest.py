@@ -1,4 +1,4 @@
-"""A CSV of paths, labels and splits, with the images beside it."""
+"""Write a CSV of paths, labels and splits, with the images beside it."""
 
 import csv
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""WebDataset shards, two a split: the image and its class in .txt."""
+"""Write WebDataset shards, two a split: each image with its class name in a .txt."""
 
 import io
 import tarfile
@@ -22,13 +22,13 @@ def write(folder: Path, images: Sequence[LabelledImage]) -> dict[str, Any]:
 
 
 def sample(image: LabelledImage) -> list[tuple[str, bytes]]:
-    """Members of one image. Class names may hold dots and slashes, which keys may not."""
+    """Return the tar members of one image. The key hashes the class name, which may hold dots and slashes."""
     key = f"{sha256(image.class_name.encode()).hexdigest()[:8]}/{image.name.partition('.')[0]}"
     return [(f"{key}.{image.name.rpartition('.')[2]}", image.encoded), (f"{key}.txt", image.class_name.encode())]
 
 
 def shard(file: Path, members: Sequence[tuple[str, bytes]]) -> Path:
-    """A tar of files of those names and contents."""
+    """Write a tar of files (name, content) and return its path."""
     with tarfile.open(file, "w") as tar:
         for name, content in members:
             entry = tarfile.TarInfo(name)

@@ -1,4 +1,4 @@
-"""Prepared by TFDS' own writer, as `tfds build` does, in the given order; nothing that reads it can import its code."""
+"""Write with TFDS' own writer, as `tfds build` does, in the given order; readers cannot import the builder's code."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""TFRecord shards, two a split: image/encoded and image/class/text."""
+"""Write TFRecord shards, two a split, with features image/encoded and image/class/text."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ def write(folder: Path, images: Sequence[LabelledImage]) -> dict[str, Any]:
 
 
 def shard(file: Path, examples: Sequence[Mapping[str, Any]], compression: str = "") -> Path:
-    """Examples of those features: bytes, int or float values, one or a list a key."""
+    """Write examples (feature -> bytes, int or float, single or as a list) and return the path."""
     with tf.io.TFRecordWriter(str(file), tf.io.TFRecordOptions(compression)) as writer:
         for example in examples:
             features = {key: _feature(value) for key, value in example.items()}

@@ -13,6 +13,7 @@ import tensorflow as tf
 from sklearn.datasets import load_sample_images
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from hyperrule.backbones.backbone import assign_arrays
 from hyperrule.backbones.bit.checkpoints import HEAD, write_arrays
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 from hyperrule.backbones.info import INPUT_RANGES, InputRange, ModuleFacts, OpaqueNetwork
@@ -124,8 +125,7 @@ def _transplant(module: SavedModule, weights: Path) -> tuple[dict[str, object] |
             for input_range in INPUT_RANGES
         }
         arrays = _arrays(match, module)
-        for name, variable in network.arrays.items():
-            variable.assign(arrays[name])
+        assign_arrays(network.arrays, arrays)
         with_head = module.features != network.features and f"{HEAD}kernel" in arrays
         outputs = [native_outputs(graph, arrays, some, with_head) for some in images]
         for input_range, answers in originals.items():

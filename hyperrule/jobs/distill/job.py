@@ -3,14 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from scipy.special import softmax
 
-from hyperrule.backbones.bit.checkpoints import StoredArrays, write_arrays
-from hyperrule.backbones.bit.resnet_v2 import ResNetV2
+from hyperrule.backbones.bit.checkpoints import write_arrays
 from hyperrule.data.images import Examples
 from hyperrule.data.pipeline import training_batches
 from hyperrule.data.pool import Pool
@@ -26,7 +24,7 @@ from hyperrule.reporting.make import finish_run
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Report, Reporter
-from hyperrule.training.classifier import POLICIES
+from hyperrule.training.classifier import load_weights, make_backbone
 from hyperrule.training.optimizer import adamw
 from hyperrule.training.step import TrainingStep
 
@@ -55,10 +53,7 @@ class Distillation(Job[DistillPlan, Distilled]):
 
     def build(self) -> None:
         plan = self.plan
-        assert plan.backbone.network is not None
-        initializer = "he_normal" if plan.backbone.path is None else "zeros"
-        policy = POLICIES[plan.precision.value]
-        backbone = ResNetV2(plan.backbone.network, policy, initializer, remat=plan.remat.value)
+        backbone = make_backbone(plan.backbone, plan.precision.value, remat=plan.remat.value)
         self.classifier = student = Student(backbone, Teacher(plan.teacher, plan.precision.value), plan)
         optimizer = adamw(plan.weight_decay.value / plan.base_lr.value, student.undecayed)
         self.step = TrainingStep(student, self.strategy, plan.batch.value, optimizer, xla=plan.xla.value)
@@ -66,9 +61,8 @@ class Distillation(Job[DistillPlan, Distilled]):
     def initialise(self) -> None:
         """Set the student's weights, and the mean and scale of the teacher's features."""
         student = self.classifier
-        if self.plan.backbone.path is not None:
-            with self.strategy.scope(), StoredArrays(Path(self.plan.backbone.path)) as arrays:
-                student.load_weights_of(arrays)
+        with self.strategy.scope():
+            load_weights(student, self.plan.backbone)  # no head: it means other classes
         if self.matches_features:
             sample = self._sample()
             with self.reporter.stage("Features", len(sample)) as report:

@@ -5,19 +5,16 @@ arXiv 2106.05237, section 3; google-research/big_vision, `trainers/proj/distill`
 own: the mean squared error of a linear map of the student's features from the teacher's standardised ones.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from hyperrule.backbones.backbone import Backbone
-from hyperrule.backbones.bit.checkpoints import HEAD, Arrays, StoredArrays
+from hyperrule.backbones.bit.checkpoints import HEAD, Arrays
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.planning.distill import DistillPlan, TeacherInfo
-from hyperrule.training.classifier import Classifier, fold, make_classifier
+from hyperrule.training.classifier import Classifier, load_classifier
 
 # Names of the student's arrays that are not part of a BiT.
 MAP = "distill/map/"
@@ -44,16 +41,8 @@ class Teacher:
 
     def __init__(self, info: TeacherInfo, precision: str) -> None:
         self._has_logits, self._has_features = info.classes > 0, info.features > 0
-        self._network = make_classifier(info.backbone, max(info.classes, 1), precision)
+        self._network = load_classifier(info.backbone, max(info.classes, 1), info.head, precision, folded=True)
         self._network.trainable = False
-        if info.backbone.network is not None and info.backbone.path is not None:
-            with StoredArrays(Path(info.backbone.path)) as arrays:
-                self._network.load(arrays, with_head=False)
-            fold(self._network, self._network)
-        if info.head is not None:
-            with StoredArrays(Path(info.head)) as arrays:
-                self._network.head.kernel.assign(arrays[f"{HEAD}kernel"][0, 0])
-                self._network.head.bias.assign(arrays[f"{HEAD}bias"])
 
     def __call__(self, images: tf.Tensor) -> Lesson:
         """Return the outputs for images float32 [N, H, W, 3] in [0, 1]."""
@@ -131,11 +120,6 @@ class Student(Classifier):
     def undecayed(self) -> list[keras.Variable]:
         """Variables without weight decay: all but kernels (big_vision's default)."""
         return [variable for name, variable in self.arrays.items() if not name.endswith("kernel")]
-
-    def load_weights_of(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Load a BiT's arrays, except its head, which is for other classes."""
-        for name, variable in self.backbone.arrays.items():
-            variable.assign(arrays[name].reshape(variable.shape))
 
     def bit_arrays(self, with_head: bool) -> Arrays:
         """Return the arrays of a checkpoint in BiT's public format, without those that only distillation needs."""

@@ -1,4 +1,4 @@
-"""The same network from plain Keras layers, trained with `model.fit`: what one would write without hyperrule."""
+"""BiT built from plain Keras layers and trained with `model.fit`: what one would write without hyperrule."""
 
 import keras
 import tensorflow as tf
@@ -7,7 +7,7 @@ UNITS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 
 
 class StdConv2D(keras.layers.Conv2D):
-    """Conv2D whose kernel has no mean and unit variance for every output channel."""
+    """Conv2D that standardises its kernel to zero mean and unit variance for every output channel."""
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         mean, variance = tf.nn.moments(tf.convert_to_tensor(self.kernel), [0, 1, 2], keepdims=True)
@@ -16,7 +16,7 @@ class StdConv2D(keras.layers.Conv2D):
 
 
 def plain_keras(depth: int, width: float, side: int, classes: int = 10) -> keras.Model:
-    """A compiled model: images [N, side, side, 3] in [-1, 1] -> logits [N, classes]; SGD with momentum."""
+    """Return a compiled model: images [N, side, side, 3] in [-1, 1] -> logits [N, classes]; SGD with momentum."""
 
     def conv(x: keras.KerasTensor, filters: int, size: int, stride: int = 1) -> keras.KerasTensor:
         if size > 1 and stride > 1:

@@ -1,4 +1,4 @@
-"""The history that `scripts/bench training --json` wrote, as a picture: plot_history.py HISTORY.jsonl PICTURE.png."""
+"""Plot the history that `scripts/bench training --json` wrote: plot_history.py HISTORY.jsonl PICTURE.png."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from matplotlib import pyplot
 
 
 def plot(history: Path, picture: Path) -> None:
-    """A panel for each thing measured, in it a line for every case and peer over the runs in the history."""
+    """Draw a panel for each measured quantity, with a line for every case and peer over the runs in the history."""
     runs = [json.loads(line) for line in history.read_text().splitlines()]
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for number, run in enumerate(runs):

@@ -1,7 +1,7 @@
-"""timm's BiT under PyTorch, in a process of its own: one JSON request a line on stdin, one answer a line on stdout.
+"""Time timm's BiT under PyTorch in its own process: one JSON request a line on stdin, one answer a line on stdout.
 
-{"depth", "width", "batch", "side", "precision", "training"} -> {"seconds", "layout", "versions"}: the faster of both
-memory formats. Between requests it waits, and its threads sleep (OMP_WAIT_POLICY=passive).
+{"depth", "width", "batch", "side", "precision", "training"} -> {"seconds", "layout", "versions"}, for the faster of two
+memory formats. Between requests its threads sleep (OMP_WAIT_POLICY=passive), so that they do not slow the other side.
 """
 
 import json
@@ -23,7 +23,7 @@ UNITS = {26: (2, 2, 2, 2)}
 def model(depth: int, width: float, layout: str) -> torch.nn.Module:
     if (depth, width) == (50, 1):
         network = timm.create_model("resnetv2_50x1_bit", num_classes=10)
-    else:  # as timm makes that model, but for its size
+    else:  # built as timm builds resnetv2_50x1_bit, except for its size
         conv = partial(StdConv2d, eps=1e-8)
         network = ResNetV2(UNITS[depth], num_classes=10, width_factor=width, stem_type="fixed", conv_layer=conv)
     return network.to(memory_format=LAYOUTS[layout])
