@@ -262,7 +262,7 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
     ("header", "words"),
     [
         ("{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000000,)}", "allocate"),
-        ("{'descr': '<i8', 'fortran_order': False, 'shape': (9,)", "the header is damaged"),
+        ("{'descr': '<i8', 'fortran_order': False, 'shape': (9,)", "a damaged header"),
     ],
 )
 def test_npy_with_a_header_that_lies(tmp_path: Path, header: str, words: str) -> None:

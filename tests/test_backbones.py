@@ -325,7 +325,7 @@ def test_modules_that_do_not_train_are_known_to(tmp_path: Path) -> None:
     tf.saved_model.save(inference, str(tmp_path / "inference"))
     for name in ("stopped", "inference"):
         options = {"dataset": "digits", "backbone": tmp_path / name, "input_range": "0,1"}
-        with pytest.raises(RecipeError, match=r"nothing in it trains .* Say --train head"):
+        with pytest.raises(RecipeError, match=r"has no trainable weights .* Use --train head"):
             hyperrule.plan(**options)
         assert hyperrule.plan(**options, train="head").train.deviates
 

@@ -264,7 +264,7 @@ def test_a_measurement_is_shown_and_followed(hyperrule_doctor: Doctor) -> None:
     assert "bfloat16, XLA     100.0 images/s   2.00 x float32\n" in told
     sentences = " ".join(told.split())
     assert "precision bfloat16: measured by 'hyperrule doctor' on 2026-01-31: bfloat16 2.00 x float32" in sentences
-    assert "xla on: measured by 'hyperrule doctor' on 2026-01-31: XLA 1.25 x bfloat16 without" in sentences
+    assert "xla on: measured by 'hyperrule doctor' on 2026-01-31: bfloat16 with XLA 1.25 x without" in sentences
 
 
 def test_measuring_keeps_what_runs_and_says_what_does_not(

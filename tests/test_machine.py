@@ -72,7 +72,7 @@ def test_devices_are_numbered_within_the_visible(monkeypatch: pytest.MonkeyPatch
     assert this_machine("cpu").gpus == this_machine("tpu").gpus == ()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
     assert [(gpu.index, gpu.name) for gpu in this_machine("1").gpus] == [(1, V100)]
-    with pytest.raises(RecipeError, match=r"asks for GPU 2; there are: 0 \(.*within CUDA_VISIBLE_DEVICES=2,0\. Say"):
+    with pytest.raises(RecipeError, match=r"asks for GPU 2, .* GPUs here: 0 \(.*within CUDA_VISIBLE_DEVICES=2,0\. Use"):
         this_machine("0,2")
 
 
@@ -80,7 +80,7 @@ def test_devices_are_numbered_within_the_visible(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("devices", "message"),
     [
-        ("0,5", r"asks for GPU 5; there are: 0 \(Tesla V100-SXM2-16GB\), 1 .* Say --devices all;"),
+        ("0,5", r"asks for GPU 5, .* GPUs here: 0 \(Tesla V100-SXM2-16GB\), 1 .* Use --devices all;"),
         ("gpu", r"must be all, cpu, tpu, or numbers of GPUs such as 0,1\. Received: 'gpu'"),
         ("0,", r"Received: '0,'"),
         ("-1", r"Received: '-1'"),
@@ -98,8 +98,8 @@ def test_devices_that_there_are_not_are_refused(devices: str, message: str) -> N
     [
         (f'echo "{FAILS}"; exit 9', "nvidia-smi fails: NVIDIA-SMI has failed because"),
         ("exit 3", "nvidia-smi fails: exit code 3"),
-        ("echo No devices were found", "an answer of unknown form, 'No devices were found'"),
-        ("echo '0, GPU-1, Some GPU, [N/A], 1, 8.0, 535'", "an answer of unknown form"),
+        ("echo No devices were found", "output of unknown form, 'No devices were found'"),
+        ("echo '0, GPU-1, Some GPU, [N/A], 1, 8.0, 535'", "output of unknown form"),
         ("exec sleep 60", "does not answer within 0.2 s"),
     ],
 )
@@ -111,7 +111,7 @@ def test_an_nvidia_smi_that_does_not_work_leaves_the_cpu(
     with pytest.raises(GpusUnknown, match=problem):
         installed_gpus()
     assert this_machine().gpus == ()
-    with pytest.raises(RecipeError, match=f"devices 0 asks for GPUs, but .*{problem}.*Say --devices cpu"):
+    with pytest.raises(RecipeError, match=f"devices 0 asks for GPUs, but .*{problem}.*Use --devices cpu"):
         this_machine("0")
 
 
@@ -270,9 +270,9 @@ def machine_with(
 @pytest.mark.parametrize(
     ("machine", "precision", "reason"),
     [
-        (machine_with((8.0,)), "bfloat16", "tensor cores take bfloat16"),
-        (machine_with((9.0, 7.5)), "float16", "capability 7.5: tensor cores take float16; bfloat16 wants 8.0"),
-        (machine_with((6.1,)), "float32", "tensor cores come with 7.0"),
+        (machine_with((8.0,)), "bfloat16", "tensor cores compute in bfloat16"),
+        (machine_with((9.0, 7.5)), "float16", "capability 7.5: tensor cores compute in float16; bfloat16 needs 8.0"),
+        (machine_with((6.1,)), "float32", "tensor cores need 7.0"),
         (machine_with(sets=("avx2", "avx512_bf16")), "bfloat16", "natively"),
         (machine_with(sets=("bf16",)), "float32", "'hyperrule doctor --measure' finds out"),
         (machine_with(sets=("avx2",)), "float32", "no bfloat16 instructions"),

@@ -192,7 +192,7 @@ def test_one_worker_told_to_stop_stops_both_after_a_checkpoint(images: Path, tmp
 )
 def test_cluster_that_is_none_is_refused(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_CONFIG", config)
-    with pytest.raises(RecipeError, match="TF_CONFIG must name workers only"):
+    with pytest.raises(RecipeError, match="TF_CONFIG must list workers only"):
         this_cluster()
 
 

@@ -1,9 +1,8 @@
-"""The plan of a distillation by function matching (arXiv 2106.05237): who teaches whom, on what images, and how.
+"""The plan of a distillation by function matching, and `make_distill_plan`, which decides every value of it.
 
-Distillation recipe + pool + teacher + student + machine -> DistillPlan, without TensorFlow.
-
-What the recipe leaves open is as in "Knowledge distillation: A good teacher is patient and consistent", arXiv
-2106.05237 (F below), whose code is google-research/big_vision, `configs/proj/distill`.
+Recipe + pool + teacher + student + machine -> DistillPlan, without TensorFlow. Values that the recipe leaves open
+follow "Knowledge distillation: A good teacher is patient and consistent", arXiv 2106.05237, whose code is
+google-research/big_vision, `configs/proj/distill`.
 """
 
 import hashlib
@@ -37,11 +36,19 @@ from hyperrule.recipe import DistillRecipe
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import duration
 
+F = "arXiv 2106.05237"  # the source of a value that the paper sets
+BATCH = 512
+RATE = 0.003  # the middle one of the paper's values for small data sets, Table 4
+EPOCHS = 300  # the shortest of the paper's schedules for ImageNet and Pets
+WARMUP = 1500  # steps; configs/proj/distill/bigsweep_*.py
+MOST_WARMUP = 0.1  # of the steps of a schedule
+
 
 class TeacherInfo(BaseModel):
-    """A network with `classes` logits, 0 where it gives features only.
+    """A teacher network with `classes` logits; 0 if it gives features only.
 
-    `head` is the .npz with the head's arrays, None where there is none, or where the backbone's outputs are the logits.
+    `head` is the .npz file with the head's arrays. It is None if there is no head, or if the backbone itself outputs
+    the logits.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,13 +64,13 @@ class TeacherInfo(BaseModel):
 
     @property
     def features(self) -> int:
-        """Width of the features that can be matched; 0 where there are only logits."""
+        """Width of the features that can be matched; 0 if the network gives logits only."""
         gives_logits_only = self.backbone.opaque is not None and self.classes and self.head is None
         return 0 if gives_logits_only else self.backbone.features
 
 
 class Cosine(BaseModel):
-    """A linear warm-up, then half a cosine down to 0."""
+    """A schedule of the learning rate: a linear warm-up, then half a cosine down to 0."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -74,7 +81,7 @@ class Cosine(BaseModel):
         return f"{self.steps} steps, {self.warmup} of warm-up"
 
     def factor(self, step: int) -> float:
-        """Of the highest rate, at the step with that number, from 0.
+        """Return the fraction of the highest learning rate at `step`, counted from 0.
 
         >>> [round(Cosine(steps=6, warmup=2).factor(step), 2) for step in range(6)]
         [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
@@ -85,7 +92,7 @@ class Cosine(BaseModel):
 
 
 class DistillPlan(TrainingPlan):
-    """`backbone` is the student, which is a BiT."""
+    """A distillation, decided in full. `backbone` is the student, a BiT."""
 
     job: Literal["distill"] = "distill"
     recipe: DistillRecipe
@@ -162,7 +169,7 @@ class DistillPlan(TrainingPlan):
 
     @property
     def starts_from_measurements(self) -> bool:
-        """The teacher's features are standardised by what a sample of them is like."""
+        """Matching features does: a sample of the teacher's features sets their standardisation."""
         return self.features_weight.value > 0
 
     def _identity(self) -> dict[str, Any]:
@@ -175,14 +182,6 @@ class DistillPlan(TrainingPlan):
             "sha256 of the classes": names,
             **super()._identity(),
         }
-
-
-F = "arXiv 2106.05237"
-BATCH = 512
-RATE = 0.003  # the middle of its choices for small data sets, Table 4
-EPOCHS = 300  # the shortest of its schedules for ImageNet and Pets
-WARMUP = 1500  # configs/proj/distill/bigsweep_*.py
-MOST_WARMUP = 0.1  # of a schedule
 
 
 def make_distill_plan(
@@ -202,7 +201,7 @@ def make_distill_plan(
 
 @dataclass(frozen=True)
 class DistillPlanner(Planner[DistillRecipe]):
-    """`backbone` is the student."""
+    """Decides a distillation; `backbone` is the student."""
 
     pool: PoolInfo
     teacher: TeacherInfo
@@ -212,7 +211,7 @@ class DistillPlanner(Planner[DistillRecipe]):
     def plan(self) -> DistillPlan:
         if self.backbone.network is None:
             raise RecipeError(
-                f"the student must be a BiT; {self.backbone.name} is none. Say --student r26x0.5 or r50x1."
+                f"the student must be a BiT; {self.backbone.name} is not. Use --student r26x0.5 or r50x1."
             )
         crop = self._crop()
         teacher_crop = self._teacher_crop(crop.value)
@@ -230,12 +229,14 @@ class DistillPlanner(Planner[DistillRecipe]):
             teacher=self.teacher,
             examples=Decided(
                 value=self.pool.examples,
-                reason=f"training images of {len(self.pool.parts)} data sets, without 2 % that are held out",
+                reason=f"training images of {len(self.pool.parts)} data sets, less 2 % held out",
                 source="data set",
             ),
             shares=self._shares(),
             crop=crop,
-            evaluation_size=Decided(value=crop.value, reason="what the student was trained for", source=HYPERRULE),
+            evaluation_size=Decided(
+                value=crop.value, reason="the resolution that the student was trained at", source=HYPERRULE
+            ),
             teacher_crop=teacher_crop,
             least_area=self._given("least_area", 0.05, F),
             random_flip=self._random_flip(),
@@ -252,33 +253,33 @@ class DistillPlanner(Planner[DistillRecipe]):
 
     @property
     def other_memory(self) -> int:
-        """Bytes of the teacher's weights, and of Adam's second moments, which SGD does not have."""
+        """Bytes of the teacher's weights, and of Adam's second moments, which SGD does not keep."""
         return MASTER * (self.teacher.backbone.parameters + self.backbone.parameters)
 
     def xla(self, precision: Precision) -> Decided[bool]:
         if self.teacher.backbone.opaque is not None and self.recipe.xla == "auto":
             return Decided(
-                value=False, reason="not every SavedModel, as the teacher is, can be compiled", source=HYPERRULE
+                value=False, reason="the teacher is a SavedModel; XLA cannot compile every one", source=HYPERRULE
             )
         return super().xla(precision)
 
     def _given(self, option: str, default: Any, source: str) -> Decided[Any]:
-        """The recipe's value, where it is another than the paper's."""
+        """Return the recipe's value if it has one, else `default`, the paper's."""
         asked = getattr(self.recipe, option)
         if asked is None or asked == default:
             return Decided(value=default, reason="as in the paper", source=source)
-        return Decided(value=asked, reason=f"asked for; the paper has {default}", source=ASKED)
+        return Decided(value=asked, reason=f"requested; the paper has {default}", source=ASKED)
 
     def _shares(self) -> Decided[tuple[int, ...] | None]:
         if self.recipe.shares is None:
-            return Decided(value=None, reason="every image as often as every other", source=HYPERRULE)
-        return Decided(value=self.recipe.shares, reason="draws of each data set, asked for", source=ASKED)
+            return Decided(value=None, reason="every image is sampled equally often", source=HYPERRULE)
+        return Decided(value=self.recipe.shares, reason="share of samples from each data set, requested", source=ASKED)
 
     def _crop(self) -> Decided[int]:
         if self.recipe.crop is not None:
-            return Decided(value=self.recipe.crop, reason="asked for", source=ASKED)
+            return Decided(value=self.recipe.crop, reason="requested", source=ASKED)
         small = rule.is_small(self.pool.height, self.pool.width)
-        reason = f"median image is {self.pool.height} x {self.pool.width} px; 128 for small ones, else 224"
+        reason = f"the median image is {self.pool.height} x {self.pool.width} px; 128 for small images, else 224"
         return Decided(value=128 if small else 224, reason=reason, source=HYPERRULE)
 
     def _teacher_crop(self, crop: int) -> Decided[int]:
@@ -291,16 +292,16 @@ class DistillPlanner(Planner[DistillRecipe]):
                 )
             return Decided(value=own.side, reason="the only size that this teacher takes", source="teacher")
         if self.recipe.teacher_crop is not None:
-            return Decided(value=self.recipe.teacher_crop, reason="asked for", source=ASKED)
+            return Decided(value=self.recipe.teacher_crop, reason="requested", source=ASKED)
         return Decided(value=crop, reason="teacher and student see the same pixels", source=F)
 
     def _weights(self) -> tuple[Decided[float], Decided[float]]:
-        """Of logits and of features in the loss."""
+        """Return the weights of logits and of features in the loss."""
         classes, features = self.teacher.classes, self.teacher.features
         logits, matched = self.recipe.logits_weight, self.recipe.features_weight
         if logits and not classes:
             raise RecipeError(
-                f"teacher {self.teacher.name} has no softmax head, so there are no logits: leave out --logits-weight."
+                f"teacher {self.teacher.name} has no softmax head, so it gives no logits: leave out --logits-weight."
             )
         if matched and not features:
             raise RecipeError(
@@ -311,14 +312,14 @@ class DistillPlanner(Planner[DistillRecipe]):
         if not classes:
             if matched == 0:
                 raise RecipeError(f"teacher {self.teacher.name} gives features only: --features-weight must not be 0.")
-            reason = "the teacher has no softmax head: its features are all there is to match"
+            reason = "the teacher has no softmax head: only its features can be matched"
             return (
                 Decided(value=0.0, reason=reason, source="teacher"),
                 Decided(value=matched or 1.0, reason=reason, source=ASKED if matched else "teacher"),
             )
         of_logits: Decided[float] = self._given("logits_weight", 1.0, F)
         if matched is not None:
-            return of_logits, Decided(value=matched, reason="asked for; the paper matches logits alone", source=ASKED)
+            return of_logits, Decided(value=matched, reason="requested; the paper matches logits alone", source=ASKED)
         return of_logits, Decided(
             value=0.0 if of_logits.value else 1.0,
             reason="the paper matches logits alone" if of_logits.value else "logits are not matched",
@@ -328,29 +329,29 @@ class DistillPlanner(Planner[DistillRecipe]):
     def _random_flip(self) -> Decided[bool]:
         if self.recipe.random_flip is None:
             return Decided(value=True, reason="as in the paper", source=F)
-        return Decided(value=self.recipe.random_flip, reason="asked for", source=ASKED)
+        return Decided(value=self.recipe.random_flip, reason="requested", source=ASKED)
 
     def _base_lr(self, batch: int) -> Decided[float]:
         if self.recipe.base_lr is not None:
-            return Decided(value=self.recipe.base_lr, reason="asked for", source=ASKED)
+            return Decided(value=self.recipe.base_lr, reason="requested", source=ASKED)
         if batch == BATCH:
-            return Decided(value=RATE, reason="of the paper's choices the middle one", source=F)
-        reason = f"the paper's {RATE} x sqrt({batch}/{BATCH}), as Adam takes other batches"
+            return Decided(value=RATE, reason="the middle one of the paper's values", source=F)
+        reason = f"the paper's {RATE} x sqrt({batch}/{BATCH}), Adam's scaling with the batch size"
         return Decided(value=float(f"{RATE * math.sqrt(batch / BATCH):.2g}"), reason=reason, source=HYPERRULE)
 
     def _schedule(self, batch: int) -> Decided[Cosine]:
         recipe, source = self.recipe, ASKED
         if recipe.steps is not None:
-            steps, reason = recipe.steps, f"{recipe.steps} steps asked for"
+            steps, reason = recipe.steps, f"{recipe.steps} steps requested"
         else:
             epochs = EPOCHS if recipe.epochs is None else recipe.epochs
             steps = max(1, math.ceil(epochs * self.pool.examples / batch))
             reason = f"{epochs:g} epochs of {self.pool.examples} images"
             if recipe.epochs is None:
                 source = F
-                reason += "; patience pays, the paper goes to 100,000"
+                reason += "; longer is better, the paper goes to 100,000 epochs"
         if recipe.budget is not None:
-            reason += f"; to be shrunk to {duration(recipe.budget)} by a measurement before step 0"
+            reason += f"; a measurement before step 0 will shrink it to {duration(recipe.budget)}"
         warmup = min(WARMUP, int(MOST_WARMUP * steps)) if recipe.warmup is None else recipe.warmup
         if warmup >= steps:
             raise RecipeError(f"warmup must be shorter than the {steps} steps. Received: {warmup}.")
@@ -358,9 +359,9 @@ class DistillPlanner(Planner[DistillRecipe]):
 
     def _feature_norm(self) -> Decided[float | None]:
         if self.recipe.feature_norm is not None:
-            reason = "mean L2 norm, asked for: the scale of features is free, and sets how fast a new head learns"
+            reason = "mean L2 norm, requested; the scale of features is free and sets how fast a new head learns"
             return Decided(value=self.recipe.feature_norm, reason=reason, source=ASKED)
-        return Decided(value=None, reason="features keep the scale that they grew", source=HYPERRULE)
+        return Decided(value=None, reason="features keep the scale that training gave them", source=HYPERRULE)
 
     def evaluated_once(self) -> Decided[int | None]:
         return Decided(value=None, reason="agreement is measured once, at the end", source=HYPERRULE)

@@ -1,6 +1,4 @@
-"""The plan of a fine-tuning: everything that will run, each value with its reason and its source.
-
-`planner` makes it; nothing here needs TensorFlow.
+"""The plan of a fine-tuning, and `make_plan`, which decides every value of it with a reason and a source.
 
 Recipe + data facts + backbone facts + machine facts -> Plan, without TensorFlow.
 """
@@ -29,11 +27,15 @@ from hyperrule.rule import Schedule
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import duration
 
+CODE = "google-research/big_transfer"
+PAPER = "arXiv 1912.11370v3, section 3.3 and supplement F"
+FAST_CROP = 128  # the rule's crop for small images
+
 HeadInit = Literal["zeros", "probe"]
 
 
 class Plan(TrainingPlan):
-    """The schedule's boundaries are in steps."""
+    """A fine-tuning, decided in full. The schedule's boundaries are in steps."""
 
     job: Literal["finetune"] = "finetune"
     recipe: Recipe
@@ -90,7 +92,7 @@ class Plan(TrainingPlan):
 
     @property
     def data_name(self) -> str:
-        """Of a path its last part."""
+        """The data set's name, or the last part of its path."""
         name = self.dataset.name
         return name if self.dataset.location is None else PurePath(name).name or name
 
@@ -112,20 +114,15 @@ class Plan(TrainingPlan):
 
     @property
     def starts_from_measurements(self) -> bool:
-        """How many images the head's budget pays for is measured."""
+        """A probe's head does: a measurement sets how many images it is fitted on."""
         return self.head_init.value == "probe"
 
     def _identity(self) -> dict[str, Any]:
         return {"dataset sha256": self.dataset.sha256, "classes": self.dataset.class_names, **super()._identity()}
 
 
-CODE = "google-research/big_transfer"
-PAPER = "arXiv 1912.11370v3, section 3.3 and supplement F"
-FAST_CROP = 128  # the rule's own for small images
-
-
 def training_examples(recipe: Recipe, source: Source) -> Examples:
-    """The examples trained on: the whole split, or the recipe's balanced subset of it."""
+    """Return the training examples: the whole split, or the recipe's balanced subset of it."""
     examples = source.examples("train")
     if recipe.examples_per_class is None:
         return examples
@@ -133,7 +130,7 @@ def training_examples(recipe: Recipe, source: Source) -> Examples:
 
 
 def make_plan(recipe: Recipe, source: Source, backbone: BackboneInfo, machine: Machine, workers: int = 1) -> Plan:
-    """Decide everything that the recipe leaves open, for as many `workers` with such a machine each.
+    """Decide everything that the recipe leaves open, for `workers` processes with such a machine each.
 
     Raises UserError if the request cannot be met.
     """
@@ -151,7 +148,7 @@ def make_plan(recipe: Recipe, source: Source, backbone: BackboneInfo, machine: M
 
 @dataclass(frozen=True)
 class FinetunePlanner(Planner[Recipe]):
-    """`examples` is the number of images that are trained on."""
+    """Decides a fine-tuning; `examples` is the number of training images."""
 
     dataset: DatasetInfo
     examples: int
@@ -178,7 +175,7 @@ class FinetunePlanner(Planner[Recipe]):
             resize=resize,
             crop=crop,
             evaluation_size=Decided(
-                value=crop.value, reason="test images are resized straight to the crop's size", source=CODE
+                value=crop.value, reason="test images are resized directly to the crop size", source=CODE
             ),
             random_crop=self._augmentation("crop", self.recipe.random_crop),
             random_flip=self._augmentation("flip", self.recipe.random_flip),
@@ -197,8 +194,10 @@ class FinetunePlanner(Planner[Recipe]):
     def _examples(self) -> Decided[int]:
         of_train = f"training images of {self.dataset.name}, {self.dataset.splits['train'].origin}"
         if (per_class := self.recipe.examples_per_class) is not None:
-            of_each = f"{per_class} of each of {len(self.dataset.class_names)} classes, seed {self.recipe.seed}"
-            reason = f"{of_each}, of the {of_train}"
+            of_each = (
+                f"{per_class} of each of {len(self.dataset.class_names)} classes, sampled with seed {self.recipe.seed}"
+            )
+            reason = f"{of_each}, from the {of_train}"
             return Decided(value=self.examples, reason=reason, source=ASKED)
         return Decided(value=self.examples, reason=of_train, source="data set")
 
@@ -208,12 +207,14 @@ class FinetunePlanner(Planner[Recipe]):
         height, width = self.dataset.height, self.dataset.width
         value = rule.resolution(height, width, self.recipe.rule, self.backbone.architecture)
         size = "small" if rule.is_small(height, width) else "large"
-        reason = f"median image is {height} x {width} px, {size} against 96 x 96"
+        reason = f"the median image is {height} x {width} px, which is {size} (limit: 96 x 96)"
         crop = self._asked("crop", value.crop, reason, self._rule_source())
         if self.recipe.crop is not None and self.recipe.resize is None:
             side = max(round(crop.value * value.resize / value.crop), crop.value)
             resize = Decided(
-                value=side, reason=f"the rule's {value.resize} to {value.crop}, for crop {crop.value}", source=HYPERRULE
+                value=side,
+                reason=f"the rule's ratio, {value.resize} to {value.crop}, for crop {crop.value}",
+                source=HYPERRULE,
             )
             return resize, crop
         resize = self._asked("resize", value.resize, reason, self._rule_source())
@@ -230,17 +231,17 @@ class FinetunePlanner(Planner[Recipe]):
                 f"{self.backbone.name} takes images of {side} x {side} pixels only. Received: crop {self.recipe.crop}."
             )
         small = rule.resolution(1, 1)
-        crop = Decided(value=side, reason="the only size that this module takes", source="backbone", deviates=True)
-        reason = f"the rule's {small.resize} to {small.crop}, for crop {side}"
+        crop = Decided(value=side, reason="the only size that this backbone takes", source="backbone", deviates=True)
+        reason = f"the rule's ratio, {small.resize} to {small.crop}, for crop {side}"
         resize = self._asked("resize", round(side * small.resize / small.crop), reason, HYPERRULE)
         return resize, crop
 
     def _augmentation(self, name: str, asked: bool | None) -> Decided[bool]:
         if asked is not None:
-            return Decided(value=asked, reason="asked for", source=ASKED, deviates=not asked)
+            return Decided(value=asked, reason="requested", source=ASKED, deviates=not asked)
         if (reason := self.dataset.destroys_label.get(name)) is not None:  # type: ignore[call-overload]
             return Decided(value=False, reason=reason, source="data set", deviates=True)
-        return Decided(value=True, reason="the rule augments every data set so", source=self._rule_source())
+        return Decided(value=True, reason="the rule augments every data set this way", source=self._rule_source())
 
     def _mixup(self) -> Decided[float]:
         reason = f"{self._regime()} data set; mixup from 20,000 examples"
@@ -248,20 +249,20 @@ class FinetunePlanner(Planner[Recipe]):
 
     def _balance(self) -> Decided[Balance]:
         if (asked := self.recipe.balance) == "none":
-            return Decided(value=asked, reason="the rule takes classes as they come", source=self._rule_source())
-        how = "each class is drawn equally often" if asked == "sampler" else "rare classes weigh more in the loss"
-        return Decided(value=asked, reason=f"asked for; {how}", source=ASKED, deviates=True)
+            return Decided(value=asked, reason="the rule does not balance classes", source=self._rule_source())
+        how = "each class is sampled equally often" if asked == "sampler" else "rare classes weigh more in the loss"
+        return Decided(value=asked, reason=f"requested; {how}", source=ASKED, deviates=True)
 
     def _batch(self) -> Decided[int]:
         if self.recipe.preset == "light":
             reason = "light preset: nearly the same result on one small device"
             return self._asked("batch", rule.LIGHT_BATCH, reason, f"{CODE} README", deviates=True)
-        return self._asked("batch", rule.BATCH, "the rule's batch", self._rule_source())
+        return self._asked("batch", rule.BATCH, "the rule's batch size", self._rule_source())
 
     def _base_lr(self, batch: int) -> Decided[float]:
         light = self.recipe.preset == "light"
         base = rule.LIGHT_BASE_LEARNING_RATE if light else rule.BASE_LEARNING_RATE
-        reason = f"the {self.recipe.preset}{' preset' if light else ''}'s rate"
+        reason = f"the {self.recipe.preset}{' preset' if light else ''}'s learning rate"
         if batch != (reference := self._reference_batch()):
             reason += f" {base} x {batch}/{reference}, in proportion to the batch"
         return self._asked(
@@ -272,17 +273,18 @@ class FinetunePlanner(Planner[Recipe]):
         full = rule.schedule(self.examples, self.recipe.rule)
         reason = f"{self._regime()} data set: {self.examples} training images"
         if self.recipe.steps is not None:
-            asked = f"{self.recipe.steps} steps asked for; the rule's boundaries in proportion"
+            asked = f"{self.recipe.steps} steps requested; the rule's boundaries are scaled in proportion"
             return Decided(value=full.stretched(self.recipe.steps), reason=asked, source=ASKED, deviates=True)
         if self.recipe.epochs is not None:
             steps = max(1, math.ceil(self.recipe.epochs * self.examples / batch))
-            asked = f"{self.recipe.epochs:g} epochs of {self.examples} asked for; the rule's boundaries in proportion"
+            epochs = f"{self.recipe.epochs:g} epochs of {self.examples} images requested"
+            asked = f"{epochs}; the rule's boundaries are scaled in proportion"
             return Decided(value=full.stretched(steps), reason=asked, source=ASKED, deviates=True)
         if self.recipe.budget is not None:
-            reason += f"; to be shrunk to {duration(self.recipe.budget)} by a measurement before step 0"
+            reason += f"; a measurement before step 0 will shrink it to {duration(self.recipe.budget)}"
         if batch != (reference := self._reference_batch()):
             steps = max(1, round(full.steps * reference / batch))
-            reason += f"; {full.steps} steps x {reference}/{batch}, every boundary in proportion"
+            reason += f"; {full.steps} steps x {reference}/{batch}, with every boundary scaled in proportion"
             return Decided(value=full.stretched(steps), reason=reason, source=self._rule_source(), deviates=True)
         return Decided(value=full, reason=reason, source=self._rule_source())
 
@@ -290,25 +292,26 @@ class FinetunePlanner(Planner[Recipe]):
         asked, own = self.recipe.train, self.backbone.opaque
         if own is not None and asked.startswith("last-"):
             raise RecipeError(
-                f"--train {asked} needs the blocks of a BiT; {self.backbone.name} runs as it is. Allowed: full, head."
+                f"--train {asked} needs the blocks of a BiT; {self.backbone.name} runs as an opaque graph. "
+                "Allowed: full, head."
             )
         if own is not None and not own.trainable and asked != "head":
             raise RecipeError(
-                f"{self.backbone.name} cannot be fine-tuned: nothing in it trains (a TF1 module, signatures only, "
-                "saved for inference, or no gradient). Say --train head to train a head on its frozen features."
+                f"{self.backbone.name} cannot be fine-tuned: it has no trainable weights (a TF1 module, signatures "
+                "only, saved for inference, or no gradient). Use --train head to train a head on its frozen features."
             )
         if asked == "full":
             return Decided(value=asked, reason="the rule fine-tunes the whole network", source=self._rule_source())
-        return Decided(value=asked, reason="asked for; the rest stays as it is", source=ASKED, deviates=True)
+        return Decided(value=asked, reason="requested; the other weights stay frozen", source=ASKED, deviates=True)
 
     def _head_init(self) -> Decided[HeadInit]:
         if self.recipe.head_init is not None:
             asked = self.recipe.head_init
-            return Decided(value=asked, reason="asked for", source=ASKED, deviates=asked != "zeros")
+            return Decided(value=asked, reason="requested", source=ASKED, deviates=asked != "zeros")
         if self.recipe.budget is not None:
-            reason = "a shortened schedule under-trains a zero head; the probe's head starts where the features are"
+            reason = "a shortened schedule under-trains a zero head; a linear probe of the features is a better start"
             return Decided(value="probe", reason=reason, source=HYPERRULE, deviates=True)
-        return Decided(value="zeros", reason="the rule's new head", source=self._rule_source())
+        return Decided(value="zeros", reason="the rule starts with a head of zeros", source=self._rule_source())
 
     def _test_split(self) -> Decided[Split]:
         if "test" in self.dataset.splits:
@@ -318,17 +321,17 @@ class FinetunePlanner(Planner[Recipe]):
     def _eval_split(self, test_split: Split) -> Decided[Split]:
         if "validation" in self.dataset.splits:
             return Decided(
-                value="validation", reason="evaluations on the way must not see the test split", source=HYPERRULE
+                value="validation", reason="evaluations during training must not see the test split", source=HYPERRULE
             )
         return Decided(value=test_split, reason="the data set has no validation split", source="data set")
 
     def evaluated_once(self) -> Decided[int | None]:
         return Decided(
-            value=None, reason="the rule has no early stopping: evaluation once, at the end", source=self._rule_source()
+            value=None, reason="the rule has no early stopping: one evaluation, at the end", source=self._rule_source()
         )
 
     def _faster(self, estimate: Estimate, crop: int, precision: Precision) -> list[str]:
-        """What would shorten the run, with the estimated training time of each."""
+        """Return options that would shorten the run, each with the estimated training time."""
         seconds = estimate.training_seconds
         suggestions = []
         if self.recipe.preset == "rule" and self.recipe.batch is None:
@@ -337,24 +340,24 @@ class FinetunePlanner(Planner[Recipe]):
         own = self.backbone.opaque
         if crop > FAST_CROP and self.recipe.crop is None and (own is None or own.side is None):
             smaller = f", about {duration(seconds * (FAST_CROP / crop) ** 2)}" if seconds else ""
-            suggestions.append(f"--crop {FAST_CROP}: smaller pixels, less accurate on fine detail{smaller}")
+            suggestions.append(f"--crop {FAST_CROP}: fewer pixels, less accurate on fine detail{smaller}")
         if self.recipe.budget is None and (seconds is None or seconds > 300):
-            suggestions.append("--budget 5m: the whole schedule shrunk to the time you have")
+            suggestions.append("--budget 5m: the whole schedule, shrunk to the time you have")
         if self.backbone.architecture != "R26x0.5":
             suggestions.append("--backbone bit-r26x0.5: the small embedded backbone")
         if precision == "float32" and self.machine.cpu_bfloat16 and own is None:
-            suggestions.append("--precision bfloat16: this CPU multiplies it natively")
+            suggestions.append("--precision bfloat16: this CPU multiplies bfloat16 natively")
         if not self.machine.gpus:
             suggestions.append("a GPU: none was found here")
         return suggestions
 
     def _asked(self, option: str, default: float, reason: str, source: str, deviates: bool = False) -> Decided:  # type: ignore[type-arg]
-        """The recipe's value where it has one, the given default where not."""
+        """Return the recipe's value if it has one, else `default`."""
         asked = getattr(self.recipe, option)
         if asked is None:
             return Decided(value=default, reason=reason, source=source, deviates=deviates)
         who = "rule" if self.recipe.preset == "rule" else "light preset"
-        reason = f"asked for; the {who} would take {default:g}"
+        reason = f"requested; the {who} would set {default:g}"
         return Decided(value=asked, reason=reason, source=ASKED, deviates=deviates or asked != default)
 
     def _reference_batch(self) -> int:

@@ -1,6 +1,6 @@
-"""What every planner decides: precision, XLA, micro-batches, and so how a training runs on its machine.
+"""Decides how a training runs on its machine: precision, XLA, micro-batches.
 
-What is learned, `finetune` and `distill` decide.
+`finetune` and `distill` build on it and decide what is learned.
 """
 
 import math
@@ -20,14 +20,18 @@ from hyperrule.recipe import TrainingRecipe
 
 BFLOAT16_COMPUTE_CAPABILITY = 8.0  # NVIDIA Ampere, the first with bfloat16 tensor cores
 FLOAT16_COMPUTE_CAPABILITY = 7.0  # NVIDIA Volta, the first with tensor cores
-WORTH = 1.1  # times as fast: less is noise, and neither rounding nor XLA's compilation should be had for nothing
+WORTH = 1.1  # least speed-up that is worth coarser rounding or XLA's compilation; below it is noise
 MACHINE = "machine"
 BY_DOCTOR = "measurement"
 MEASURE = "'hyperrule doctor --measure' finds out"
+LIBRARIES = ("tensorflow", "keras", "numpy")  # those whose version can change a result
+TPU_CORES = 8  # of one host: v2 and v3 boards, docs.cloud.google.com/tpu/docs/system-architecture-tpu-vm
+
+R = TypeVar("R", bound=TrainingRecipe)
 
 
 def worthwhile_precisions(machine: Machine) -> tuple[Precision, ...]:
-    """Those for which the machine's device has instructions, float32 first."""
+    """Return the precisions for which the machine's device has instructions, float32 first."""
     if machine.gpus:
         capability = machine.weakest_gpu.compute_capability
         least = {"bfloat16": BFLOAT16_COMPUTE_CAPABILITY, "float16": FLOAT16_COMPUTE_CAPABILITY}
@@ -41,28 +45,28 @@ def worthwhile_precisions(machine: Machine) -> tuple[Precision, ...]:
 
 
 def precision_of(machine: Machine) -> Decided[Precision]:
-    """The type of convolutions and activations for a native backbone."""
+    """Choose the type of convolutions and activations for a native backbone."""
     if machine.speed is not None:
         return _measured_precision(machine.speed)
     return _gpu_precision(machine) if machine.gpus else _cpu_precision(machine)
 
 
 def xla_of(machine: Machine, precision: Precision) -> Decided[bool]:
-    """Whether to compile the step of a native backbone with XLA."""
+    """Decide whether XLA compiles the training step of a native backbone."""
     speed = machine.speed
     # R26x0.5, 128 px, batch 64, on 2 cores of Zen 4, without deterministic operations: 0.53 x float32, 0.48 x bfloat16.
     if speed is None or (without := speed.rate(precision, xla=False)) is None:
         if machine.gpus:
-            return Decided(value=False, reason=f"not known to pay on this GPU; {MEASURE}", source=MACHINE)
-        return Decided(value=False, reason=f"half as fast on the CPU where it was measured; {MEASURE}", source=MACHINE)
+            return Decided(value=False, reason=f"not known to be faster on this GPU; {MEASURE}", source=MACHINE)
+        return Decided(value=False, reason=f"on the CPU where it was measured, half as fast; {MEASURE}", source=MACHINE)
     if (compiled := speed.rate(precision, xla=True)) is None:
         return Decided(value=False, reason=f"{_on(speed)}: XLA does not run here", source=BY_DOCTOR)
-    reason = f"{_on(speed)}: XLA {compiled / without:.2f} x {precision} without"
+    reason = f"{_on(speed)}: {precision} with XLA {compiled / without:.2f} x without"
     return Decided(value=compiled >= WORTH * without, reason=reason, source=BY_DOCTOR)
 
 
 def _measured_precision(speed: Speed) -> Decided[Precision]:
-    """The fastest, if it is worth it; of two that are equally fast, the first to be named in `Precision`."""
+    """Choose the fastest if it is worth it; of equally fast ones, the first that `Precision` names."""
     rates = {name: rate for name in get_args(Precision) if (rate := speed.rate(name)) is not None}
     base = rates["float32"]
     chosen: Precision = "float32"
@@ -77,12 +81,12 @@ def _gpu_precision(machine: Machine) -> Decided[Precision]:
     gpu = machine.weakest_gpu
     capability = f"{gpu.name} has compute capability {gpu.compute_capability}"
     if gpu.compute_capability >= BFLOAT16_COMPUTE_CAPABILITY:
-        reason = f"{capability}; from {BFLOAT16_COMPUTE_CAPABILITY} on, tensor cores take bfloat16"
+        reason = f"{capability}; tensor cores compute in bfloat16 from {BFLOAT16_COMPUTE_CAPABILITY} on"
         return Decided(value="bfloat16", reason=reason, source=MACHINE)
     if gpu.compute_capability >= FLOAT16_COMPUTE_CAPABILITY:
-        reason = f"{capability}: tensor cores take float16; bfloat16 wants {BFLOAT16_COMPUTE_CAPABILITY}"
+        reason = f"{capability}: tensor cores compute in float16; bfloat16 needs {BFLOAT16_COMPUTE_CAPABILITY}"
         return Decided(value="float16", reason=reason, source=MACHINE)
-    reason = f"{capability}; tensor cores come with {FLOAT16_COMPUTE_CAPABILITY}"
+    reason = f"{capability}; tensor cores need {FLOAT16_COMPUTE_CAPABILITY}"
     return Decided(value="float32", reason=reason, source=MACHINE)
 
 
@@ -90,7 +94,7 @@ def _cpu_precision(machine: Machine) -> Decided[Precision]:
     if machine.cpu_bfloat16:
         return Decided(value="bfloat16", reason="this CPU multiplies bfloat16 natively", source=MACHINE)
     if "bf16" in machine.instruction_sets:
-        reason = f"bfloat16 is not known to be faster on this CPU, which has instructions for it; {MEASURE}"
+        reason = f"this CPU has bfloat16 instructions, but they are not known to be faster; {MEASURE}"
         return Decided(value="float32", reason=reason, source=MACHINE)
     return Decided(value="float32", reason="this CPU has no bfloat16 instructions", source=MACHINE)
 
@@ -99,16 +103,12 @@ def _on(speed: Speed) -> str:
     return f"measured by 'hyperrule doctor' on {speed.day}"
 
 
-R = TypeVar("R", bound=TrainingRecipe)
-
-LIBRARIES = ("tensorflow", "keras", "numpy")  # those whose version can change a result
-TPU_CORES = 8  # of one host: v2 and v3 boards, docs.cloud.google.com/tpu/docs/system-architecture-tpu-vm
-
-
 @dataclass(frozen=True)
 class Planner(ABC, Generic[R]):
-    """Decides how `workers` processes, each with such a `machine`, train `backbone`. Subclasses decide what is
-    learned."""
+    """Decides how `workers` processes, each on such a machine, train `backbone`.
+
+    Subclasses decide what is learned.
+    """
 
     recipe: R
     backbone: BackboneInfo
@@ -119,19 +119,20 @@ class Planner(ABC, Generic[R]):
 
     @property
     def other_memory(self) -> int:
-        """Bytes of device memory that are used by something other than training the backbone."""
+        """Bytes on every device that something other than training the backbone takes."""
         return 0
 
     @abstractmethod
     def evaluated_once(self) -> Decided[int | None]:
-        """The decision to evaluate only once, at the end, with its reason."""
+        """Return the decision for a recipe without `eval_every`: no evaluation during training, with the reason."""
 
     def execution(self, crop: int, batch: int, steps: int, evaluated: int, passes: int = 3) -> dict[str, Any]:
-        """Decide the fields that all plans share.
+        """Return the fields of a plan that every kind of training has.
 
-        Training takes `steps` steps of `batch` images of `crop` x `crop` pixels, `passes` forward passes' worth of work
-        each; evaluation takes `evaluated` images. Raises RecipeError if the machine or the backbone does not allow what
-        the recipe asks for.
+        The training takes `steps` steps of `batch` images of `crop` pixels, each of the work of `passes` forward
+        passes, and evaluates `evaluated` images.
+
+        Raises RecipeError if the machine or the backbone does not allow what the recipe requests.
         """
         precision = self.precision()
         micro_batch, remat = self.micro_batch(crop, batch, precision.value)
@@ -153,7 +154,7 @@ class Planner(ABC, Generic[R]):
             "machine": self.machine,
             "workers": self.worker_count(),
             "versions": installed_versions(),
-            "seed": Decided(value=self.recipe.seed, reason=f"decides {self.SEEDED}", source=ASKED),
+            "seed": Decided(value=self.recipe.seed, reason=f"sets {self.SEEDED}", source=ASKED),
             "precision": precision,
             "xla": self.xla(precision.value),
             "micro_batch": micro_batch,
@@ -165,46 +166,46 @@ class Planner(ABC, Generic[R]):
 
     def eval_every(self) -> Decided[int | None]:
         if self.recipe.eval_every is not None:
-            return Decided(value=self.recipe.eval_every, reason="steps, asked for", source=ASKED)
+            return Decided(value=self.recipe.eval_every, reason="steps, requested", source=ASKED)
         return self.evaluated_once()
 
     def precision(self) -> Decided[Precision]:
         asked = self.recipe.precision
         if self.backbone.opaque is not None:
-            whatever = "" if asked in ("auto", "float32") else f"; {asked} has no effect"
-            reason = f"a SavedModel's types are those it was saved with{whatever}"
+            ignored = "" if asked in ("auto", "float32") else f"; the requested {asked} is ignored"
+            reason = f"a SavedModel keeps the types it was saved with{ignored}"
             return Decided(value="float32", reason=reason, source="backbone")
         if asked != "auto":
-            return Decided(value=asked, reason="asked for", source=ASKED)
+            return Decided(value=asked, reason="requested", source=ASKED)
         if self.recipe.devices == "tpu":
-            return Decided(value="bfloat16", reason="TPUs multiply bfloat16", source="machine")
+            return Decided(value="bfloat16", reason="TPUs multiply in bfloat16", source="machine")
         return precision_of(self.machine)
 
     def xla(self, precision: Precision) -> Decided[bool]:
         if self.recipe.devices == "tpu":
-            return Decided(value=False, reason="a TPU compiles everything anyway", source="machine")
+            return Decided(value=False, reason="a TPU compiles every step anyway", source="machine")
         if self.recipe.xla != "auto":
-            return Decided(value=self.recipe.xla == "on", reason="asked for", source=ASKED)
+            return Decided(value=self.recipe.xla == "on", reason="requested", source=ASKED)
         if self.backbone.opaque is not None:
-            return Decided(value=False, reason="not every SavedModel can be compiled", source=HYPERRULE)
+            return Decided(value=False, reason="XLA cannot compile every SavedModel", source=HYPERRULE)
         return xla_of(self.machine, precision)
 
     def worker_count(self) -> int:
-        """The number of workers. Raises RecipeError if several could not train like one."""
+        """Return the number of workers. Raises RecipeError if several would not train the same network as one."""
         own = self.backbone.opaque
         if self.workers > 1 and own is not None and own.keeps_statistics:
             raise RecipeError(
-                f"{self.backbone.name} keeps its own statistics (batch norm), which {self.workers} workers would "
-                "not share. Use one process, with all GPUs of one machine, or a BiT."
+                f"{self.backbone.name} has batch norm statistics, which {self.workers} workers would not share. "
+                "Use one process, with all GPUs of one machine, or a BiT."
             )
         return self.workers
 
     def micro_batch(self, crop: int, batch: int, precision: Precision) -> tuple[Decided[int], Decided[bool]]:
-        """Decide the micro-batch, and whether activations are recomputed in the backward pass."""
+        """Return the micro-batch, and whether activations are recomputed in the backward pass."""
         asked = self.recipe.remat
         if asked and self.backbone.opaque is not None:
             raise RecipeError(
-                f"--remat needs the units of a BiT; {self.backbone.name} is an opaque graph. Leave it out."
+                f"--remat needs the units of a BiT; {self.backbone.name} runs as an opaque graph. Leave --remat out."
             )
         share = math.ceil(batch / (self.workers * self.devices))
         limit = self.recipe.memory_limit
@@ -213,45 +214,47 @@ class Planner(ABC, Generic[R]):
         )
         if limit is not None and limit < least:
             raise RecipeError(
-                f"memory_limit must be at least {least / 2**30:.2f} GiB, what {self.backbone.name} takes for one image "
-                f"of {crop} px at a time. Received: {limit / 2**30:.3g} GiB. Take a smaller --crop or --backbone."
+                f"memory_limit must be at least {least / 2**30:.2f} GiB, which {self.backbone.name} takes for one "
+                f"image of {crop} px at a time. Received: {limit / 2**30:.3g} GiB. Use a smaller --crop or --backbone."
             )
         size, recomputed = fit(self.backbone, crop, share, precision, self.machine, limit, asked, self.other_memory)
         memory = "memory" if limit is None else f"a limit of {limit / 2**30:.3g} GiB"
-        reason = f"the largest part of a device's share of the batch ({share}) that fits into {memory} and gains speed"
+        reason = f"each device's share of the batch ({share}), in equal parts that fit in {memory}"
         micro_batch = Decided(value=size, reason=reason, source="machine")
         if (given := self.recipe.micro_batch) is not None:
-            reason = "asked for" if given <= share else f"{given} asked for, more than a device's share"
+            reason = "requested" if given <= share else f"{given} requested, but a device's share is smaller"
             micro_batch = Decided(value=min(given, share), reason=reason, source=ASKED)
         if asked is not None:
-            return micro_batch, Decided(value=asked, reason="asked for", source=ASKED)
+            return micro_batch, Decided(value=asked, reason="requested", source=ASKED)
         if recomputed:
             return micro_batch, Decided(
-                value=True, reason=f"activations do not fit into {memory}: they are computed again", source="machine"
+                value=True,
+                reason=f"with all activations kept, {memory} holds too small a micro-batch",
+                source="machine",
             )
-        return micro_batch, Decided(value=False, reason="activations fit into memory", source="machine")
+        return micro_batch, Decided(value=False, reason="activations fit in memory", source="machine")
 
     @property
     def devices(self) -> int:
-        """Number of devices of one worker."""
+        """The number of devices of one worker."""
         return TPU_CORES if self.recipe.devices == "tpu" else max(1, len(self.machine.gpus))
 
     def checkpoint_every(self) -> Decided[int | None]:
         if self.recipe.checkpoint_every is not None:
-            return Decided(value=self.recipe.checkpoint_every, reason="steps, asked for", source=ASKED)
+            return Decided(value=self.recipe.checkpoint_every, reason="steps, requested", source=ASKED)
         return Decided(value=None, reason="by the clock, every minute", source=HYPERRULE)
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of the installed libraries that can change a result."""
+    """Return the versions of the installed software that can change a result."""
     return {"hyperrule": __version__, **{library: installed_version(library) or "unknown" for library in LIBRARIES}}
 
 
 def absolute(path: str | None) -> str | None:
-    """Make a path absolute, so that a plan can be resumed from any working directory."""
+    """Return the absolute path, so that a plan can be resumed from any working directory."""
     return None if path is None else os.path.abspath(os.path.expanduser(path))
 
 
 def located_backbone(asked: str, found: BackboneInfo) -> str:
-    """Return what the user asked for, as an absolute path if it is a file."""
+    """Return the requested backbone; a file by its absolute path, which holds from any working directory."""
     return found.origin if found.kind == "file" else asked

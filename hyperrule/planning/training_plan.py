@@ -1,7 +1,7 @@
-"""What every plan of a training has in common: decided values, and how it is run on a machine.
+"""The part of a plan that all kinds of training share: decided values, and how they run on a machine.
 
-A plan is frozen, JSON, and complete, once the weights are there: a job executes this object, stores it as
-`plan.json`, and resumes only under an equal one. Nothing here needs TensorFlow.
+A plan is frozen and complete: beside it, a job needs only weights and data. The job stores it as `plan.json` and
+resumes only under an equal plan. Nothing here needs TensorFlow.
 """
 
 from abc import ABC, abstractmethod
@@ -20,12 +20,8 @@ from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import duration
 
 FORMAT = 5
-EXECUTION_FIELDS = (
-    "micro_batch",
-    "remat",
-    "xla",
-    "checkpoint_every",
-)  # decisions that a resumed run may change: rounding at most
+# Decisions that a resumed run may change: they affect rounding at most.
+EXECUTION_FIELDS = ("micro_batch", "remat", "xla", "checkpoint_every")
 ASKED, HYPERRULE, MEASURED = "recipe", "hyperrule", "measured before step 0"  # where a decision comes from
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -35,7 +31,7 @@ T = TypeVar("T")
 
 
 class Decided(BaseModel, Generic[T]):
-    """A value, why it is so, where that comes from, and whether it departs from the rule."""
+    """A value, the reason for it, the source of that reason, and whether it deviates from the BiT-HyperRule."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,7 +42,7 @@ class Decided(BaseModel, Generic[T]):
 
 
 class Calibration(BaseModel):
-    """What a budgeted run measured before step 0, in seconds: time gone, time of one step, of evaluation."""
+    """Seconds that a budgeted run measured before step 0: elapsed time, one training step, one evaluation."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,7 +52,10 @@ class Calibration(BaseModel):
 
 
 class TrainingPlan(BaseModel, ABC):
-    """`backbone` is what trains. Resolutions are in pixels; budget and checkpoints in seconds."""
+    """A training, decided in full. `backbone` is the network that trains.
+
+    Resolutions are in pixels, `eval_every` and `checkpoint_every` in steps, the recipe's budget in seconds.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -79,12 +78,12 @@ class TrainingPlan(BaseModel, ABC):
     estimate: Estimate
     calibration: Calibration | None = None
 
-    KIND: ClassVar[str]  # what people call such a training
+    KIND: ClassVar[str]  # the name of this kind of training, for messages
 
     @property
     @abstractmethod
     def length(self) -> Decided[Any]:
-        """The decision how many steps there are."""
+        """The decision that sets the number of steps."""
 
     @property
     @abstractmethod
@@ -92,16 +91,16 @@ class TrainingPlan(BaseModel, ABC):
 
     @abstractmethod
     def shrunk(self, steps: int, reason: str) -> Self:
-        """The same with the whole schedule shrunk to so many steps, by a measurement."""
+        """Return the plan with its whole schedule shrunk to `steps`, because of a measurement."""
 
     @abstractmethod
     def learning_rate(self, step: int) -> float:
-        """The rate of the step with that number, from 0."""
+        """Return the learning rate of `step`, counted from 0."""
 
     @property
     @abstractmethod
     def classes(self) -> tuple[ClassName, ...]:
-        """What the outputs of the head mean."""
+        """The class of each output of the head, in order."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -110,28 +109,29 @@ class TrainingPlan(BaseModel, ABC):
     @property
     @abstractmethod
     def run_name(self) -> str:
-        """What to call the run folder where nobody says it."""
+        """The default name of the run folder."""
 
     @property
     @abstractmethod
     def data_sha256(self) -> str:
-        """Of all images, their classes and splits."""
+        """SHA-256 of all images, their classes and splits."""
 
     @property
     @abstractmethod
     def data_name(self) -> str:
-        """What to call the data."""
+        """The name of the data, for people."""
 
     @property
     def inputs(self) -> dict[str, str]:
-        """SHA-256 of everything that goes in, by what it is."""
+        """The SHA-256 of each input of the training, by a description of it."""
         return {f"backbone {self.backbone.name}": self.backbone.sha256 or RANDOM_WEIGHTS}
 
     @abstractmethod
     def images(self, recipe: Any, reporter: Reporter) -> tuple[str, Examples, Examples]:
-        """SHA-256 of the data that the recipe, of this plan's kind, opens; what is trained on, and what is evaluated.
+        """Open the data of `recipe`, a recipe of this plan's kind: its SHA-256, training examples, evaluated examples.
 
-        Raises DataError if it cannot be used."""
+        Raises DataError if the data cannot be used.
+        """
 
     @property
     @abstractmethod
@@ -141,16 +141,16 @@ class TrainingPlan(BaseModel, ABC):
     @property
     @abstractmethod
     def warnings(self) -> tuple[str, ...]:
-        """What is wrong with the data."""
+        """Problems with the data, one a line."""
 
     @property
     @abstractmethod
     def starts_from_measurements(self) -> bool:
-        """Whether step 0 depends on what was measured, and only once."""
+        """Whether step 0 depends on a measurement that is made only once, when the run starts."""
 
     @property
     def decisions(self) -> dict[str, Decided[Any]]:
-        """The decided values by name: what is learned, then how it is run."""
+        """The decided values by name: first those that set what is learned, then those that set how it runs."""
         common = TrainingPlan.model_fields
         own = [name for name in type(self).model_fields if name not in common]
         return {name: value for name in (*own, *common) if isinstance(value := getattr(self, name), Decided)}
@@ -161,12 +161,12 @@ class TrainingPlan(BaseModel, ABC):
         return {name: decided for name, decided in self.decisions.items() if decided.deviates}
 
     def differences(self, other: "TrainingPlan") -> list[str]:
-        """What would run differently under `other`, as "name: mine, not theirs"; empty if nothing."""
+        """List what differs from `other` and can change the result, each as "name: mine, not theirs"."""
         mine, theirs = self._identity(), other._identity()
         return [f"{name}: {mine[name]}, not {theirs.get(name)}" for name in mine if mine[name] != theirs.get(name)]
 
     def _identity(self) -> dict[str, Any]:
-        """Everything that can change the result; not where files lie, what it costs, nor how it is cut up."""
+        """Everything that can change the result: neither locations of files nor costs nor the micro-batch."""
         return {
             "job": self.job,
             "backbone sha256": self.backbone.sha256,
@@ -177,16 +177,12 @@ class TrainingPlan(BaseModel, ABC):
 
     @property
     def execution_fields(self) -> tuple[str, ...]:
-        """Decisions that a resumed run may change: HOW, without the micro-batch where batch norm sees it."""
-        own = self.backbone.opaque
-        return (
-            tuple(name for name in EXECUTION_FIELDS if name != "micro_batch")
-            if own and own.keeps_statistics
-            else EXECUTION_FIELDS
-        )
+        """Decisions that a resumed run may change: not the micro-batch if batch norm depends on it."""
+        fixed = ("micro_batch",) if self.backbone.opaque and self.backbone.opaque.keeps_statistics else ()
+        return tuple(name for name in EXECUTION_FIELDS if name not in fixed)
 
     def calibrated(self, calibration: Calibration) -> Self:
-        """The plan with its schedule shrunk to what fits into the budget beside everything else measured.
+        """Return the plan with its schedule shrunk to the steps for which the budget leaves time.
 
         Raises RecipeError if the budget leaves no time for a single step.
         """
@@ -198,16 +194,16 @@ class TrainingPlan(BaseModel, ABC):
         if affordable < 1:
             least = calibration.elapsed + calibration.evaluation + step_seconds
             raise RecipeError(
-                f"--budget of {duration(budget)} leaves no time for training: here, preparing takes "
+                f"--budget of {duration(budget)} leaves no time for training: here, preparation takes "
                 f"{duration(calibration.elapsed)} and evaluation {duration(calibration.evaluation)}. "
-                f"Give more than {duration(least)}, or less to do: a smaller --crop or network."
+                f"Set more than {duration(least)}, or a smaller --crop or network."
             )
         steps = min(self.steps, affordable)
         reason = (
-            f"{duration(budget)} leave {affordable} steps of {step_seconds:.2f} s: "
-            f"the whole schedule, every boundary, shrunk from {self.steps} steps"
+            f"{duration(budget)} leave time for {affordable} steps of {step_seconds:.2f} s: "
+            f"the whole schedule, with every boundary, is shrunk from {self.steps} steps"
             if steps < self.steps
-            else f"all {self.steps} steps fit into {duration(budget)} at {step_seconds:.2f} s each"
+            else f"all {self.steps} steps fit in {duration(budget)} at {step_seconds:.2f} s each"
         )
         spent = self.estimate.model_copy(
             update={
@@ -222,6 +218,6 @@ class TrainingPlan(BaseModel, ABC):
 
     @property
     def deterministic(self) -> bool:
-        """Whether a step can be repeated in the same bits."""
+        """Whether repeating a step gives the same bits."""
         own = self.backbone.opaque
         return (own is None or not own.draws_random_numbers) and not self.xla.value

@@ -1,4 +1,4 @@
-"""The processes that train together, as the environment tells of them; no TensorFlow."""
+"""Reads the processes that train together from the environment: TF_CONFIG or SLURM; no TensorFlow."""
 
 import json
 import os
@@ -11,14 +11,16 @@ from hyperrule.errors import RecipeError
 
 CONFIG = "TF_CONFIG"
 EXAMPLE = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
-SLURM_PORT = 20000  # and up: jobs and tasks that share a node must not share a port
+SLURM_PORT = 20000  # the first of SLURM_PORTS ports: jobs and tasks on one node need different ones
 SLURM_PORTS = 12000
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """This process is worker `index` of those at the `addresses` (host:port); worker 0, the chief, alone writes and
-    speaks. No addresses: one process."""
+    """This process is worker `index` of the workers at `addresses` (host:port); without addresses, the only one.
+
+    Only worker 0, the chief, writes files and prints.
+    """
 
     index: int = 0
     addresses: tuple[str, ...] = ()
@@ -39,10 +41,10 @@ class Cluster:
 
 
 def this_cluster() -> Cluster:
-    """From TF_CONFIG, or else from SLURM's variables of a step of several tasks; one process without either.
+    """Return the cluster of TF_CONFIG, else of SLURM's variables of a step with several tasks, else of one process.
 
-    Raises RecipeError for a TF_CONFIG that is no cluster of workers (parameter servers and evaluators have no place
-    in synchronous training), and where SLURM's list of nodes cannot be read.
+    Raises RecipeError if TF_CONFIG is not a cluster of workers (synchronous training has no parameter servers or
+    evaluators), or if SLURM's list of nodes cannot be read.
     """
     if text := os.environ.get(CONFIG):
         return _of_config(text)
@@ -60,22 +62,25 @@ def _of_config(text: str) -> Cluster:
             raise ValueError
     except (ValueError, KeyError, TypeError):
         raise RecipeError(
-            f"{CONFIG} must name workers only, and this process as one of them, as in '{EXAMPLE}'. Received: {text!r}. "
-            "For one process, unset it."
+            f"{CONFIG} must list workers only, with this process as one of them, as in '{EXAMPLE}'. "
+            f"Received: {text!r}. To train in one process, unset {CONFIG}."
         ) from None
     return Cluster(index, addresses)
 
 
 def _of_slurm() -> Cluster:
-    """Tasks in SLURM's order. Not TensorFlow's SlurmClusterResolver: it orders nodes by name as text (n10 before n9),
-    where SLURM's first task is on the first by number, wants nvidia-smi, and has one port for all jobs of a node."""
+    """Return the cluster with workers in the order of SLURM's tasks.
+
+    TensorFlow's SlurmClusterResolver is not used: it sorts node names as text (n10 before n9), but SLURM's first task
+    is on the first node by number; it needs nvidia-smi, and uses one port for all jobs of a node.
+    """
     nodes = os.environ.get("SLURM_STEP_NODELIST", "")
     try:
         hosts = _hosts(nodes)
         tasks_per_node = list(zip(hosts, _tasks_per_node(), strict=True))
     except (OSError, subprocess.CalledProcessError, KeyError, ValueError):
         raise RecipeError(
-            f"scontrol cannot tell the hosts of {nodes!r}. Run where SLURM's commands are, or set {CONFIG}, "
+            f"scontrol cannot list the hosts of {nodes!r}. Run where SLURM's commands are installed, or set {CONFIG}, "
             f"as in '{EXAMPLE}'."
         ) from None
     job = int(os.environ.get("SLURM_JOB_ID", "0")) * 16
@@ -87,12 +92,12 @@ def _of_slurm() -> Cluster:
 
 @cache
 def _hosts(nodes: str) -> list[str]:
-    """What SLURM abbreviates as n[9-10]."""
+    """Return the hosts of a list that SLURM abbreviates, such as n[9-10]."""
     shown = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
     return shown.stdout.split()
 
 
 def _tasks_per_node() -> list[int]:
-    """SLURM writes 2,2,1 as "2(x2),1"."""
+    """Return the number of tasks on each node. SLURM writes 2, 2, 1 as "2(x2),1"."""
     parts = re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ["SLURM_STEP_TASKS_PER_NODE"])
     return [int(tasks) for tasks, nodes in parts for _ in range(int(nodes or 1))]

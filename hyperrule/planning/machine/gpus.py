@@ -1,4 +1,4 @@
-"""NVIDIA GPUs as nvidia-smi lists them, and those of them that this process may use; no TensorFlow."""
+"""Lists NVIDIA GPUs with nvidia-smi, and picks those that this process may use; no TensorFlow."""
 
 import re
 import shutil
@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict
 
 from hyperrule.errors import RecipeError
 
-NVIDIA_SMI_SECONDS = 10.0  # without persistence mode, GPUs take seconds to wake
+NVIDIA_SMI_SECONDS = 10.0  # without persistence mode, GPUs take seconds to start
 FIELDS = ("index", "uuid", "name", "memory.total", "memory.free", "compute_cap", "driver_version")
 
 
 class GpusUnknown(Exception):
-    """nvidia-smi is missing, fails or does not answer; the message says which, as half a sentence."""
+    """nvidia-smi is missing, fails or does not answer. The message is a clause that says which."""
 
 
 class NoNvidiaSmi(GpusUnknown):
@@ -23,10 +23,9 @@ class NoNvidiaSmi(GpusUnknown):
 
 
 class Gpu(BaseModel):
-    """One NVIDIA GPU; memory in bytes, `free_memory` None where nvidia-smi does not tell.
+    """One NVIDIA GPU. Memory is in bytes; `free_memory` is None if nvidia-smi does not report it.
 
-    `index` is the number by which --devices and TensorFlow know it: its place among those that
-    CUDA_VISIBLE_DEVICES shows.
+    `index` is its number in --devices and in TensorFlow: its place among the GPUs that CUDA_VISIBLE_DEVICES shows.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,7 +38,7 @@ class Gpu(BaseModel):
 
     @property
     def usable_memory(self) -> int:
-        """What other processes leave."""
+        """Bytes that other processes leave free."""
         return self.memory if self.free_memory is None else self.free_memory
 
 
@@ -54,17 +53,19 @@ class Installed(BaseModel):
 
 
 def installed_gpus() -> tuple[Installed, ...]:
-    """All GPUs that nvidia-smi lists, in its order (that of the PCI bus). Raises GpusUnknown."""
+    """Return all GPUs that nvidia-smi lists, in its order, that of the PCI bus. Raises GpusUnknown."""
     rows = [[field.strip() for field in line.split(",")] for line in _nvidia_smi().splitlines() if line.strip()]
     try:
         return tuple(_installed(*row) for row in rows)
     except (TypeError, ValueError):
-        raise GpusUnknown(f"nvidia-smi gave an answer of unknown form, {','.join(rows[0])[:80]!r}") from None
+        raise GpusUnknown(f"nvidia-smi gave output of unknown form, {','.join(rows[0])[:80]!r}") from None
 
 
 def visible_gpus(installed: Sequence[Installed], environment: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """Those that CUDA_VISIBLE_DEVICES shows, numbered in its order, as CUDA reads it: indices or beginnings of
-    UUIDs, up to the first that names none (CUDA Programming Guide, "CUDA Environment Variables").
+    """Return the GPUs that CUDA_VISIBLE_DEVICES shows, numbered in its order.
+
+    As in CUDA, it lists indices or beginnings of UUIDs, and ends at the first that names no GPU (CUDA Programming
+    Guide, "CUDA Environment Variables").
     """
     names = environment.get("CUDA_VISIBLE_DEVICES")
     shown: list[Gpu] = []
@@ -77,9 +78,9 @@ def visible_gpus(installed: Sequence[Installed], environment: Mapping[str, str])
 
 
 def chosen_gpus(devices: str, environment: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """GPUs that `devices` means: "all" that there are, "cpu" and "tpu" none, "0,1" those two.
+    """Return the GPUs that `devices` selects: "all" for every one, "cpu" or "tpu" for none, "0,1" for those two.
 
-    Raises RecipeError if it is none of these, or names a GPU that there is not.
+    Raises RecipeError if `devices` is none of these, or names a GPU that does not exist.
     """
     if devices in ("cpu", "tpu"):
         return ()
@@ -101,15 +102,15 @@ def _numbered(numbers: Sequence[int], devices: str, environment: Mapping[str, st
         gpus = visible_gpus(installed_gpus(), environment)
     except GpusUnknown as error:
         raise RecipeError(
-            f"devices {devices} asks for GPUs, but {error}. Say --devices cpu; 'hyperrule doctor' says what is missing."
+            f"devices {devices} asks for GPUs, but {error}. Use --devices cpu; 'hyperrule doctor' says what is missing."
         ) from None
     if missing := sorted(set(numbers) - {gpu.index for gpu in gpus}):
         visible = environment.get("CUDA_VISIBLE_DEVICES")
         counted = "" if visible is None else f", counted within CUDA_VISIBLE_DEVICES={visible}"
-        there = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in gpus) or "none"
+        existing = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in gpus) or "none"
         raise RecipeError(
-            f"devices {devices} asks for GPU {missing[0]}; there are: {there}{counted}. "
-            f"Say --devices {'all' if gpus else 'cpu'}; 'hyperrule doctor' shows them."
+            f"devices {devices} asks for GPU {missing[0]}, which does not exist. GPUs here: {existing}{counted}. "
+            f"Use --devices {'all' if gpus else 'cpu'}; 'hyperrule doctor' shows them."
         )
     return tuple(gpu for gpu in gpus if gpu.index in numbers)
 
@@ -119,7 +120,7 @@ def _nvidia_smi() -> str:
         raise NoNvidiaSmi("nvidia-smi is not installed")
     query = [program, f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
     with tempfile.TemporaryFile("w+") as answer:
-        # A driver that hangs makes nvidia-smi unkillable: so no pipe, and no wait after the kill.
+        # A hanging driver makes nvidia-smi unkillable, so this uses no pipe and does not wait after the kill.
         try:
             process = subprocess.Popen(query, stdin=subprocess.DEVNULL, stdout=answer, stderr=subprocess.STDOUT)
             code = process.wait(NVIDIA_SMI_SECONDS)
@@ -129,11 +130,11 @@ def _nvidia_smi() -> str:
         except OSError as error:
             raise GpusUnknown(f"nvidia-smi cannot be started: {error.strerror}") from None
         answer.seek(0)
-        said = answer.read()
+        output = answer.read()
     if code != 0:
-        lines = said.strip().splitlines() or [f"exit code {code}"]
+        lines = output.strip().splitlines() or [f"exit code {code}"]
         raise GpusUnknown(f"nvidia-smi fails: {lines[0].strip()[:200].rstrip('.')}")
-    return said
+    return output
 
 
 def _installed(index: str, uuid: str, name: str, memory: str, free: str, capability: str, driver: str) -> Installed:

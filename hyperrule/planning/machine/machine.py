@@ -1,6 +1,6 @@
-"""Facts about this machine that the plan needs, found without TensorFlow.
+"""Finds the facts about this machine that a plan needs, without TensorFlow.
 
-The CPU's name and those of its instruction sets on which the choice of precision depends.
+Of the CPU's instruction sets, it lists those on which the choice of precision depends.
 """
 
 import os
@@ -19,12 +19,19 @@ from hyperrule.planning.machine.gpus import Gpu, chosen_gpus
 from hyperrule.planning.machine.speed import Speed, stored_speed
 from hyperrule.support.limits import memory_limit, usable_cores
 
+CPUINFO = Path("/proc/cpuinfo")
+MACOS = {"hw.optional.avx2_0": "avx2", "hw.optional.avx512f": "avx512f", "hw.optional.arm.FEAT_BF16": "bf16"}
+
+# By their names in Linux: x86-64, then ARM.
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "sve", "bf16")
+FAST_BFLOAT16 = ("avx512_bf16", "amx_bf16")  # R50x1, 128 px, batch 16, on Zen 4: 18.4 against 13.1 images/s
+
 
 class Machine(BaseModel):
-    """What this process may use: cores, memory in bytes, GPUs; and what the CPU's matrix product reaches.
+    """What this process may use: cores, memory in bytes, GPUs; and the rate of the CPU's float32 matrix product.
 
-    `available_memory` is what neither other processes nor a container's limit take away. `cpu_bfloat16` says that
-    the CPU is known to be faster in bfloat16. `speed` is what was measured on its device, if anything.
+    `available_memory` is what other processes and a container's limit leave. `cpu_bfloat16` says that the CPU is known
+    to be faster in bfloat16. `speed` holds the measurements on its device, None if there are none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,28 +48,28 @@ class Machine(BaseModel):
 
     @property
     def weakest_gpu(self) -> Gpu:
-        """The one that decides what all can do, if there are GPUs: the oldest, of these the smallest."""
+        """The GPU that limits what all can do: the smallest of the oldest. Needs at least one GPU."""
         return min(self.gpus, key=lambda gpu: (gpu.compute_capability, gpu.memory))
 
     @property
     def device(self) -> str:
-        """What a measured speed belongs to: the kind of GPU, or the CPU."""
+        """A description of the device that a measured speed belongs to: the model of GPU, or the CPU."""
         if self.gpus:
             return f"{self.weakest_gpu.name}, compute capability {self.weakest_gpu.compute_capability}"
         return f"{self.cpu}, {self.cores} cores, {' '.join(self.instruction_sets)}"
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """All of them: a run that is resumed on the same ones is cut up in the same pieces."""
+        """Descriptions of all devices. A run that resumes on equal ones splits its batches alike."""
         return tuple(f"{gpu.index} {gpu.name} {gpu.memory}" for gpu in self.gpus) or (self.device,)
 
 
 @cache
 def this_machine(devices: str = "all") -> Machine:
-    """The machine with the GPUs that `devices` means: "all" that CUDA_VISIBLE_DEVICES shows, "cpu" or "tpu" for
-    none, "0,1" for those two, numbered as CUDA_VISIBLE_DEVICES orders them.
+    """Return the machine with the GPUs that `devices` selects.
 
-    Raises RecipeError if it is none of these, or names a GPU that there is not.
+    "all" selects those that CUDA_VISIBLE_DEVICES shows, "cpu" or "tpu" none, "0,1" those two, numbered in the order of
+    CUDA_VISIBLE_DEVICES. Raises RecipeError if `devices` is none of these, or names a GPU that does not exist.
     """
     memory, limit = psutil.virtual_memory(), memory_limit()
     found = instruction_sets()
@@ -80,7 +87,7 @@ def this_machine(devices: str = "all") -> Machine:
 
 
 def _matrix_product_gigaflops(size: int = 1024) -> float:
-    """Best of 3 float32 products of size x size matrices: a ceiling for convolutions."""
+    """Return the best rate of 3 float32 products of size x size matrices: a ceiling for convolutions."""
     matrix = np.ones((size, size), np.float32)
     best = min(_seconds_of_product(matrix) for _ in range(3))
     return 2 * size**3 / best / 1e9
@@ -92,23 +99,15 @@ def _seconds_of_product(matrix: np.ndarray) -> float:
     return time.perf_counter() - start
 
 
-CPUINFO = Path("/proc/cpuinfo")
-MACOS = {"hw.optional.avx2_0": "avx2", "hw.optional.avx512f": "avx512f", "hw.optional.arm.FEAT_BF16": "bf16"}
-
-# As Linux calls them: x86-64, then ARM.
-INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "sve", "bf16")
-FAST_BFLOAT16 = ("avx512_bf16", "amx_bf16")  # R50x1, 128 px, batch 16, on Zen 4: 18.4 against 13.1 images/s
-
-
 def cpu_name() -> str:
-    """The model, or the kind of processor where the system has no name for it."""
+    """Return the CPU's model, or the kind of processor if the system has no name for it."""
     if match := re.search(r"^model name\s*: *(.+)$", _cpuinfo(), re.MULTILINE):
         return match[1].strip()
     return _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine() or "unknown"
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """Those of INSTRUCTION_SETS that the CPU has; empty where the system does not tell."""
+    """Return those of INSTRUCTION_SETS that the CPU has; none if the system does not report them."""
     if match := re.search(r"^(?:flags|Features)\s*:(.+)$", _cpuinfo(), re.MULTILINE):
         flags = set(match[1].split())
     else:
@@ -124,11 +123,11 @@ def _cpuinfo() -> str:
 
 
 def _sysctl(name: str) -> str | None:
-    """A fact of macOS."""
+    """Return a value of macOS's sysctl; None elsewhere, or if it is unknown."""
     if platform.system() != "Darwin":
         return None
     try:
-        asked = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=True)
+        result = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return asked.stdout.strip()
+    return result.stdout.strip()

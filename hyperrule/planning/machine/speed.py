@@ -1,6 +1,6 @@
-"""Speeds of a training step that `hyperrule doctor --measure` found on this device, kept in the cache folder.
+"""Stores the speeds of a training step that `hyperrule doctor --measure` found on this device, in the cache folder.
 
-What was measured with other software, or on another device, is passed over.
+Measurements with other software, or on another device, are ignored.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ from hyperrule import __version__
 from hyperrule.support.files import atomic_write, cache_folder
 
 FORMAT = 1
-LIBRARIES = ("tensorflow", "keras")  # those that make a step fast or slow
+LIBRARIES = ("tensorflow", "keras")  # their versions affect the speed of a step
 
 
 class Rate(BaseModel):
-    """Median images a second in one setting; None, with the reason in `failure`, where it does not run."""
+    """Median images per second in one setting; None if it does not run, with the reason in `failure`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -30,7 +30,7 @@ class Rate(BaseModel):
 
 
 class Speed(BaseModel):
-    """Rates of the step of one network (`what`) on one device, all measured in turns."""
+    """Rates of the training step of one network (`what`) on one device; the settings were measured in turns."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,7 +42,7 @@ class Speed(BaseModel):
     rates: tuple[Rate, ...]
 
     def rate(self, precision: str, xla: bool | None = None) -> float | None:
-        """Images a second; of the faster of the two ways where `xla` is None. None if it was not measured."""
+        """Return images per second, with or without XLA; the faster if `xla` is None. None if it was not measured."""
         found = [
             rate.images_per_second for rate in self.rates if rate.precision == precision and xla in (None, rate.xla)
         ]
@@ -61,7 +61,7 @@ def installed_version(package: str) -> str | None:
 
 
 def stored_speed(device: str) -> Speed | None:
-    """What was measured on `device` with the software that is installed."""
+    """Return the measurements on `device` with the installed software; None if there are none."""
     try:
         speed = Speed.model_validate_json(speed_file(device).read_bytes())
     except (OSError, ValidationError):
@@ -71,7 +71,7 @@ def stored_speed(device: str) -> Speed | None:
 
 
 def store_speed(speed: Speed) -> Path:
-    """Write it where `stored_speed` looks. Raises RunError."""
+    """Write `speed` where `stored_speed` reads it, and return the file. Raises RunError if that fails."""
     file = speed_file(speed.device)
     with atomic_write(file) as partial:
         file.parent.mkdir(parents=True, exist_ok=True)
