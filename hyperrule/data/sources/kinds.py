@@ -88,7 +88,7 @@ KINDS = {
         Kind(
             "digits",
             "digits",
-            "1,797 handwritten digits, 8 x 8 pixels, included in the package: for a first try",
+            "1,797 handwritten digits, 8 x 8 pixels, installed with hyperrule: for a first try",
             has_keys=False,
         ),
     )
