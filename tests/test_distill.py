@@ -301,17 +301,17 @@ def test_students_and_teachers_by_name() -> None:
     ("options", "said"),
     [
         ({"shares": "3,1"}, "shares must have one number per data set, 1. Received: 2"),
-        ({"student": "r27x1"}, "depth must be one of [26, 50, 101, 152]. Received: 27"),
+        ({"student": "r27x1"}, "depth must be one of [14, 26, 50, 101, 152]. Received: 27"),
         ({"warmup": 9}, "warmup must be shorter than the 6 steps. Received: 9"),
-        ({"teacher": "bit-r26x0.5", "logits_weight": 1}, "has no softmax head, so there are no logits"),
+        ({"teacher": "bit-r26x0.5", "logits_weight": 1}, "has no softmax head, so it gives no logits"),
         ({"logits_weight": 0, "features_weight": 0}, "must not both be 0"),
         ({"epochs": 3}, "give one of steps, epochs and budget"),
         ({"temprature": 3}, "unknown option 'temprature'. Did you mean 'temperature'? 'hyperrule distill --help'"),
         ({"dataset": "nowhere"}, "does not exist"),
         ({"least_area": 0}, "least_area"),
         ({"teacher": "bit-r26x0.5", "features_weight": 0}, "gives features only: --features-weight must not be 0"),
-        ({"data_dir": "nowhere"}, "--data-dir means nothing"),
-        ({"dataset": ("digits", "digits")}, "name each once"),
+        ({"data_dir": "nowhere"}, "--data-dir does not apply to"),
+        ({"dataset": ("digits", "digits")}, "name each data set once"),
     ],
 )
 def test_mistakes_are_told_in_one_line(options: dict[str, Any], said: str, teacher: Path, pool: Path) -> None:
