@@ -274,7 +274,7 @@ def test_it_is_clear_which_images_are_the_test(pets: dict[str, Any], tmp_path: P
         (["--dataset", "pets"], "--dataset takes NAME=PATH"),
         (["--jobs", "0"], "jobs must be from 1 to 256. Received: 0"),
         (["--status", "--dry-run"], "give one of them"),
-        (["--dry-run", "--write", "out.html"], "of what was measured: leave out --dry-run"),
+        (["--dry-run", "--write", "out.html"], "need measurements: leave out --dry-run"),
         (
             ["--compare", "probe", "heed"],
             "no backbone or method is called 'heed': backbones are bit-r26x0.5",
@@ -600,7 +600,7 @@ def test_status_knows_what_the_grid_asks_for(
     result = CliRunner().invoke(
         main, ["bench", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "out"), "--status"]
     )
-    assert "if data and weights are what they were" in result.stdout
+    assert "if data and weights have not changed" in result.stdout
 
 
 def sleeping(folder: Path, order: Order) -> list[str]:

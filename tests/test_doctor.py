@@ -68,14 +68,14 @@ def test_three_gpus_of_two_kinds(nvidia_smi: NvidiaSmi, hyperrule_doctor: Doctor
     assert "-> nvidia-smi --query-compute-apps=pid,process_name,used_memory --format=csv\n" in told
     assert "-> hyperrule finetune --devices 1,2 ...\n" in told
     assert "precision  bfloat16: NVIDIA A100" in hyperrule_doctor("--devices", "2")
-    assert "devices    cpu: asked for" in hyperrule_doctor("--devices", "cpu")
+    assert "devices    cpu: requested" in hyperrule_doctor("--devices", "cpu")
 
 
 @pytest.mark.parametrize(
     ("devices", "message"),
     [
         ("7,x", "devices must be all, cpu, tpu, or numbers of GPUs such as 0,1. Received: '7,x'"),
-        ("tpu", "doctor knows nothing of TPUs; devices must be all, cpu, or numbers of GPUs. Received: 'tpu'"),
+        ("tpu", "doctor cannot examine TPUs; devices must be all, cpu, or numbers of GPUs. Received: 'tpu'"),
     ],
 )
 def test_devices_that_there_are_not_are_a_wrong_request(devices: str, message: str) -> None:
@@ -109,15 +109,13 @@ def test_a_machine_without_gpus_needs_nothing(
     assert "devices    cpu: nvidia-smi lists no GPU" in told
     assert "note       no NVIDIA GPU in this machine, and no driver for one" in told
     assert "->" not in told
-    assert "fine       nothing has to be mended" in told
+    assert "fine       nothing to fix" in told
 
 
 def test_a_failing_nvidia_smi_is_told_in_its_own_words(nvidia_smi: NvidiaSmi, hyperrule_doctor: Doctor) -> None:
     nvidia_smi(f'echo "{FAILS}"; exit 9')
     told = " ".join(hyperrule_doctor(sees=TensorFlow()).split())
-    assert (
-        "mend nvidia-smi fails: NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver;" in told
-    )
+    assert "fix nvidia-smi fails: NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver;" in told
     assert "-> sudo reboot" in told
 
 
@@ -127,7 +125,7 @@ def test_a_failing_nvidia_smi_is_told_in_its_own_words(nvidia_smi: NvidiaSmi, hy
         ({}, "no NVIDIA GPU in this machine", None),
         ({"pci_gpus": 2, "distribution": "ubuntu"}, "2 NVIDIA GPUs .* the driver is not loaded", "ubuntu-drivers"),
         ({"pci_gpus": 1, "distribution": "debian"}, "1 NVIDIA GPU in", "apt-get install nvidia-driver"),
-        ({"pci_gpus": 1, "distribution": "plan9"}, "1 NVIDIA GPU in", "as the distribution says"),
+        ({"pci_gpus": 1, "distribution": "plan9"}, "has 1 NVIDIA GPU", "as your distribution documents"),
         ({"pci_gpus": 1, "driver": "535.129.03"}, "driver 535.129.03 is loaded, but nvidia-smi", "nvidia-utils-535"),
         ({"pci_gpus": 8, "container": True}, "this container was started without", "docker run --gpus all"),
         ({"driver": "535.129.03", "container": True}, "an NVIDIA driver, but this container", "nvidia.com/gpu: 1"),
@@ -174,7 +172,7 @@ def test_surroundings_are_read_from_linux_files(tmp_path: Path) -> None:
     ("sees", "driver", "missing", "what", "mend"),
     [
         (
-            TensorFlow(error="its import is killed by SIGILL"),
+            TensorFlow(error="its import was killed by SIGILL"),
             "535.1",
             (),
             "does not start: .*SIGILL",
@@ -253,7 +251,7 @@ def test_limits_of_containers_are_shown(hyperrule_doctor: Doctor, monkeypatch: p
     assert "1.0 GiB available; limited to 3.0 GiB by /sys/fs/cgroup/pod" in told
     assert "only 1.0 GiB of memory are available" in told
     assert "the address space is limited to 8.0 GiB" in told
-    assert "a quota leaves the time of 1 core, but TensorFlow starts threads for 64" in told
+    assert "a CPU quota allows 1 core, but TensorFlow starts threads for 64" in told
     assert "-> export TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1" in told
 
 

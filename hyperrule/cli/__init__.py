@@ -77,7 +77,7 @@ COMMANDS: dict[str, Callable[[], Loaded]] = {
 
 
 class Commands(click.Group):
-    """Sub-commands, whose modules are imported when they are called; every error is one line on stderr."""
+    """The sub-commands. Each module is imported when its command is called; every error is one line on stderr."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -112,15 +112,15 @@ def _failed(message: str, exit_code: int) -> int:
 @click.version_option(__version__)
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Fine-tune image classifiers by the BiT-HyperRule: point it at labelled images, get a classifier.
+    """Fine-tune image classifiers with the BiT-HyperRule: labelled images in, a classifier out.
 
     \b
     Example:
-      hyperrule plan --dataset my_images        what would run, why, and how long
+      hyperrule plan --dataset my_images        show what would run, why, and for how long
       hyperrule finetune --dataset my_images    train, evaluate, export
 
     Exit codes: 0 done; 1 the work could not be finished; 2 the request cannot be met; 130 or 143
-    stopped by a signal, resumable.
+    stopped by a signal, can be resumed.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

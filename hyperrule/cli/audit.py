@@ -1,4 +1,4 @@
-"""`hyperrule check`, `label-errors` and `learning-curve`: questions about a data set before training."""
+"""`hyperrule check`, `label-errors` and `learning-curve`: the commands that examine a data set before training."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from hyperrule.api import check, label_errors
+from hyperrule.api import check, label_errors, learning_curve
 from hyperrule.audit.check.findings import Findings
 from hyperrule.audit.check.verdicts import facts, verdicts
 from hyperrule.cli.options import data_flags, writable
@@ -17,27 +17,27 @@ from hyperrule.support.wording import number, printable
 
 if TYPE_CHECKING:
     from hyperrule.audit.label_errors import LabelErrors
-from hyperrule.api import learning_curve
-
-if TYPE_CHECKING:
     from hyperrule.audit.learning_curve.curve import LearningCurve
 
-INDENT = 10  # columns of the headings
-WIDTH = 100  # columns where there is no terminal
+INDENT = 10  # width of the headings, in columns
+WIDTH = 100  # columns if stdout is not a terminal
+SHOWN = 20  # rows on a terminal
 
 
-@click.command("check", short_help="What is wrong with a data set, before training on it.")
+@click.command("check", short_help="Find what is wrong with a data set, before training on it.")
 @click.argument("dataset")
 @data_flags("check")
 @click.option("--html", metavar="FILE", help="Write the report as one web page, with images.")
-@click.option("--write-exclusions", metavar="FILE", help="Write ids of images to leave out, for finetune --exclude.")
+@click.option(
+    "--write-exclusions", metavar="FILE", help="Write the ids of images to leave out, for finetune --exclude."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the complete findings as JSON.")
 def check_command(dataset: str, html: str | None, write_exclusions: str | None, as_json: bool, **options: Any) -> None:
-    """Decode every image of DATASET, compare each with all others, and say what is wrong.
+    """Decode every image of DATASET, compare each with all others, and report what is wrong.
 
-    DATASET is what finetune takes, see 'hyperrule datasets'. Found are files that cannot be read, images that are in
-    two classes or both in training and test (equal bytes, or pictures that look the same), repeats, odd sizes and
-    formats, and classes without images.
+    DATASET is as for finetune, see 'hyperrule datasets'. The report lists files that cannot be read, images that are in
+    two classes or in both training and test (equal bytes, or pictures that look the same), repeated images, odd sizes
+    and formats, and classes without images.
 
     \b
     Examples:
@@ -45,7 +45,7 @@ def check_command(dataset: str, html: str | None, write_exclusions: str | None, 
       hyperrule check my_images --write-exclusions out.csv
       hyperrule finetune --dataset my_images --exclude out.csv
 
-    Exit codes: 0 nothing must be mended; 1 errors were found; 2 the request cannot be met.
+    Exit codes: 0 no errors; 1 errors were found; 2 the request cannot be met.
     """
     page, exclusions = writable("--html", html), writable("--write-exclusions", write_exclusions)
     found = check(dataset, **{name: value for name, value in options.items() if value is not None})
@@ -61,7 +61,7 @@ def check_command(dataset: str, html: str | None, write_exclusions: str | None, 
 
 
 def _render_check(found: Findings, exclusions: Path | None) -> None:
-    """Errors, warnings, facts; then what there is to leave out."""
+    """Print errors, warnings and facts, then the number of images to leave out."""
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     width = (console.width if console.is_terminal else WIDTH) - INDENT
 
@@ -85,27 +85,24 @@ def _render_check(found: Findings, exclusions: Path | None) -> None:
         say("leave out", f"{number(len(found.exclusions), 'image')}, so that finetune takes the rest: {where}")
 
 
-SHOWN = 20  # rows on a terminal
-
-
 @click.command("label-errors", short_help="Images whose label is probably wrong.")
 @click.option("--dataset", required=True, metavar="TEXT", help="As for finetune: folder, table, tfds:NAME ...")
 @click.option("--split", metavar="train|validation|test|all", help="Which images [train; if not split, all].")
 @data_flags("label-errors")
 @click.option("--size", type=int, metavar="PX", help="Side to which images are resized [128].")
 @click.option("--top", type=int, metavar="N", help="The N most suspicious [those that stand out].")
-@click.option("--csv", "csv_file", metavar="FILE", help="Write them as CSV.")
-@click.option("--html", metavar="FILE", help="Write them as one web page, with images.")
-@click.option("--write-exclusions", metavar="FILE", help="Write their ids, for finetune --exclude.")
+@click.option("--csv", "csv_file", metavar="FILE", help="Write the images found as CSV.")
+@click.option("--html", metavar="FILE", help="Write the images found as one web page.")
+@click.option("--write-exclusions", metavar="FILE", help="Write the ids of the images found, for finetune --exclude.")
 @click.option("--json", "as_json", is_flag=True, help="Print the complete findings as JSON.")
 def label_errors_command(
     csv_file: str | None, html: str | None, write_exclusions: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Find images that a closed-form probe of a frozen backbone's features puts into another class than their label.
+    """Find images whose label disagrees with a closed-form probe of a frozen backbone's features.
 
-    Each image is judged by a probe that has seen neither it nor an image equal to it. Those stand out whose label is so
-    improbable that at most half of them would be if all labels were right. Look at the page before you leave them out:
-    images that the backbone is wrong about are among them, and in clean data there is nothing else.
+    Each image is scored by a probe that has seen neither it nor an equal image. An image stands out if its label is so
+    improbable that, were all labels right, at most half as many images would. Look at the page before you leave
+    images out: some of them are mistakes of the backbone, and in clean data all of them are.
 
     \b
     Examples:
@@ -144,21 +141,21 @@ def _render_label_errors(found: "LabelErrors", exclusions: Path | None) -> None:
         click.echo(f"and {more:,} more: --csv, --html and --json have all")
     if found.suspects:
         where = f"written to {exclusions}" if exclusions else "--write-exclusions FILE writes them"
-        click.echo(f"\nleave out  {number(len(found.suspects), 'image')}, so that finetune takes the rest: {where}")
+        click.echo(f"\nleave out  {number(len(found.suspects), 'image')}, so that finetune uses the rest: {where}")
 
 
-@click.command("learning-curve", short_help="Would more labels help? Before anything is trained.")
+@click.command("learning-curve", short_help="Estimate how much more labels would help, before training.")
 @click.option("--dataset", required=True, metavar="TEXT", help="As for finetune: folder, table, tfds:NAME ...")
 @data_flags("learning-curve")
 @click.option("--size", type=int, metavar="PX", help="Side to which images are resized [128].")
 @click.option("--html", metavar="FILE", help="Write the curve as one web page.")
 @click.option("--json", "as_json", is_flag=True, help="Print the complete findings as JSON.")
 def learning_curve_command(html: str | None, as_json: bool, **options: Any) -> None:
-    """Measure how accuracy grows with the number of labels, and say what twice and four times as many should bring.
+    """Measure how accuracy grows with the number of labels, and predict it for twice and four times as many.
 
-    What is measured is a closed-form probe of a frozen backbone's features, on the images that finetune would be tested
-    on: with all labels, half of them, a quarter ... The first time features are extracted, some hundred images a second
-    or fewer; then it takes seconds. Fine-tuning is usually more accurate; what it would gain is not measured.
+    This measures a closed-form probe of a frozen backbone's features, on the test images of finetune: with all labels,
+    half of them, a quarter ... The first run extracts features, at some hundred images per second or fewer; later runs
+    take seconds. Fine-tuning is usually more accurate; how much more labels would help it is not measured.
 
     \b
     Examples:

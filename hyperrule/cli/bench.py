@@ -1,4 +1,4 @@
-"""`hyperrule bench`: backbones x data sets x shots x seeds, measured once each."""
+"""`hyperrule bench`: measures each cell of a grid, data sets x backbones x methods x shots x seeds, once."""
 
 import json
 import os
@@ -22,23 +22,33 @@ if TYPE_CHECKING:
     from hyperrule.benchmark.results.output import Form
     from hyperrule.benchmark.run_grid import Bench
 
-WORTH_TELLING = 1.0  # seconds
+WORTH_TELLING = 1.0  # seconds; shorter times are not shown
 FORMS: dict[str, "Form"] = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".html": "html", ".svg": "svg"}
 
 
-@click.command("bench", short_help="Few-shot accuracy of backbones and methods, with statistics.")
+@click.command("bench", short_help="Compare the few-shot accuracy of backbones and methods.")
 @click.argument("grid")
 @click.option("--out", metavar="FOLDER", help="Folder of the ledger [runs/bench/NAME].")
-@click.option("--dataset", "places", multiple=True, metavar="NAME=PATH", help="Where a data set of the grid lies here.")
-@click.option("--jobs", type=int, default=1, metavar="N", help="Processes that share a machine [1].")
+@click.option(
+    "--dataset",
+    "places",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Location of one of the grid's data sets on this machine.",
+)
+@click.option("--jobs", type=int, default=1, metavar="N", help="Processes on each machine [1].")
 @click.option("--engine", default="local", metavar="NAME", help="local, or ray for a cluster [local].")
-@click.option("--address", metavar="HOST:PORT", help="Ray cluster, or auto; without, Ray starts on this machine.")
-@click.option("--retry-failed", is_flag=True, help="Measure cells again that failed.")
-@click.option("--dry-run", is_flag=True, help="Show cells, time and what is done already; measure nothing.")
-@click.option("--status", is_flag=True, help="Show how far it is, at once; the data need not be here.")
-@click.option("--compare", nargs=2, metavar="A B", help="Two backbones or two methods, subset by subset.")
-@click.option("--write", "files", multiple=True, metavar="FILE", help="Tables or plot: .md, .csv, .tex, .html, .svg.")
-@click.option("--json", "as_json", is_flag=True, help="Print lines of the ledger, or what is shown, as JSON.")
+@click.option(
+    "--address", metavar="HOST:PORT", help="Ray cluster to use, or auto; by default Ray starts on this machine."
+)
+@click.option("--retry-failed", is_flag=True, help="Measure failed cells again.")
+@click.option("--dry-run", is_flag=True, help="Show cells, time and what is done; measure nothing.")
+@click.option("--status", is_flag=True, help="Show progress at once, without opening the data.")
+@click.option("--compare", nargs=2, metavar="A B", help="Compare two backbones or two methods, subset by subset.")
+@click.option(
+    "--write", "files", multiple=True, metavar="FILE", help="Write tables or a plot: .md, .csv, .tex, .html, .svg."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the ledger's lines, or what would be shown, as JSON.")
 def bench_command(
     grid: str,
     out: str | None,
@@ -55,12 +65,12 @@ def bench_command(
 ) -> None:
     """Measure every cell of GRID, a YAML file or a shipped one: data sets x backbones x methods x shots x seeds.
 
-    Every finished cell is a line of ledger.jsonl. The same command goes on after whatever stopped it, and does only
-    what is missing; several of them may run on one folder. A cell that fails does not stop the others.
+    Every finished cell is a line of ledger.jsonl. After an interruption, the same command resumes and measures only
+    missing cells. Several commands may run on one folder. A cell that fails does not stop the others.
 
-    With --engine ray the cells are tasks of a Ray cluster. All its machines see --out, the data and the cache
-    (HYPERRULE_CACHE_DIR) under the same paths, and have the same hyperrule[ray] installed. What a machine that dies was
-    at work on, another one does.
+    With --engine ray, the cells are tasks of a Ray cluster. All its machines must see --out, the data and the cache
+    (HYPERRULE_CACHE_DIR) under the same paths, and have the same hyperrule[ray] installed. If a machine dies, another
+    one takes over its cells.
 
     \b
     Examples:
@@ -76,9 +86,9 @@ def bench_command(
     a signal.
     """
     if dry_run and status:
-        raise RecipeError("--dry-run opens the data and shows every cell, --status answers at once: give one of them.")
+        raise RecipeError("--dry-run opens the data and shows every cell, --status answers at once: set one of them.")
     if dry_run and (compare or files):
-        raise RecipeError("--compare and --write are of what was measured: leave out --dry-run.")
+        raise RecipeError("--compare and --write need measurements: leave out --dry-run.")
     datasets, forms = dict(map(_place, places)), _forms(files)
     if compare:
         _check_pair(grid, compare)
@@ -120,22 +130,20 @@ def _render_outlook(ahead: "Outlook") -> None:
     left = sum(one.state in ("missing", "absent") for one in ahead.cells)
     click.echo(f"\n{left} of {number(len(ahead.cells), 'cell')} to measure")
     if left > ahead.untimed:
-        basis = "of cells like them" if ahead.measured else "by operations"
+        basis = "from similar cells" if ahead.measured else "from operation counts"
         besides = f", without {number(ahead.untimed, 'cell')} of unknown time" if ahead.untimed else ""
         click.echo(f"time        about {duration(ahead.seconds)}, estimated {basis}{besides}")
         if ahead.features_seconds:
-            click.echo(
-                f"            {duration(ahead.features_seconds)} of it for features, unless they are kept already"
-            )
+            click.echo(f"            {duration(ahead.features_seconds)} of it for features, unless they are cached")
     elif left:
-        click.echo("time        not known beforehand")
+        click.echo("time        not known in advance")
     for reason in ahead.absent:
         click.echo(printable(f"absent      {reason}"))
 
 
 def _render_status(progress: "Status") -> None:
     done = f"{progress.done} of {number(progress.cells, 'cell')} done"
-    click.echo(f"{done}, {progress.failed} failed, {progress.missing} missing, if data and weights are what they were")
+    click.echo(f"{done}, {progress.failed} failed, {progress.missing} missing, if data and weights have not changed")
     for line in progress.at_work:
         click.echo(printable(f"at work  {line}"))
     for line in progress.errors:
@@ -143,10 +151,10 @@ def _render_status(progress: "Status") -> None:
 
 
 def _render(result: "Bench", against: tuple[str, str] | None) -> None:
-    """Tables over seeds, and what is not there."""
+    """Print tables over seeds, and the cells that are missing."""
     _write(result.lines, result.cells, "terminal", sys.stdout, against)
     if result.elsewhere:
-        click.echo(f"{number(len(result.elsewhere), 'cell')} left to another process that is at work on them")
+        click.echo(f"{number(len(result.elsewhere), 'cell')} are being measured by another process")
     for reason, missing in result.missing.items():
         click.echo(printable(f"missing  {number(len(missing), 'cell')}: {reason}"))
     click.echo(f"ledger  {result.folder / 'ledger.jsonl'}")
@@ -174,7 +182,7 @@ def _check_pair(grid: str, pair: tuple[str, str]) -> None:
 
 
 def _forms(names: tuple[str, ...]) -> list[tuple[Path, "Form"]]:
-    """The files that are asked for, each of the form that its name ends in."""
+    """Return the files to write, each with the form that its suffix selects."""
     found = []
     for name in names:
         file = writable("--write", name)

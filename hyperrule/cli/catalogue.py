@@ -1,4 +1,4 @@
-"""`hyperrule backbones`, `datasets` and `recipes`: what is known by name."""
+"""`hyperrule backbones`, `datasets` and `recipes`: the commands that list what hyperrule knows by name."""
 
 import json
 from itertools import groupby, zip_longest
@@ -16,14 +16,14 @@ from hyperrule.recipe import load_recipe, shipped_recipes
 
 Row = tuple[str, str, str, str, str, str]
 HEADINGS: Row = ("name", "parameters", "features", "px", "head", "download")
-NARROWEST_NAME = 20  # characters; terminals of fewer than 68 columns wrap
+NARROWEST_NAME = 20  # characters; lines wrap on terminals of fewer than 68 columns
 
 
-@click.command("backbones", short_help="What --backbone takes by name.")
+@click.command("backbones", short_help="List the backbones that --backbone knows by name.")
 @click.argument("part", metavar="[FILTER]", default="")
 @click.option("--json", "as_json", is_flag=True, help="Print all facts as JSON.")
 def backbones_command(part: str, as_json: bool) -> None:
-    """List the backbones that are known by name; with FILTER, those with it in their name.
+    """List the backbones that hyperrule knows by name; with FILTER, those whose name contains it.
 
     \b
     Example:
@@ -36,7 +36,7 @@ def backbones_command(part: str, as_json: bool) -> None:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise BackboneError(
             f"no backbone has {part!r} in its name.{hint} Without a filter, all {len(ZOO)} are listed. "
-            "Paths, and hub handles that are not listed, go straight to --backbone."
+            "--backbone also takes paths, and hub handles that are not listed."
         )
     if as_json:
         click.echo(json.dumps([facts(released) for released in shown], indent=2))
@@ -45,7 +45,7 @@ def backbones_command(part: str, as_json: bool) -> None:
 
 
 def facts(released: Released) -> dict[str, Any]:
-    """All that is known of a backbone, for JSON."""
+    """Return all facts about a backbone, for JSON."""
     head, source = released.head, released.source
     return {
         "name": released.name,
@@ -65,12 +65,12 @@ def facts(released: Released) -> dict[str, Any]:
 
 
 def render(shown: list[Released]) -> None:
-    """Print the backbones family by family, then what is common to all or many."""
+    """Print the backbones family by family, then a legend."""
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 140
     rows = {released: _row(released) for released in shown}
-    # One set of widths for all families, so that their columns stand below each other.
+    # One set of widths for all families, so that their columns align.
     widths = [max(map(len, column)) for column in zip(HEADINGS, *rows.values(), strict=True)]
     widths[0] = max(NARROWEST_NAME, min(widths[0], console.width - sum(width + 2 for width in widths[1:])))
     _print_row(console, HEADINGS, widths)
@@ -88,7 +88,7 @@ def render(shown: list[Released]) -> None:
 
 
 def _print_row(console: Console, row: Row, widths: list[int]) -> None:
-    """A name too long for its column gets a line of its own, so that it can still be copied."""
+    """Print a row. A name too long for its column gets its own line, so that it can still be copied."""
     name, parameters, features, pixels, head, download = row
     if len(name) > widths[0]:
         console.print(name, soft_wrap=True)
@@ -118,7 +118,7 @@ def _row(released: Released) -> Row:
 
 
 def _size(released: Released) -> str:
-    """What has to be downloaded, as people say it."""
+    """Return the size of the download for people; "-" for none, "?" if unknown."""
     size = released.download_bytes
     if size is None:
         return "?" if released.source.kind == "hub" else "-"
@@ -145,16 +145,16 @@ def _origin(source: Source) -> str:
 
 
 def _legend(shown: list[Released]) -> list[tuple[str, str]]:
-    """Label and text of each line below the tables."""
+    """Return label and text of each line below the tables."""
     titles: dict[tuple[str, str], list[str]] = {}
     for family in dict.fromkeys(released.family for released in shown):
         titles.setdefault((family.reference, family.licence), []).append(family.title)
     released = ZOO["bit-m-r50x1"] if ZOO["bit-m-r50x1"] in shown else shown[0]
     example = f"{released.name}.npz" if released.source.kind == "bring" else released.name
     return [
-        ("px", "side of the images it saw last in training; fine-tuning chooses its own"),
-        ("head", "what it was trained to tell apart; fine-tuning puts a new head in its place"),
-        ("download", "computed for .npz: 4 bytes a parameter, head included; ?: not published"),
+        ("px", "side of the images at the end of pretraining; fine-tuning chooses its own"),
+        ("head", "classes of the pretrained head; fine-tuning replaces it with a new head"),
+        ("download", "computed for .npz: 4 bytes per parameter, head included; ?: not published"),
         *(
             ("licence", f"{', '.join(families)}: {licence}; {reference}")
             for (reference, licence), families in titles.items()
@@ -164,14 +164,14 @@ def _legend(shown: list[Released]) -> list[tuple[str, str]]:
     ]
 
 
-@click.command("datasets", short_help="What --dataset takes.")
+@click.command("datasets", short_help="List what --dataset takes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the kinds as JSON.")
 def datasets_command(as_json: bool) -> None:
-    """List the kinds of labelled image data that are understood, each with what to type for it.
+    """List the kinds of labelled image data that --dataset takes, each with an example.
 
     \b
     Example:
-      hyperrule check images.csv                 what is wrong with the data
+      hyperrule check images.csv                 find what is wrong with the data
       hyperrule finetune --dataset images.csv    train, evaluate, export
     """
     if as_json:
@@ -185,11 +185,11 @@ def datasets_command(as_json: bool) -> None:
             console.print(f"{'':17}{line}", soft_wrap=True)
     console.print()
     for line in (
-        "splits   --train-split, --validation-split and --test-split say what a split is called, or its expression for",
-        "         TFDS and Hugging Face ('train[:98%]'); where all is for training, a fifth of each class is held out",
-        "keys     --image-key and --label-key name the column, feature or field, where it is not the usual one",
+        "splits   --train-split, --validation-split and --test-split name a split, or give its expression for TFDS and",
+        "         Hugging Face ('train[:98%]'); if there is only a training split, a fifth of each class is held out",
+        "keys     --image-key and --label-key name the column, feature or field, if it is not the usual one",
         "images   JPEG, PNG, GIF, BMP and WebP, of any size",
-        "same     equal images in equal classes and splits give equal runs, whatever they are stored in",
+        "same     equal images in equal classes and splits give equal runs, however they are stored",
     ):
         console.print(line, soft_wrap=True)
 
@@ -200,11 +200,11 @@ def _explained(kind: Kind) -> str:
 
 
 def _facts(kind: Kind) -> dict[str, str | None]:
-    """What a program may want to know of a kind."""
+    """Return the facts about a kind of data, for JSON."""
     return {"name": kind.name, "example": kind.typed, "description": kind.explained, "extra": kind.extra or None}
 
 
-@click.command("recipes", short_help="The recipes that come with the package.")
+@click.command("recipes", short_help="List the recipes that come with the package.")
 @click.option("--json", "as_json", is_flag=True, help="Print names, files and options as JSON.")
 def recipes_command(as_json: bool) -> None:
     """List the shipped recipes, each with the command that runs it and the result it gave.

@@ -1,42 +1,37 @@
-"""`hyperrule predict`, `evaluate`, `export`, `port` and `report`: what a trained classifier is good for."""
+"""`hyperrule predict`, `evaluate`, `export`, `port` and `report`: the commands that use a trained classifier."""
 
+import json
+import shlex
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hyperrule.api import evaluate, predict_each
+from hyperrule.api import evaluate, export, port, predict_each, report
+from hyperrule.backbones.info import shown_range
 from hyperrule.cli.options import classifier_options, data_flags
 from hyperrule.cli.prediction_outputs import Outputs
-from hyperrule.support.wording import number, printable
-
-if TYPE_CHECKING:
-    from hyperrule.prediction.accuracy import Accuracy
-import shlex
-
-from hyperrule.api import export
-from hyperrule.support.wording import size
+from hyperrule.support.wording import number, printable, size
 
 if TYPE_CHECKING:
     from hyperrule.exporting.parity import Parity
-from hyperrule.api import port
-from hyperrule.backbones.info import shown_range
-
-if TYPE_CHECKING:
     from hyperrule.exporting.port import PortedBackbone
-import json
+    from hyperrule.prediction.accuracy import Accuracy
 
-from hyperrule.api import report
+WEAKEST = 5  # classes shown with the lowest accuracy
+RANGES = ("0,1", "-1,1")
 
 
-@click.command("predict", short_help="What is on images, by a classifier that exists already.")
+@click.command("predict", short_help="Classify images with a trained classifier.")
 @classifier_options
 @click.argument("images", nargs=-1, required=True)
-@click.option("--top", type=int, metavar="N", help="Classes shown for an image [5].")
-@click.option("--threshold", type=float, default=0.0, metavar="T", help="Abstain where the best score is below [0].")
-@click.option("--csv", "csv_file", metavar="FILE", help="Write the predictions as CSV; - is stdout.")
-@click.option("--jsonl", "jsonl_file", metavar="FILE", help="Write them as JSON, an object a line; - is stdout.")
-@click.option("--parquet", "parquet_file", metavar="FILE", help="Write them as a Parquet table.")
+@click.option("--top", type=int, metavar="N", help="Classes shown per image [5].")
+@click.option("--threshold", type=float, default=0.0, metavar="T", help="Abstain if the best score is below T [0].")
+@click.option("--csv", "csv_file", metavar="FILE", help="Write the predictions as CSV; - for stdout.")
+@click.option(
+    "--jsonl", "jsonl_file", metavar="FILE", help="Write the predictions as JSON, one object a line; - for stdout."
+)
+@click.option("--parquet", "parquet_file", metavar="FILE", help="Write the predictions as a Parquet table.")
 @click.option("--json", "as_json", is_flag=True, help="Print the predictions as JSON.")
 def predict_command(
     model: str,
@@ -47,14 +42,14 @@ def predict_command(
     parquet_file: str | None,
     **options: Any,
 ) -> None:
-    """Say what is on images, by a finished run, an export of one or a released classifier; nothing is trained.
+    """Classify images with a finished run, an export of one or a released classifier; nothing is trained.
 
     MODEL is a run folder, an export of one (.tflite, .onnx, .keras or a SavedModel), a name that 'hyperrule backbones'
     lists with a head, a hub handle or a SavedModel folder whose outputs are logits, or a BiT .npz with a head.
 
-    IMAGES are files, folders, which are searched, globs (quoted, with ** for any folders), or - for a list of paths on
-    stdin, one a line or ended by NUL. A million need no more memory than their paths. Files are written whole or not
-    at all.
+    IMAGES are files, folders (searched with all their subfolders), globs (quoted, with ** for any folders), or - for a
+    list of paths on stdin, separated by newlines or NUL. A million images need only the memory for their paths. Output
+    files are written completely or not at all.
 
     \b
     Examples:
@@ -62,7 +57,7 @@ def predict_command(
       hyperrule predict runs/flowers 'garden/**/*.jpg' --top 1 --threshold 0.8 --csv garden.csv
       find garden -name '*.jpg' -print0 | hyperrule predict runs/flowers - --jsonl - | head
 
-    Exit codes: 0 done; 1 an image could not be decoded, which its row says; 2 the request cannot be met.
+    Exit codes: 0 done; 1 an image could not be decoded (its row says why); 2 the request cannot be met.
     """
     outputs = Outputs.checked(as_json, csv_file, jsonl_file, parquet_file)
     count = undecodable = abstained = 0
@@ -81,21 +76,18 @@ def predict_command(
     click.get_current_context().exit(1 if undecodable else 0)
 
 
-WEAKEST = 5  # classes that are shown
-
-
-@click.command("evaluate", short_help="Accuracy of a classifier that exists already.")
+@click.command("evaluate", short_help="Measure the accuracy of a trained classifier.")
 @classifier_options
 @click.option("--dataset", required=True, metavar="TEXT", help="As for finetune: folder, table, tfds:NAME ...")
-@click.option("--split", metavar="test|validation|train", help="Which images, where they are split [test].")
+@click.option("--split", metavar="test|validation|train", help="Split to evaluate, if the data set has splits [test].")
 @data_flags("evaluate")
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
 def evaluate_command(model: str, dataset: str, as_json: bool, **options: Any) -> None:
     """Measure a finished run, an export of one or a released classifier on labelled images; nothing is trained.
 
-    MODEL is what 'hyperrule predict' takes. Every image is judged against all classes of MODEL; class folders are
-    called by WordNet id (n01440764 or n01440764_tench), name or index of a class. Where images are not split,
-    all of them count. --json has all figures by class, and up to 1,000 classes the confusion matrix.
+    MODEL is as for 'hyperrule predict'. Every image is scored against all classes of MODEL. A class folder's name is
+    a class's WordNet id (n01440764 or n01440764_tench), name or index. If the data set has no splits, all of its images
+    count. --json has the figures of every class, and the confusion matrix for up to 1,000 classes.
 
     \b
     Examples:
@@ -132,25 +124,32 @@ def _render_evaluation(accuracy: "Accuracy") -> None:
         click.echo(printable(f"not counted {image}: {why}"))
 
 
-@click.command("export", short_help="A finished run's classifier as saved_model, module, litert, onnx or keras.")
+@click.command("export", short_help="Export a finished run as saved_model, module, litert, onnx or keras.")
 @click.argument("run")
-@click.option("--format", "form", required=True, metavar="saved_model|module|litert|onnx|keras", help="What to write.")
+@click.option(
+    "--format", "form", required=True, metavar="saved_model|module|litert|onnx|keras", help="Format to write."
+)
 @click.option("--quantize", default="none", metavar="none|float16|dynamic|int8", help="For litert. [none]")
-@click.option("--out", metavar="PATH", help="A new file or folder [in RUN/export].")
-@click.option("--dataset", metavar="TEXT", help="Where the images of the run are now, if they moved.")
-@click.option("--data-dir", metavar="FOLDER", help="Where TensorFlow Datasets or Hugging Face datasets lie.")
-@click.option("--min-agreement", type=float, metavar="FRACTION", help="Of test images that must keep their label.")
+@click.option("--out", metavar="PATH", help="New file or folder to write [in RUN/export].")
+@click.option("--dataset", metavar="TEXT", help="New location of the run's images, if they moved.")
+@click.option("--data-dir", metavar="FOLDER", help="Folder of TensorFlow Datasets or Hugging Face datasets.")
+@click.option(
+    "--min-agreement",
+    type=float,
+    metavar="FRACTION",
+    help="Fraction of test images that must keep their predicted label.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 def export_command(run: str, form: str, as_json: bool, **options: str | float | None) -> None:
-    """Write the classifier of the finished RUN in another form, run it in a fresh process on up to 256 of its test
-    images, and compare. What disagrees with the evaluation is not kept.
+    """Write the classifier of a finished RUN in another format, run the export in a fresh process on up to 256 of the
+    run's test images, and compare. An export that disagrees with the run's evaluation is deleted.
 
     \b
     saved_model  TensorFlow and TensorFlow Serving: image bytes in, label, score and probabilities out
-    module       TF2 Hub: features, and trains; for hub.KerasLayer, hub.load and --backbone
+    module       TF2 Hub module: gives features, can be trained; for hub.KerasLayer, hub.load and --backbone
     litert       .tflite for phones and small devices (pip install 'hyperrule[litert]')
     onnx         .onnx, opset 17, for ONNX Runtime and others (pip install 'hyperrule[onnx]')
-    keras        .keras, opened by Keras alone; BiT only
+    keras        .keras, loads with Keras alone; BiT only
 
     \b
     Examples:
@@ -171,35 +170,39 @@ def _render_export(parity: "Parity") -> None:
         f"same labels      {parity.top1_agreement:.2%} of {parity.examples} test images; "
         f"largest difference of a probability {parity.largest_difference:.1e}"
     )
-    click.echo(f"accuracy         {parity.accuracy_after:.2%} on these images, {parity.accuracy_before:.2%} evaluated")
     click.echo(
-        f"speed            {parity.latency_ms_1:.3g} ms an image, {parity.images_per_second_32:.3g} images/s by 32"
+        f"accuracy         {parity.accuracy_after:.2%} on these images, {parity.accuracy_before:.2%} before export"
+    )
+    click.echo(
+        f"speed            {parity.latency_ms_1:.3g} ms per image, "
+        f"{parity.images_per_second_32:.3g} images/s in batches of 32"
     )
 
 
-RANGES = ("0,1", "-1,1")
-
-
-@click.command("port", short_help="A BiT from .npz to a TF2 Hub module, and back.")
+@click.command("port", short_help="Convert a BiT from .npz to a TF2 Hub module, or back.")
 @click.argument("source")
 @click.argument("target")
 @click.option(
-    "--input-range", type=click.Choice(RANGES), help="Pixels that the SavedModel takes [0,1, as google/bit's do]."
+    "--input-range",
+    type=click.Choice(RANGES),
+    help="Range of pixels that the SavedModel takes [0,1, as in google/bit].",
 )
-@click.option("--classifier", is_flag=True, help="A SavedModel of the source's own head's logits, not of features.")
+@click.option(
+    "--classifier", is_flag=True, help="Write a SavedModel that gives the logits of the source's head, not features."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def port_command(source: str, target: str, input_range: str | None, classifier: bool, as_json: bool) -> None:
-    """Write the BiT that SOURCE is to TARGET: BiT's public format if its name ends in .npz, else a TF2 Hub
-    SavedModel, which is loaded again and compared before success is reported.
+    """Write the BiT in SOURCE to TARGET: in BiT's public format if TARGET ends in .npz, else as a TF2 Hub
+    SavedModel. The result is loaded again and compared with the source before success is reported.
 
-    SOURCE is whatever --backbone takes: a name that 'hyperrule backbones' lists, a hub handle or URL, a BiT
+    SOURCE is anything that --backbone takes: a name that 'hyperrule backbones' lists, a hub handle or URL, a BiT
     .npz, a SavedModel folder or .tar.gz, a run folder.
 
     \b
     Examples:
       hyperrule port bit-m-r50x1 m-r50x1                      for hub.load and hub.KerasLayer
       hyperrule port google/bit/m-r50x1/1 m-r50x1.npz         a hub module's weights, in BiT's public format
-      hyperrule port runs/flowers flowers --classifier        what was trained, with its head
+      hyperrule port runs/flowers flowers --classifier        a trained network, with its head
       hyperrule port BiT-M-R50x1.npz module --input-range -1,1
     """
     ported = port(source, target, input_range=input_range, classifier=classifier)
@@ -227,15 +230,15 @@ def _render_port(ported: "PortedBackbone") -> None:
     click.echo(f"use         {use}")
 
 
-@click.command("report", short_help="The web page of finished runs, made anew or side by side.")
+@click.command("report", short_help="Write the web page of a finished run, or compare several.")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.option("--out", metavar="FILE", help="Write the page there [RUN/report.html; of several runs report.html].")
-@click.option("--json", "as_json", is_flag=True, help="Print where the page is as JSON.")
+@click.option("--out", metavar="FILE", help="File for the page [RUN/report.html; report.html for several runs].")
+@click.option("--json", "as_json", is_flag=True, help="Print the page's location as JSON.")
 def report_command(runs: tuple[str, ...], out: str | None, as_json: bool) -> None:
-    """Make report.html and model_card.md of a finished RUN anew, from its folder alone.
+    """Write report.html and model_card.md of a finished RUN again, from its folder alone.
 
-    Several runs give one page that puts them side by side: figures with their intervals, what differs in their plans,
-    curves, and classes; those of other data are marked. The page is one file, without scripts.
+    Several runs give one page that compares them: figures with their intervals, differences of their plans, curves, and
+    classes. Runs on other data are marked. The page is one file, without scripts.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`hyperrule doctor`: this machine, what `auto` chooses on it, and what is missing for its GPUs."""
+"""`hyperrule doctor`: shows this machine, what `auto` chooses on it, and what its GPUs need."""
 
 from collections.abc import Iterator
 from textwrap import wrap
@@ -12,21 +12,21 @@ from hyperrule.doctor.findings import gib
 from hyperrule.planning.machine.speed import Speed
 from hyperrule.support.wording import listed, number, printable
 
-INDENT = 11  # columns of the headings
-WIDTH = 100  # columns where there is no terminal
+INDENT = 11  # width of the headings, in columns
+WIDTH = 100  # columns if stdout is not a terminal
 
 
-@click.command("doctor", short_help="This machine: devices, precision, what is missing for GPUs.")
-@click.option("--devices", metavar="all|cpu|0,1", default="all", help="What auto would choose for these only. [all]")
-@click.option("--measure", is_flag=True, help="Time training steps in each precision; auto then goes by that.")
+@click.command("doctor", short_help="Show devices, precision, and what is missing for GPU use.")
+@click.option("--devices", metavar="all|cpu|0,1", default="all", help="Choose for these devices only [all].")
+@click.option("--measure", is_flag=True, help="Time training steps in each precision; auto then uses the result.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def doctor_command(devices: str, measure: bool, as_json: bool) -> None:
-    """Show devices, memory and software, what 'auto' chooses here and why, and what is missing for GPU use, each with
-    the command that mends it.
+    """Show devices, memory and software, what 'auto' chooses here and why, and what is missing for GPU use, with the
+    command that fixes each problem.
 
-    --measure takes some minutes: steps of a small network run in turns in every precision that the device has
-    instructions for, with and without XLA. The result is kept in the cache folder (HYPERRULE_CACHE_DIR), and counts
-    as long as device and software stay what they are.
+    --measure takes some minutes: it times training steps of a small network in every precision that the device has
+    instructions for, with and without XLA. The result is kept in the cache folder (HYPERRULE_CACHE_DIR), and is used
+    until the device or the software changes.
 
     \b
     Example:
@@ -34,7 +34,7 @@ def doctor_command(devices: str, measure: bool, as_json: bool) -> None:
       hyperrule doctor --measure
       hyperrule doctor --devices cpu --json
 
-    Exit codes: 0, whatever was found; 2 there are no such devices.
+    Exit codes: 0 done, whatever was found; 2 the devices do not exist.
     """
     found = diagnose(devices, measure)
     if as_json:
@@ -63,17 +63,17 @@ def _render(found: Diagnosis) -> None:
             say(heading, text)
     console.print()
     for finding in found.findings:
-        say("mend" if finding.mend else "note", finding.what, "bold yellow" if finding.mend else "")
+        say("fix" if finding.mend else "note", finding.what, "bold yellow" if finding.mend else "")
         if finding.mend:
             console.print(f"{'':{INDENT}}-> {finding.mend}")
     if not any(finding.mend for finding in found.findings):
-        say("fine", "nothing has to be mended")
+        say("fine", "nothing to fix")
 
 
 def _facts(found: Diagnosis) -> Iterator[tuple[str, str]]:
-    """Heading and text of each line about machine and software."""
+    """Yield heading and text of each line about machine and software."""
     machine = found.machine
-    sets = ", ".join(machine.instruction_sets) or "none of the instruction sets that matter here"
+    sets = ", ".join(machine.instruction_sets) or "no instruction set that affects the precision"
     yield "CPU", f"{machine.cpu}, {number(machine.cores, 'core')}; {sets}; {machine.gigaflops:.0f} GFLOP/s"
     for one in found.installed_gpus:
         gpu = one.gpu

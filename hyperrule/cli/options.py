@@ -1,6 +1,6 @@
-"""Flags made from the fields of a recipe, their way back into one set of options, and files to be written.
+"""Flags that several commands share: those of a recipe's fields and those that describe a classifier.
 
-Flags that say which classifier, shared by the commands that use one as it is.
+`collect` merges the flags of a recipe into one set of options; `writable` checks the name of an output file.
 """
 
 import os
@@ -59,9 +59,9 @@ def _flags(fields: Mapping[str, FieldInfo], function: F) -> F:
 
 
 def collect(recipe: str | None, assignments: tuple[str, ...], flags: dict[str, Any]) -> dict[str, Any]:
-    """One set of options: the recipe's, overridden by --set, overridden by flags.
+    """Return one set of options: the recipe's, overridden by --set, overridden by flags.
 
-    Steps, epochs and budget are one choice: whoever gives one overrides the others.
+    Steps, epochs and budget exclude each other: setting one removes the others of an earlier layer.
     """
     options: dict[str, Any] = {}
     layers = (
@@ -77,7 +77,10 @@ def collect(recipe: str | None, assignments: tuple[str, ...], flags: dict[str, A
 
 
 def writable(flag: str, name: str | None) -> Path | None:
-    """The file, if it can be there: what is decoded for an hour must not be lost to a typing mistake."""
+    """Return the file `name`, None for None. Raises RecipeError if it cannot be written.
+
+    Checked before the work starts: an hour of decoding must not be lost to a mistyped path.
+    """
     if name is None:
         return None
     file = Path(os.path.expanduser(name))
@@ -86,19 +89,19 @@ def writable(flag: str, name: str | None) -> Path | None:
     if file.is_dir():
         raise RecipeError(f"{flag} {file} cannot be written: it is a folder. Name a file in it.")
     if file.exists() and not file.is_file():
-        raise RecipeError(f"{flag} {file} cannot be written: it is not a regular file. Name one.")
+        raise RecipeError(f"{flag} {file} cannot be written: it is not a regular file.")
     if not os.access(file.parent, os.W_OK):
         raise RecipeError(f"{flag} {file} cannot be written: no permission to write in {file.parent}.")
     return file
 
 
 def _kind(field: FieldInfo, kind: Any) -> str:
-    """An example of the value where the field has one, else its type."""
+    """Return an example of the field's value if it has one, else its type."""
     return str(field.examples[0]) if field.examples else getattr(kind, "__name__", "text").upper()
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
-    """The strings of a Literal, alone or in a union with None."""
+    """Return the strings of a Literal, alone or in a union with None; none for other types."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     return next((get_args(part) for part in get_args(annotation) if get_origin(part) is Literal), ())
@@ -106,16 +109,18 @@ def _choices(annotation: Any) -> tuple[str, ...]:
 
 OPTIONS = (
     click.option("--size", type=int, metavar="PX", help="Side to which images are resized [as released or trained]."),
-    click.option("--activation", metavar="softmax|sigmoid", help="How scores are made, where it is not known."),
+    click.option(
+        "--activation", metavar="softmax|sigmoid", help="Function that turns logits into scores, if MODEL does not say."
+    ),
     click.option(
         "--class-names",
         metavar="FILE",
-        help="The classes in order, one a line, or imagenet-1k or imagenet-21k, where they are not known.",
+        help="File with the classes in order, one a line; or imagenet-1k or imagenet-21k. If MODEL does not say.",
     ),
     click.option(
         "--input-range",
         metavar="LOW,HIGH",
-        help="What pixels a foreign SavedModel takes: 0,1 or -1,1 or 0,255. BiT's is known.",
+        help="Range of pixels that a foreign SavedModel takes: 0,1 or -1,1 or 0,255. Not needed for a BiT.",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""`hyperrule plan`: what finetune would do, why, and what it would cost."""
+"""`hyperrule plan`: shows what finetune would do, why, and what it would cost."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from hyperrule.recipe import Recipe
 from hyperrule.support.wording import duration, listed, printable
 
 
-@click.command("plan", short_help="What finetune would do, why, and how long.")
+@click.command("plan", short_help="Show what finetune would do, why, and for how long.")
 @options_of(Recipe)
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan_command(recipe: str | None, assignments: tuple[str, ...], as_json: bool, **flags: Any) -> None:
@@ -49,7 +49,7 @@ def render(plan: Plan) -> None:
     if data.skipped:
         console.print(f"          {len(data.skipped)} images left out, listed in plan.json")
     size = f"{backbone.architecture}, {backbone.parameters / 1e6:.1f} M parameters"
-    native = "native" if backbone.opaque is None else "as it is"
+    native = "native" if backbone.opaque is None else "opaque graph"
     pixels = f"{native}, pixels in {shown_range(backbone.input_range)}"
     console.print(f"backbone  {backbone.name}: {size}, {pixels}, {backbone.kind}: {backbone.origin}")
     for note in backbone.notes:
@@ -57,7 +57,7 @@ def render(plan: Plan) -> None:
     console.print()
     render_decisions(plan)
     if plan.deviations:
-        console.print("* departs from the BiT-HyperRule")
+        console.print("* deviates from the BiT-HyperRule")
     console.print()
     render_estimate(plan)
     for suggestion in plan.faster:
@@ -84,9 +84,9 @@ def render_estimate(plan: TrainingPlan) -> None:
     console = _console()
     estimate = plan.estimate
     seconds = estimate.training_seconds
-    time = f"about {duration(seconds)}" if seconds is not None else "time not known beforehand"
+    time = f"about {duration(seconds)}" if seconds is not None else "time not known in advance"
     if seconds is not None and plan.recipe.budget is not None:
-        time = f"{duration(plan.recipe.budget)} asked for (the full schedule: {time})"
+        time = f"{duration(plan.recipe.budget)} requested (the full schedule: {time})"
     if estimate.evaluation_seconds is not None:
         time += f", and {duration(estimate.evaluation_seconds)} for evaluation"
     console.print(

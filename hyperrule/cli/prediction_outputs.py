@@ -1,4 +1,4 @@
-"""Where `hyperrule predict` writes: files, stdout, and text for people."""
+"""Writes what `hyperrule predict` outputs: files, JSON or CSV on stdout, or text for people."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ STDOUT = Path("-")
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is asked for; of None, nothing. `json` is on stdout, as `csv` and `jsonl` are where they are `STDOUT`."""
+    """The requested outputs: a file, or `STDOUT`, for each format; None for no output. `json` goes to stdout."""
 
     json: bool
     csv: Path | None
@@ -34,20 +34,22 @@ class Outputs:
 
     @classmethod
     def checked(cls, as_json: bool, csv: str | None, jsonl: str | None, parquet: str | None) -> Self:
-        """Raises RecipeError for files that cannot be written, and for several outputs in one place."""
+        """Return the outputs. Raises RecipeError if a file cannot be written, or if two outputs share one place."""
         if parquet == str(STDOUT):
-            raise RecipeError("--parquet needs a FILE: a table of Parquet cannot be written to stdout.")
+            raise RecipeError("--parquet needs a FILE: a Parquet table cannot be written to stdout.")
         flags = {"--csv": csv, "--jsonl": jsonl, "--parquet": parquet}
         places = {flag: STDOUT if name == str(STDOUT) else writable(flag, name) for flag, name in flags.items()}
         taken = {flag: place.absolute() for flag, place in places.items() if place is not None}
         taken |= {"--json": STDOUT.absolute()} if as_json else {}
         if twice := [flag for flag, place in taken.items() if list(taken.values()).count(place) > 1]:
-            raise RecipeError(f"{' and '.join(twice)} would write to the same place. Give each a FILE of its own.")
+            raise RecipeError(f"{' and '.join(twice)} would write to the same place. Give each its own FILE.")
         return cls(as_json, *places.values())
 
     @contextmanager
     def opened(self, top: int) -> Iterator[list[Write]]:
-        """Functions that each take every prediction, of `top` classes. Files take their names when the block ends.
+        """Yield functions, one per output, that each write one prediction of `top` classes.
+
+        Files get their names when the block ends.
 
         Raises RunError if one cannot be written.
         """
@@ -66,7 +68,7 @@ class Outputs:
 
 
 def people(stream: TextIO) -> Write:
-    """The image, and a line for each of its classes; names come last, for they have any length."""
+    """Return a function that prints the image and a line for each class; names, of any length, come last."""
     coloured = stream.isatty() and "NO_COLOR" not in os.environ
 
     def write(prediction: "Prediction") -> None:
@@ -101,17 +103,17 @@ def _stdout() -> Iterator[TextIO]:
         yield cast("TextIO", _Terminal())
     else:
         try:
-            # Taken now: a live display of progress takes the place of sys.stdout while it is on.
+            # Taken now: a live progress display replaces sys.stdout while it runs.
             with _utf8(sys.stdout.buffer) as stream:
                 yield stream
-        except BrokenPipeError:  # whoever reads has enough
+        except BrokenPipeError:  # the reader has closed the pipe
             raise
         except OSError as error:
             raise RunError(f"cannot write to stdout: {error.strerror or error}.") from None
 
 
 class _Terminal:
-    """A terminal that may show progress as well: whatever stands for sys.stdout puts lines above it."""
+    """A terminal that may show progress too: it writes to the current sys.stdout, which prints above the progress."""
 
     def write(self, text: str) -> int:
         return sys.stdout.write(text)
@@ -122,11 +124,11 @@ class _Terminal:
 
 @contextmanager
 def _utf8(binary: BinaryIO) -> Iterator[TextIO]:
-    """Line ends as they are written, and of names that are not UTF-8 the bytes as escapes."""
+    """Yield a UTF-8 stream that keeps line ends as written, and escapes the bytes of names that are not UTF-8."""
     stream = TextIOWrapper(binary, encoding="utf-8", errors="backslashreplace", newline="")
     try:
         yield stream
         stream.flush()
     finally:
-        with suppress(OSError):  # of what could not be flushed
+        with suppress(OSError):  # what could not be flushed fails again here
             stream.detach()

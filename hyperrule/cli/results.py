@@ -1,4 +1,4 @@
-"""A run begun or gone on with by a command, and its result: in some lines for people, as JSON for programs."""
+"""Starts or resumes a run for a command, and prints its result: as text for people, as JSON for programs."""
 
 import json
 from collections.abc import Callable
@@ -17,18 +17,16 @@ if TYPE_CHECKING:
 def begun_or_resumed(
     begin: Callable[..., "Result"], out: str | None, restartable: bool, run: str | None, options: dict[str, Any]
 ) -> "Result":
-    """The result of a new run, or of the one in the folder `run` when it has been gone on with."""
+    """Start a run, or resume the one in the folder `run` unless that is None, and return the result."""
     if run is None:
         return begin(out=out, restartable=restartable, **options)
     if out is not None or restartable:
-        raise RecipeError(
-            "--resume goes on in its own run folder: give --resume, or --out with --restartable, not both."
-        )
+        raise RecipeError("--resume uses its own run folder: set --resume, or --out with --restartable, not both.")
     return resume(run, **options)
 
 
 def render_result(result: "Result", as_json: bool) -> None:
-    """Print the result, on the chief alone."""
+    """Print the result; on workers other than the chief, nothing."""
     if not this_cluster().chief:
         return
     if as_json:

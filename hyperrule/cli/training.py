@@ -1,4 +1,4 @@
-"""`hyperrule finetune`, `distill` and `launch`: train, here or on several hosts."""
+"""`hyperrule finetune`, `distill` and `launch`: the commands that train, here or on several hosts."""
 
 import shlex
 import sys
@@ -21,9 +21,9 @@ from hyperrule.training.launch.supervise import supervise
 
 @click.command("finetune", short_help="Train, evaluate exactly, export.")
 @options_of(Recipe)
-@click.option("--out", metavar="FOLDER", help="Run folder to make [runs/NAME].")
-@click.option("--restartable", is_flag=True, help="Go on with the run in --out if it has begun: for schedulers.")
-@click.option("--resume", "run", metavar="RUN", help="Go on with an unfinished run folder.")
+@click.option("--out", metavar="FOLDER", help="Run folder to create [runs/NAME].")
+@click.option("--restartable", is_flag=True, help="Resume the run in --out if it exists already: for schedulers.")
+@click.option("--resume", "run", metavar="RUN", help="Resume an unfinished run folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def finetune_command(
     recipe: str | None,
@@ -36,7 +36,7 @@ def finetune_command(
 ) -> None:
     """Fine-tune a backbone on labelled images, evaluate it exactly, and export a classifier.
 
-    Options that are not given are decided by the rule; 'hyperrule plan' shows how.
+    The rule decides options that are not set; 'hyperrule plan' shows how.
 
     \b
     Examples:
@@ -48,11 +48,11 @@ def finetune_command(
     render_result(begun_or_resumed(finetune, out, restartable, run, options), as_json)
 
 
-@click.command("distill", short_help="Train a small BiT to be like a large network, without labels.")
+@click.command("distill", short_help="Train a small BiT to imitate a large network, without labels.")
 @options_of(DistillRecipe)
-@click.option("--out", metavar="FOLDER", help="Run folder to make [runs/NAME].")
-@click.option("--restartable", is_flag=True, help="Go on with the run in --out if it has begun: for schedulers.")
-@click.option("--resume", "run", metavar="RUN", help="Go on with an unfinished run folder.")
+@click.option("--out", metavar="FOLDER", help="Run folder to create [runs/NAME].")
+@click.option("--restartable", is_flag=True, help="Resume the run in --out if it exists already: for schedulers.")
+@click.option("--resume", "run", metavar="RUN", help="Resume an unfinished run folder.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, each value with its reason, and train nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result, or the plan, as JSON.")
 def distill_command(
@@ -65,8 +65,8 @@ def distill_command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Distill by function matching: teacher and student see the same crops and blends, and the student learns to say
-    what the teacher says. Labels are not used. Options that are not given are as in arXiv 2106.05237.
+    """Distill by function matching: teacher and student see the same crops and mixed images, and the student learns to
+    give the teacher's outputs. Labels are not used. Options that are not set follow arXiv 2106.05237.
 
     \b
     Examples:
@@ -114,28 +114,28 @@ HYPERRULE = (sys.executable, "-m", "hyperrule")
     "--local-workers", "count", type=int, metavar="N", help="N processes here that share GPUs or cores equally."
 )
 @click.option("--port", type=int, metavar="PORT", help=f"Port on which the workers of --workers listen [{PORT}].")
-@click.option("--ssh", metavar="COMMAND", help=f"What 'COMMAND HOST COMMANDLINE' runs a command line with [{SSH}].")
+@click.option("--ssh", metavar="COMMAND", help=f"Program run as 'COMMAND HOST COMMANDLINE' [{SSH}].")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- finetune|distill [OPTIONS]")
 def launch_command(
     hosts: str | None, count: int | None, port: int | None, ssh: str | None, command: tuple[str, ...]
 ) -> None:
     """Run one 'hyperrule finetune' or 'distill' as several processes that train together.
 
-    All GPUs of one machine need no launch: finetune takes them by itself. Hosts need a login by ssh without questions,
-    and the same paths for this folder, the data and Python; the first is worker 0, which alone writes the run
-    folder. Its output is shown as it is, what others report as '[worker 1] ...'. SLURM and Kubernetes start workers by
-    themselves: see docs/machines.md.
+    For all GPUs of one machine no launch is needed: finetune uses them by itself. Hosts must allow ssh without a
+    password, and have this folder, the data and Python under the same paths. The first host runs worker 0, which alone
+    writes the run folder. Its output is shown unchanged, that of others as '[worker 1] ...'. SLURM and Kubernetes start
+    workers by themselves: see docs/machines.md.
 
     \b
     Examples:
       hyperrule launch --workers gpu1,gpu2 -- finetune --dataset photos --out runs/photos --restartable
       hyperrule launch --local-workers 2 -- finetune --dataset digits --steps 20 --json
 
-    Exit codes: that of the first worker that failed; 128 + signal if one was killed. When one ends, so do all.
+    Exit codes: that of the first worker that failed; 128 + signal if it was killed. When one worker fails, all end.
     """
     if not command or command[0] not in TRAINING:
         raise RecipeError(
-            f"launch runs {' or '.join(TRAINING)} and nothing else, for nothing else has work for many: "
+            f"launch runs {' or '.join(TRAINING)} only, such as "
             "hyperrule launch ... -- finetune --dataset photos. "
             f"Received: {shlex.join(command) if command else 'nothing after --'}"
         )
@@ -148,7 +148,7 @@ def launch_command(
 def _launched(
     hosts: str | None, count: int | None, port: int | None, ssh: str | None
 ) -> tuple[list[Worker], list[str]]:
-    """The workers, and the options that say so."""
+    """Return the workers, and the options of launch that describe them."""
     if (hosts is None) == (count is None):
         received = "neither" if hosts is None else "both"
         raise RecipeError(f"launch takes --workers HOST1,HOST2 or --local-workers N. Received: {received}")
@@ -166,7 +166,7 @@ def _as_flags(options: dict[str, str | int | None]) -> list[str]:
 
 
 def _again(command: tuple[str, ...]) -> list[str]:
-    """The command that goes on with a run; RUN where only the worker knows its folder."""
+    """Return the command that resumes the run; RUN stands for a folder that only the worker knows."""
     if "--restartable" in command:
         return list(command)
     parts = [part for argument in command for part in argument.split("=", 1)]

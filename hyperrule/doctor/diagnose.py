@@ -1,4 +1,4 @@
-"""All that `hyperrule doctor` tells, gathered."""
+"""Gathers everything that `hyperrule doctor` shows."""
 
 import os
 import platform
@@ -32,7 +32,7 @@ PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-hub", "tensorflow-datase
 
 
 class Limit(BaseModel):
-    """Bytes that a control group leaves to its processes, and its folder."""
+    """The memory limit of a control group in bytes, and the group's folder."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -41,8 +41,11 @@ class Limit(BaseModel):
 
 
 class Diagnosis(BaseModel):
-    """The machine, its installed GPUs (visible to this process or not), limits in bytes, what TensorFlow sees,
-    versions (None: not installed), what `auto` chooses and why, and what there is to mend."""
+    """Everything that doctor shows. `memory_limit` and `address_space` are in bytes, None for no limit.
+
+    `installed_gpus` may be visible to this process or not; a version of None means not installed. `auto` holds what
+    each option of that value chooses here, and why.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,13 +60,12 @@ class Diagnosis(BaseModel):
 
 
 def diagnose(devices: str = "all", measure: bool = False, reporter: Reporter | None = None) -> Diagnosis:
-    """Look at everything. With `measure`, time training steps on the machine's device, for some minutes, and keep
-    what was found where plans look for it.
+    """Examine machine and software. With `measure`, time training steps for some minutes, and store that for plans.
 
-    Raises RecipeError for `devices` that there are not, and for TPUs, of which nothing is known here.
+    Raises RecipeError for `devices` that do not exist, and for TPUs, which doctor cannot examine.
     """
     if devices == "tpu":
-        raise RecipeError("doctor knows nothing of TPUs; devices must be all, cpu, or numbers of GPUs. Received: 'tpu'")
+        raise RecipeError("doctor cannot examine TPUs; devices must be all, cpu, or numbers of GPUs. Received: 'tpu'")
     reporter = reporter or Reporter()
     machine = this_machine(devices)
     reporter.say("Asking TensorFlow what it sees ...")
@@ -115,7 +117,7 @@ def _measured(machine: Machine, reporter: Reporter) -> Speed:
 
 
 def _installed_gpus(environment: Mapping[str, str]) -> tuple[tuple[Installed, ...], list[Finding]]:
-    """The GPUs that nvidia-smi lists, and why it lists none, or the process does not see them."""
+    """Return the GPUs that nvidia-smi lists, and findings on why it lists none or the process does not see them."""
     try:
         installed = installed_gpus()
     except GpusUnknown as problem:
@@ -124,18 +126,18 @@ def _installed_gpus(environment: Mapping[str, str]) -> tuple[tuple[Installed, ..
 
 
 def _address_space() -> int | None:
-    """The limit in bytes that ulimit -v sets."""
+    """Return the limit in bytes that ulimit -v sets, None for no limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _devices(asked: str, machine: Machine, installed: tuple[Installed, ...]) -> Decided[str]:
-    """What `--devices` means here."""
+    """Return the devices that `--devices` selects here."""
     value = ",".join(str(gpu.index) for gpu in machine.gpus) or "cpu"
     if asked != "all":
-        return Decided(value=value, reason="asked for", source="recipe")
+        return Decided(value=value, reason="requested", source="recipe")
     if machine.gpus:
-        those = "all that nvidia-smi lists" if len(machine.gpus) == len(installed) else "those that are visible"
-        return Decided(value=value, reason=f"the GPUs of this machine, {those}", source=MACHINE)
+        which = "all GPUs that nvidia-smi lists" if len(machine.gpus) == len(installed) else "the visible GPUs"
+        return Decided(value=value, reason=f"{which} on this machine", source=MACHINE)
     reason = "no GPU is visible" if installed else "nvidia-smi lists no GPU"
     return Decided(value=value, reason=reason, source=MACHINE)

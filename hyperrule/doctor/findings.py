@@ -1,4 +1,4 @@
-"""What keeps a machine from what it could do, each with the command that mends it."""
+"""Finds what keeps a machine from working at full speed, each problem with the command that fixes it."""
 
 from collections.abc import Iterator, Mapping
 
@@ -10,8 +10,8 @@ from hyperrule.planning.machine.gpus import Gpu, GpusUnknown, Installed, NoNvidi
 from hyperrule.support.wording import listed, number
 
 LEAST_DRIVER = "525.60.13"  # for CUDA 12 on Linux (NVIDIA, CUDA release notes, "minor version compatibility")
-LITTLE_MEMORY = 2 * 2**30  # a process with TensorFlow takes half of it before there is any image
-MOSTLY_FREE = 0.75  # of a GPU's memory; a desktop takes some
+LITTLE_MEMORY = 2 * 2**30  # a process with TensorFlow takes half of it before it loads any image
+MOSTLY_FREE = 0.75  # fraction of a GPU's memory; a desktop takes some
 GPU_EXTRA = "pip install 'hyperrule[gpu]'"
 DOCKER = "docker run --gpus all ...   (Kubernetes: resources: {limits: {nvidia.com/gpu: 1}})"
 DRIVER_BY_DISTRIBUTION = {
@@ -23,7 +23,7 @@ DRIVER_BY_DISTRIBUTION = {
 
 
 class Finding(BaseModel):
-    """What is so, and the command that mends it; without one it is a fact that asks for nothing."""
+    """A fact about the machine. If it is a problem, `mend` is the command that fixes it, else None."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,24 +32,24 @@ class Finding(BaseModel):
 
 
 def driver_finding(problem: GpusUnknown, around: Surroundings) -> Finding:
-    """Why nvidia-smi lists nothing."""
+    """Return why nvidia-smi lists no GPU."""
     if not isinstance(problem, NoNvidiaSmi):
         mend = "leave the container and start it again" if around.container else "sudo reboot"
-        return Finding(what=f"{problem}; so the driver does not work, and no GPU is used", mend=mend)
+        return Finding(what=f"{problem}; the driver does not work, so no GPU is used", mend=mend)
     if not around.pci_gpus and around.driver is None:
-        return Finding(what="no NVIDIA GPU in this machine, and no driver for one")
+        return Finding(what="this machine has no NVIDIA GPU, and no driver for one")
     gpus = number(around.pci_gpus, "NVIDIA GPU") if around.pci_gpus else "an NVIDIA driver"
     if around.container:
         if around.device_files:
             mend = "docker run --gpus all -e NVIDIA_DRIVER_CAPABILITIES=compute,utility ..."
             return Finding(what="the container has GPUs, but not nvidia-smi, which lists them", mend=mend)
-        what = (
-            f"the machine has {gpus}, but this container was started without; its host needs nvidia-container-toolkit"
-        )
+        what = f"the machine has {gpus}, but this container does not get them; its host needs nvidia-container-toolkit"
         return Finding(what=what, mend=DOCKER)
     if around.driver is None:
-        mend = DRIVER_BY_DISTRIBUTION.get(around.distribution, "install NVIDIA's driver, as the distribution says")
-        return Finding(what=f"there is {gpus} in this machine, but the driver is not loaded", mend=mend)
+        mend = DRIVER_BY_DISTRIBUTION.get(
+            around.distribution, "install NVIDIA's driver, as your distribution documents"
+        )
+        return Finding(what=f"this machine has {gpus}, but the driver is not loaded", mend=mend)
     major = around.driver.partition(".")[0]
     what = f"the driver {around.driver} is loaded, but nvidia-smi, which lists the GPUs, is not on PATH"
     return Finding(what=what, mend=f"sudo apt-get install nvidia-utils-{major}")
@@ -58,7 +58,7 @@ def driver_finding(problem: GpusUnknown, around: Surroundings) -> Finding:
 def visibility_findings(
     installed: tuple[Installed, ...], visible: tuple[Gpu, ...], environment: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """What CUDA_VISIBLE_DEVICES hides."""
+    """Yield the GPUs that CUDA_VISIBLE_DEVICES hides."""
     hidden = len(installed) - len(visible)
     setting = f"CUDA_VISIBLE_DEVICES={environment.get('CUDA_VISIBLE_DEVICES', '')}"
     if not visible and hidden:
@@ -70,7 +70,7 @@ def visibility_findings(
 def tensorflow_findings(
     tensorflow: TensorFlow, visible: tuple[Gpu, ...], driver: str, environment: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """Why TensorFlow does not start, or sees fewer GPUs than it could."""
+    """Yield why TensorFlow does not start, or sees fewer GPUs than are visible."""
     if tensorflow.error is not None:
         mend = "pip install --force-reinstall 'tensorflow>=2.21'"
         yield Finding(what=f"TensorFlow does not start: {tensorflow.error}", mend=mend)
@@ -83,18 +83,18 @@ def tensorflow_findings(
         yield Finding(what=f"{sees}: it is built without CUDA", mend=mend)
     elif _older(driver, LEAST_DRIVER):
         what = f"{sees}: CUDA {tensorflow.cuda} needs a driver of version {LEAST_DRIVER}. Received: {driver}"
-        yield Finding(what=what, mend="update NVIDIA's driver, as the distribution says")
+        yield Finding(what=what, mend="update NVIDIA's driver, as your distribution documents")
     elif missing := missing_cuda_packages():
         yield Finding(what=f"{sees}: CUDA packages are missing: {listed(missing)}", mend=GPU_EXTRA)
     else:
-        said = listed(tensorflow.complaints) or "its log does not say why"
-        foreign = " Other CUDA libraries may come first." if environment.get("LD_LIBRARY_PATH") else ""
+        log = listed(tensorflow.complaints) or "its log does not say why"
+        foreign = " LD_LIBRARY_PATH may put other CUDA libraries first." if environment.get("LD_LIBRARY_PATH") else ""
         mend = "unset LD_LIBRARY_PATH" if foreign else "pip install --force-reinstall 'tensorflow[and-cuda]>=2.21'"
-        yield Finding(what=f"{sees}, with all CUDA packages there: {said}.{foreign}", mend=mend)
+        yield Finding(what=f"{sees}, although all CUDA packages are installed: {log}.{foreign}", mend=mend)
 
 
 def gpu_findings(gpus: tuple[Gpu, ...]) -> Iterator[Finding]:
-    """Memory that others hold, and GPUs that are not alike."""
+    """Yield GPUs whose memory other processes hold, and GPUs of different models."""
     for gpu in gpus:
         if gpu.usable_memory < MOSTLY_FREE * gpu.memory:
             yield Finding(
@@ -105,14 +105,14 @@ def gpu_findings(gpus: tuple[Gpu, ...]) -> Iterator[Finding]:
     if len({gpu.name for gpu in gpus}) > 1:
         weakest = min(gpus, key=lambda gpu: (gpu.compute_capability, gpu.memory))
         alike = ",".join(str(gpu.index) for gpu in gpus if gpu.name != weakest.name)
-        what = f"GPUs of different kinds wait for the slowest, and compute as {weakest.name} does"
+        what = f"GPUs of different models wait for the slowest, and all compute in the precision of {weakest.name}"
         yield Finding(what=what, mend=f"hyperrule finetune --devices {alike} ...")
 
 
 def core_findings(cores: int, allowed: int) -> Iterator[Finding]:
-    """A quota of time on more cores than it is worth."""
+    """Yield a CPU quota that is smaller than the number of cores that the process may run on."""
     if cores < allowed:
-        what = f"a quota leaves the time of {number(cores, 'core')}, but TensorFlow starts threads for {allowed}"
+        what = f"a CPU quota allows {number(cores, 'core')}, but TensorFlow starts threads for {allowed}"
         mend = f"export TF_NUM_INTRAOP_THREADS={cores} TF_NUM_INTEROP_THREADS={cores}"
         yield Finding(what=what, mend=mend)
 
@@ -120,14 +120,15 @@ def core_findings(cores: int, allowed: int) -> Iterator[Finding]:
 def memory_findings(available: int, address_space: int | None) -> Iterator[Finding]:
     if available < LITTLE_MEMORY:
         what = f"only {gib(available)} of memory are available; TensorFlow alone takes about 1 GiB"
-        yield Finding(what=what, mend="end other programs, or raise the limit of the container")
+        yield Finding(what=what, mend="end other programs, or raise the container's memory limit")
     if address_space is not None:
-        what = f"the address space is limited to {gib(address_space)}, and TensorFlow reserves more than it uses"
+        what = f"the address space is limited to {gib(address_space)}, but TensorFlow reserves more than it uses"
         yield Finding(what=what, mend="ulimit -v unlimited")
 
 
 def gib(length: int) -> str:
-    """
+    """Return bytes in words.
+
     >>> gib(25_276_502_016)
     '23.5 GiB'
     """

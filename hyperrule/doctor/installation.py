@@ -1,6 +1,7 @@
-"""The TensorFlow that is installed: whether it starts, which GPUs it sees, which of its CUDA packages are missing.
+"""Examines the installation: TensorFlow, its CUDA packages, and NVIDIA hardware as Linux's own files show it.
 
-What can be seen of NVIDIA hardware, driver and container from Linux's own files, when nvidia-smi does not help.
+Run as a script, this module imports TensorFlow and prints what it sees as JSON. The files of Linux help where
+nvidia-smi does not.
 """
 
 import json
@@ -17,16 +18,21 @@ from pydantic import BaseModel, ConfigDict
 
 from hyperrule.planning.machine.speed import installed_version
 
-# This module as a script; -P: the working directory is no place to import from.
+# This module as a script; -P keeps the working directory off the import path.
 ASKING = (sys.executable, "-P", "-m", "hyperrule.doctor.installation")
-SECONDS = 180.0  # from a cold disk, or on a busy machine, an import takes a minute or two
+SECONDS = 180.0  # importing TensorFlow from a cold disk, or on a busy machine, takes a minute or two
 CUDA_EXTRA = {"extra": "and-cuda"}
 COMPLAINTS = ("Could not load dynamic library", "Could not find cuda", "dlopen", "failed call to cuInit", "CUDA error")
 
+ROOT = Path("/")
+NVIDIA = "0x10de"  # vendor, in the PCI ID repository
+DISPLAY = "0x03"  # class: display controllers, whose sub-classes are VGA and 3D
+
 
 class TensorFlow(BaseModel):
-    """What TensorFlow says in a process of its own: names of the GPUs that it sees, the CUDA version that it is
-    built for (None: it is built without), and what it complains of. `error` says why it does not start.
+    """What TensorFlow reports in a fresh process: names of the GPUs that it sees, and its complaints about CUDA.
+
+    `cuda` is the version that it is built for, None for a build without CUDA. `error` says why it does not start.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -38,22 +44,24 @@ class TensorFlow(BaseModel):
 
 
 def ask_tensorflow() -> TensorFlow:
-    """Import it, in some seconds; an import that crashes or hangs harms nobody."""
+    """Import TensorFlow in a fresh process, where a crash or a hang does no harm. Takes some seconds."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}
     try:
-        asked = subprocess.run(ASKING, env=environment, capture_output=True, text=True, timeout=SECONDS)
+        process = subprocess.run(ASKING, env=environment, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         return TensorFlow(error=f"its import takes more than {SECONDS:g} s")
-    if asked.returncode != 0:
-        return TensorFlow(error=_why(asked.returncode, asked.stderr))
-    complaints = [line for line in asked.stderr.splitlines() if any(part in line for part in COMPLAINTS)]
-    seen = json.loads(asked.stdout.splitlines()[-1])
+    if process.returncode != 0:
+        return TensorFlow(error=_why(process.returncode, process.stderr))
+    complaints = [line for line in process.stderr.splitlines() if any(part in line for part in COMPLAINTS)]
+    seen = json.loads(process.stdout.splitlines()[-1])
     return TensorFlow(**seen, complaints=tuple(dict.fromkeys(map(_message, complaints))))
 
 
 def missing_cuda_packages() -> tuple[str, ...]:
-    """Packages of CUDA that this TensorFlow asks for: names of those that are not installed, and those of which it
-    takes other versions, with both."""
+    """Return the CUDA packages that the installed TensorFlow requires but that are missing.
+
+    A package of the wrong version counts as missing; its text names both versions.
+    """
     try:
         wanted = [Requirement(line) for line in requires("tensorflow") or ()]
     except PackageNotFoundError:
@@ -70,29 +78,26 @@ def _lack(requirement: Requirement) -> str | None:
     return None if fits else f"{requirement.name} {version}, which is not {requirement.specifier}"
 
 
-def _why(code: int, said: str) -> str:
-    """The last line of a traceback, or what killed the process."""
+def _why(code: int, stderr: str) -> str:
+    """Return the last line of a traceback, or the signal that killed the process."""
     if code < 0:
         name = signal.Signals(-code).name
         hint = ": this CPU lacks instructions (AVX) that TensorFlow needs" if name == "SIGILL" else ""
-        return f"its import is killed by {name}{hint}"
-    lines = said.strip().splitlines() or [f"exit code {code}"]
+        return f"its import was killed by {name}{hint}"
+    lines = stderr.strip().splitlines() or [f"exit code {code}"]
     return lines[-1].strip()
 
 
 def _message(line: str) -> str:
-    """A line of TensorFlow's log without time, place and severity."""
+    """Return a line of TensorFlow's log without time, location and severity."""
     return line.rpartition("] ")[2].strip()
 
 
-ROOT = Path("/")
-NVIDIA = "0x10de"  # vendor, in the PCI ID repository
-DISPLAY = "0x03"  # class: display controllers, whose sub-classes are VGA and 3D
-
-
 class Surroundings(BaseModel):
-    """Number of NVIDIA GPUs on the PCI bus; version of the driver in the kernel, None if it is not loaded; whether
-    its device files are here; whether this is a container; ID of the distribution ("ubuntu"), or ""."""
+    """What Linux shows of NVIDIA hardware: GPUs on the PCI bus, the driver's version, its device files.
+
+    `driver` is None if it is not loaded in the kernel. `distribution` is its ID, such as "ubuntu", or "".
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -104,6 +109,7 @@ class Surroundings(BaseModel):
 
 
 def look_around(root: Path = ROOT) -> Surroundings:
+    """Read the surroundings from the files below `root`."""
     devices = (root / "sys/bus/pci/devices").glob("*")
     release = re.search(r"""^ID=["']?(\w+)""", _text(root / "etc/os-release"), re.MULTILINE)
     driver = re.search(r"Kernel Module.*?(\d+(?:\.\d+)+)", _text(root / "proc/driver/nvidia/version"))
@@ -121,7 +127,7 @@ def _is_nvidia_gpu(device: Path) -> bool:
 
 
 def _is_container(root: Path) -> bool:
-    """Docker and Podman leave a file; Kubernetes mounts its own."""
+    """Whether this is a container: Docker and Podman create a file, Kubernetes mounts a folder."""
     marks = (".dockerenv", "run/.containerenv", "var/run/secrets/kubernetes.io")
     return any((root / mark).exists() for mark in marks)
 
@@ -134,6 +140,7 @@ def _text(file: Path) -> str:
 
 
 def tell_what_tensorflow_sees() -> None:
+    """Print GPUs and CUDA version as one line of JSON."""
     import tensorflow as tf
 
     build = tf.sysconfig.get_build_info()

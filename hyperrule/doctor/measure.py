@@ -1,4 +1,4 @@
-"""How fast this device makes a small but real training step: in each precision, with XLA and without."""
+"""Times a small but real training step on this device, in each precision, with XLA and without."""
 
 import math
 import re
@@ -30,7 +30,7 @@ SIDE = 128  # pixels
 CPU_BATCH, GPU_BATCH = 64, 256
 CLASSES = 10
 TURNS = 5
-TURN_SECONDS = 1.0  # a turn is as many steps as fill it, at least one
+TURN_SECONDS = 1.0  # a turn repeats the step for this long, at least once
 
 
 class Setting(NamedTuple):
@@ -45,9 +45,9 @@ BASE = Setting("float32", xla=False)
 
 
 def measure_speed(machine: Machine, reporter: Reporter) -> Speed:
-    """Medians of TURNS, all settings in turns, on the CPU or the weakest of the machine's GPUs.
+    """Time the step in every setting, on the CPU or the machine's weakest GPU; rates are medians of TURNS turns.
 
-    Raises RunError if not even float32 without XLA runs; UserError if TensorFlow does not see the GPU.
+    Raises RunError if not even float32 without XLA runs, UserError if TensorFlow does not see the GPU.
     """
     if machine.gpus:
         machine = machine.model_copy(update={"gpus": (machine.weakest_gpu,)})
@@ -85,7 +85,7 @@ def measure_speed(machine: Machine, reporter: Reporter) -> Speed:
 
 
 def _compiled(setting: Setting, strategy: tf.distribute.Strategy, images: MicroBatch) -> TrainingStep:
-    """The step, run once."""
+    """Build the step of a setting, and run it once so that it is compiled."""
     with strategy.scope():
         classifier = Classifier(ResNetV2(ARCHITECTURE, POLICIES[setting.precision]), CLASSES)
         step = TrainingStep(classifier, strategy, len(images.weights), xla=setting.xla)
@@ -94,7 +94,10 @@ def _compiled(setting: Setting, strategy: tf.distribute.Strategy, images: MicroB
 
 
 def _alternating(steps: dict[Setting, TrainingStep], images: MicroBatch, reporter: Reporter) -> dict[Setting, float]:
-    """Median seconds of one step of each; what disturbs the machine for a while disturbs all alike."""
+    """Return the median seconds of one step of each setting.
+
+    The settings take turns, so that what disturbs the machine affects all alike.
+    """
     counts = {setting: math.ceil(TURN_SECONDS / _seconds(step, images)) for setting, step in steps.items()}
     turns: dict[Setting, list[float]] = {setting: [] for setting in steps}
     with reporter.stage("Measuring", TURNS) as report:
@@ -106,7 +109,7 @@ def _alternating(steps: dict[Setting, TrainingStep], images: MicroBatch, reporte
 
 
 def _seconds(step: TrainingStep, images: MicroBatch, count: int = 1) -> float:
-    """Of one step, out of `count` in a row; each ends when its loss is here."""
+    """Return the mean seconds of a step, over `count` in a row; a step ends when its loss is on the host."""
     start = time.perf_counter()
     for _ in range(count):
         step.run([images], learning_rate=0.001)
@@ -121,7 +124,7 @@ def _random_images(batch: int) -> MicroBatch:
 
 
 def _first_line(message: str) -> str:
-    """What went wrong, without the name of the graph's node.
+    """Return the first line of an error, without the name of the graph's node.
 
     >>> _first_line("{{function_node __inference_1}} no memory\\n at ...")
     'no memory'

@@ -1,1 +1,1 @@
-"""One command as many workers: which hosts, which processes, and how they end. No TensorFlow."""
+"""Runs one command as many workers: hosts, processes, and how they end; no TensorFlow."""

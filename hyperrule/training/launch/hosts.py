@@ -1,4 +1,4 @@
-"""Who the workers are: one process a share of this machine, or one a host, each with its place in the cluster."""
+"""Defines the workers of a launch: processes that share this machine, or one process on each host."""
 
 import json
 import os
@@ -14,15 +14,16 @@ from hyperrule.errors import RecipeError
 from hyperrule.planning.machine.machine import this_machine
 from hyperrule.support.wording import number
 
-# BatchMode: never ask for a password. A host that is down, or a line that is cut, is noticed within a minute.
+# BatchMode never asks for a password. The timeouts detect a host that is down, or a cut connection, within a minute.
 SSH = "ssh -o BatchMode=yes -o ConnectTimeout=20 -o ServerAliveInterval=15"
 PORT = 12345
 PORTS = range(1024, 65536)
 LOCAL_WORKERS = range(2, 65)
-# Below the ports that Linux gives to outgoing connections (32768 up): seconds pass before TensorFlow listens.
+# Below the ports that Linux gives to outgoing connections (32768 up), which could take a port in the seconds before
+# TensorFlow listens on it.
 LOOPBACK_PORTS = range(20000, 32768)
 HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-# What a worker on another host is told of our environment.
+# Environment variables that are passed on to workers on other hosts.
 SENT = re.compile(
     r"HYPERRULE_\w+|TF_\w+|NCCL_\w+|TFHUB_CACHE_DIR|TFDS_DATA_DIR|CUDA_VISIBLE_DEVICES|PYTHONPATH"
     r"|(http|https|ftp|all|no)_proxy|(HTTP|HTTPS|FTP|ALL|NO)_PROXY"
@@ -33,8 +34,8 @@ SENT = re.compile(
 class Worker:
     """Process `index` of the cluster.
 
-    `connect` are the arguments that run a command line on its host, none for this machine; `environment` is what it
-    is given besides what its host has by itself.
+    `connect` holds the arguments that run a command line on its host; it is empty for this machine. `environment` is
+    added to the environment of the host.
     """
 
     index: int
@@ -48,14 +49,14 @@ class Worker:
 
 
 def local_workers(count: int) -> list[Worker]:
-    """`count` workers on this machine, on loopback, each with an equal share of its GPUs or, without, of its cores.
+    """Return `count` workers on this machine, on loopback, each with an equal share of its GPUs, or else of its cores.
 
-    Raises RecipeError if the number makes no sense, or the GPUs cannot be shared equally.
+    Raises RecipeError if the number is not allowed, or if the GPUs cannot be shared equally.
     """
     if count not in LOCAL_WORKERS:
         raise RecipeError(
             f"--local-workers must be from {LOCAL_WORKERS.start} to {LOCAL_WORKERS.stop - 1}. Received: {count}. "
-            "For one process: hyperrule finetune"
+            "For one process, use hyperrule finetune without launch."
         )
     machine = this_machine()
     shares = list(_gpu_shares(count, len(machine.gpus)))
@@ -78,9 +79,9 @@ def local_workers(count: int) -> list[Worker]:
 
 
 def remote_workers(names: str, port: int = PORT, ssh: str = SSH) -> list[Worker]:
-    """One worker on each of the hosts, "host1,host2", that listens on `port`; started by `ssh HOST COMMAND`.
+    """Return one worker on each host of `names` ("host1,host2") that listens on `port`, started by `ssh HOST COMMAND`.
 
-    A host that is this machine is started directly. Raises RecipeError for hosts that make no cluster.
+    A worker on this machine is started directly. Raises RecipeError if the hosts, the port or `ssh` cannot be used.
     """
     hosts = _hosts(names)
     if port not in PORTS:
@@ -100,12 +101,12 @@ def remote_workers(names: str, port: int = PORT, ssh: str = SSH) -> list[Worker]
 
 
 def tf_config(addresses: list[str], index: int) -> str:
-    """The variable TF_CONFIG of worker `index` of the workers at these addresses, "host:port"."""
+    """Return the value of TF_CONFIG for worker `index` of the workers at `addresses` ("host:port")."""
     return json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports of the loopback interface on which nobody listens now, chosen at random."""
+    """Return `count` different ports of the loopback interface, sampled from those that are free now."""
     candidates = iter(random.SystemRandom().sample(LOOPBACK_PORTS, len(LOOPBACK_PORTS)))
     return [next(filter(_is_free, candidates)) for _ in range(count)]
 
@@ -120,13 +121,13 @@ def _is_free(port: int) -> bool:
 
 
 def _gpu_shares(count: int, gpus: int) -> Iterator[list[str]]:
-    """The names of each worker's GPUs, as CUDA_VISIBLE_DEVICES has them; empty lists without GPUs."""
+    """Yield the GPUs of each worker by their names in CUDA_VISIBLE_DEVICES; empty lists without GPUs."""
     if gpus % count:
         allowed = [str(share) for share in range(2, gpus + 1) if gpus % share == 0]
         raise RecipeError(
             f"--local-workers {count} cannot share {number(gpus, 'GPU')} equally. "
             + (f"Allowed: {', '.join(allowed)}. " if allowed else "")
-            + "One process takes all GPUs by itself: hyperrule finetune; CUDA_VISIBLE_DEVICES=-1 is for the CPU."
+            + "One process takes all GPUs by itself: hyperrule finetune; for the CPU, set CUDA_VISIBLE_DEVICES=-1."
         )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [str(index) for index in range(gpus)] if visible is None else visible.split(",")
@@ -140,15 +141,15 @@ def _hosts(names: str) -> list[str]:
     allowed = f"--workers takes two or more names of hosts, such as host1,host2. Received: {names!r}."
     for host in hosts:
         if not HOST.fullmatch(host):
-            raise RecipeError(
-                f"{allowed} {host!r} is not the name of a host; users and their ports belong into ~/.ssh/config."
-            )
+            raise RecipeError(f"{allowed} {host!r} is not a host name; put users and ports into ~/.ssh/config.")
         if host == "localhost" or host.startswith("127."):
-            raise RecipeError(f"{allowed} {host} is another machine to each of them: give the name that all know.")
+            raise RecipeError(
+                f"{allowed} {host} means another machine on each host: use a name that all hosts resolve."
+            )
         if hosts.count(host) > 1:
-            raise RecipeError(f"{allowed} {host} is there {hosts.count(host)} times: one worker takes all its GPUs.")
+            raise RecipeError(f"{allowed} {host} is listed {hosts.count(host)} times: one worker takes all its GPUs.")
     if len(hosts) < 2:
-        raise RecipeError(f"{allowed} For one host: hyperrule finetune there, or --local-workers.")
+        raise RecipeError(f"{allowed} For one host, use hyperrule finetune there, or --local-workers.")
     return hosts
 
 

@@ -1,4 +1,4 @@
-"""One worker as this machine sees it: the process that leads to it, what it says, and its end."""
+"""Runs one worker: the process here that is or leads to it, its output, and its end."""
 
 import json
 import os
@@ -15,23 +15,23 @@ from hyperrule.support.wording import printable
 from hyperrule.training.launch import tether
 from hyperrule.training.launch.hosts import Worker
 
-LAST_WORDS = 1.0  # seconds for what a process has written to be read after its end
-CLOSING = "hyperrule: "  # how the one line begins with which a command says why it failed
-CLEAR_ROW = "\r\x1b[K"  # of worker 0's live display, which is drawn again below
+LAST_WORDS = 1.0  # seconds to read the output of a process after its end
+CLOSING = "hyperrule: "  # the beginning of the one line with which a command says why it failed
+CLEAR_ROW = "\r\x1b[K"  # clears worker 0's live display, which is then drawn again below the line
 
 
 class WorkerProcess:
-    """A worker's process, or the ssh that leads to it, and threads that read its stderr and wait.
+    """A worker's process, or the ssh that leads to it, with threads that read its stderr and wait for its end.
 
-    stdout and, on this machine, stderr of worker 0 are ours: its live display sees the terminal. When the process is
-    over, `ended` is called, from a thread, with the worker's index and its exit code, 128 + signal if it was killed.
-    Raises UserError if the program is none.
+    Worker 0 inherits stdout and, on this machine, stderr, so that its live display sees the terminal. When the process
+    ends, a thread calls `ended` with the worker's index and its exit code, 128 + signal if it was killed.
+    Raises UserError if the program cannot be started.
     """
 
     def __init__(self, worker: Worker, command: Sequence[str], ended: Callable[[int, int], None]) -> None:
         self.worker = worker
-        self.started = not worker.connect  # a process of this machine cannot fail to
-        self.closing: list[str] = []  # why it failed, by itself; or by ssh, as long as it has not started
+        self.started = not worker.connect  # on this machine, Popen raises if it does not start
+        self.closing: list[str] = []  # lines that say why it failed: its own, or those of ssh before it has started
         self._prefix = f"[worker {worker.index}] " if worker.index else ""
         try:
             self._process = subprocess.Popen(
@@ -39,7 +39,7 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=None if worker.index == 0 else subprocess.DEVNULL,
                 stderr=None if worker.index == 0 and not worker.connect else subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
+                start_new_session=True,  # Ctrl-C reaches only the launcher, which passes it on
             )
         except OSError as error:
             raise UserError(f"{worker.name} could not be started: {error.strerror}: {error.filename}") from None
@@ -70,14 +70,14 @@ class WorkerProcess:
         try:
             self._process.stdin.write(f"{line}\n".encode())
             self._process.stdin.flush()
-        except OSError:  # it has ended already
+        except OSError:  # the process has ended already
             pass
 
     def _follow(self, ended: Callable[[int, int], None]) -> None:
         reader = threading.Thread(target=self._read, daemon=True)
         reader.start()
         code = self._process.wait()
-        reader.join(LAST_WORDS)  # not for ever: what ssh leaves behind to share its connection keeps stderr open
+        reader.join(LAST_WORDS)  # with a limit: an ssh that stays to share its connection keeps stderr open
         ended(self.worker.index, 128 - code if code < 0 else code)
 
     def _read(self) -> None:
@@ -105,6 +105,6 @@ def say(line: str) -> None:
 
 
 def _tether(through_a_shell: bool) -> list[str]:
-    """The command line of a tether: arguments, or one argument that a shell on another host takes apart."""
+    """Return the command line of a tether: its arguments, or one argument that a shell on another host splits."""
     arguments = [sys.executable, "-P", str(Path(tether.__file__).absolute())]
     return [f"exec {shlex.join(arguments)}"] if through_a_shell else arguments

@@ -1,8 +1,9 @@
-"""Starts every worker, tells what they say once, passes signals on, and lets none outlive the others.
+"""Starts every worker, prints the workers' messages once, passes signals on, and lets no worker outlive the others.
 
-    start -> events: a worker has ended, a signal has come, or time is up -> the code of the first that failed
+    start -> events: a worker has ended, a signal has come, or time is up -> exit code of the first that failed
 
-Each worker hangs on a line (see `tether`): when this process dies, however it dies, the lines are cut and they end.
+Each worker is tied to this process by a pipe (see `tether`). If this process dies in any way, the pipes close and the
+workers end.
 """
 
 import os
@@ -22,10 +23,10 @@ from hyperrule.support.wording import printable
 from hyperrule.training.launch.hosts import Worker
 from hyperrule.training.launch.process import WorkerProcess, say
 
-LOST_WORKER = 60.0  # seconds that the others have to notice it and to end by themselves
-LOST_CAUSE = 5.0  # the same where a request cannot be met: each finds that out alone
+LOST_WORKER = 60.0  # seconds for the other workers to notice that one has ended, and to end by themselves
+LOST_CAUSE = 5.0  # the same if the request cannot be met, which each worker finds out by itself
 STOPPING = 45.0  # from a signal to SIGKILL; a checkpoint takes at most 30
-KILLING = 5.0  # for SIGKILL to reach the other end of a line; then the line is cut
+KILLING = 5.0  # for SIGKILL to reach a worker; then its pipe is closed
 CANNOT_BE_MET = 2
 LINE_LOST = 255  # ssh's own exit code
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -41,7 +42,7 @@ Events = SimpleQueue["WorkerExit | signal.Signals"]
 
 
 class Escalation:
-    """What is done to the workers that are left, and when: nothing until `begin`, which counts once."""
+    """A timetable of signals to the workers that are left. The first `begin` starts it; later calls do nothing."""
 
     def __init__(self) -> None:
         self._plan: deque[tuple[float, signal.Signals | None]] = deque()
@@ -57,7 +58,7 @@ class Escalation:
         return None if self._due is None else max(0.0, self._due - time.monotonic())
 
     def act(self, left: list[WorkerProcess]) -> None:
-        """The next thing is due; None cuts the lines."""
+        """Do what is due next: send a signal, or close the pipes."""
         _, number = self._plan.popleft()
         if number == signal.SIGTERM:
             names = ", ".join(running.worker.name for running in left)
@@ -68,11 +69,11 @@ class Escalation:
 
 
 def supervise(workers: Sequence[Worker], command: Sequence[str], again: str) -> int:
-    """Run `command` as every worker and wait for all; 0 if all succeeded, else the exit code of the first that failed.
+    """Run `command` as every worker and wait for all. Return 0, or the exit code of the first worker that failed.
 
-    Workers tell their reasons themselves. Raises UserError if one cannot be started, RunError if one was killed or
-    the connection to it is lost, with the exit code of the command line (128 + signal, or 1), and Interrupted if
-    SIGINT or SIGTERM came; `again` is the command line that goes on.
+    Workers print themselves why they fail. Raises UserError if one cannot be started; RunError, with the exit code
+    (128 + signal, or 1), if one was killed or the connection to it was lost; Interrupted if SIGINT or SIGTERM came.
+    `again` is the command line that resumes, for messages.
     """
     events: Events = SimpleQueue()
 
@@ -97,7 +98,7 @@ def supervise(workers: Sequence[Worker], command: Sequence[str], again: str) -> 
 
 
 def _watch(running: list[WorkerProcess], events: Events) -> tuple[dict[int, int], signal.Signals | None]:
-    """Until all have ended: exit codes by worker in the order of their ends, and the first signal that came."""
+    """Wait until all have ended. Return exit codes by worker, in the order of their ends, and the first signal."""
     left = {one.worker.index: one for one in running}
     codes: dict[int, int] = {}
     received: signal.Signals | None = None
@@ -116,21 +117,21 @@ def _watch(running: list[WorkerProcess], events: Events) -> tuple[dict[int, int]
             continue
         ended = left.pop(event.index)
         codes[event.index] = event.code
-        if event.code or event.index == 0:  # without the chief nothing is left to do
+        if event.code or event.index == 0:  # without the chief, the others have nothing to do
             lost_cause = event.code == CANNOT_BE_MET or not ended.started
             escalation.begin((LOST_CAUSE if lost_cause else LOST_WORKER, signal.SIGTERM), (STOPPING, signal.SIGKILL))
     return codes, received
 
 
 def _verdict(running: list[WorkerProcess], codes: dict[int, int], again: str) -> int:
-    """The exit code of the first that failed, and the reason where worker 0 has not told it."""
+    """Return the exit code of the first that failed; print its reason if worker 0 has not printed the same."""
     index, code = next((index, code) for index, code in codes.items() if code)
     first = running[index]
     if not first.started:
         reason = printable((first.closing or ["no reason given"])[-1])
         raise UserError(
-            f"{first.worker.name} could not be started: {reason} (exit code {code}). It needs a login without "
-            f"questions, the folder {os.getcwd()}, and the same Python as here, {sys.executable}. "
+            f"{first.worker.name} could not be started: {reason} (exit code {code}). It needs a login without a "
+            f"password, the folder {os.getcwd()}, and the same Python as here, {sys.executable}. "
             f"Try: {shlex.join([*first.worker.connect, sys.executable, '--version'])}"
         )
     if code == LINE_LOST and first.worker.connect:
@@ -139,7 +140,7 @@ def _verdict(running: list[WorkerProcess], codes: dict[int, int], again: str) ->
         error = RunError(f"{first.worker.name} was killed by {_signal_name(code)}. Continue with: {again}")
         error.exit_code = code
         raise error
-    if code == 1 or codes[0] != code:  # mistakes and signals are the same to all, and worker 0 has told them
+    if code == 1 or codes[0] != code:  # user errors and signals are the same for all, and worker 0 has printed them
         first.tell_reason()
     return code
 
@@ -153,7 +154,7 @@ def _signal_name(code: int) -> str:
 
 @contextmanager
 def _signals_as(events: Events) -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM are events."""
+    """Within the block, turn SIGINT and SIGTERM into events."""
 
     def note(number: int, frame: FrameType | None) -> None:
         events.put(signal.Signals(number))

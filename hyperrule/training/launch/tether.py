@@ -1,8 +1,8 @@
-"""Runs one command at the end of a line that is its standard input, and ends it when the line is cut.
+"""Runs one command, and ends it when this script's standard input is closed.
 
-The line is a pipe from `hyperrule launch`, or one through ssh; either is cut when the other end dies, however it dies.
-First comes an order, a JSON object of one line with the keys argv, cwd and environment; then names of signals, one a
-line, that are sent to the command. The exit code is that of the command, 128 + signal if one killed it.
+Standard input is a pipe from `hyperrule launch`, directly or through ssh. It closes when the other end dies in any way.
+It carries first an order, a JSON object on one line with the keys argv, cwd, environment and announce, and then names
+of signals to send to the command, one a line. The exit code is the command's, or 128 + signal if one killed it.
 
 Standard library only, and run as a file: `python -P tether.py`.
 """
@@ -19,15 +19,15 @@ from contextlib import suppress
 from types import FrameType
 from typing import BinaryIO
 
-STARTED = "hyperrule: worker started"  # the first line of a started command's stderr, where `announce` asks for it
+STARTED = "hyperrule: worker started"  # printed to stderr when the command has started, if `announce` is set
 STOP_SECONDS = 40  # from SIGTERM to SIGKILL; a checkpoint takes at most 30
 
 
 def main() -> int:
-    # Unbuffered: what is read in a thread would else keep the interpreter from ending.
+    # Unbuffered: a thread that reads from a buffer would keep the interpreter from ending.
     line = open(0, "rb", buffering=0)  # noqa: SIM115
     order = json.loads(line.readline() or b"null")
-    if order is None:  # cut before it began
+    if order is None:  # closed before an order came
         return 128 + signal.SIGTERM
     try:
         process = _start(order)
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def _start(order: dict[str, object]) -> "subprocess.Popen[bytes]":
-    """Raises OSError if the folder or the program is not there."""
+    """Start the command of an order. Raises OSError if its folder or program does not exist."""
     os.chdir(str(order["cwd"]))
     environment = order["environment"]
     assert isinstance(environment, dict)
@@ -65,7 +65,7 @@ def _start(order: dict[str, object]) -> "subprocess.Popen[bytes]":
 
 
 def _die_with_parent() -> Callable[[], object] | None:
-    """What Linux offers against orphans: SIGKILL to the command when this process is killed by one."""
+    """Return what the command runs first so that Linux kills it if this process is killed; None on other systems."""
     if sys.platform != "linux":
         return None
     prctl, set_parent_death_signal = ctypes.CDLL(None).prctl, 1
@@ -73,12 +73,12 @@ def _die_with_parent() -> Callable[[], object] | None:
 
 
 def _obey(line: BinaryIO, process: "subprocess.Popen[bytes]") -> None:
-    """Pass on signals until the line is cut; then end the command, gently first."""
-    told = False
+    """Pass on signals until standard input closes; then end the command, with SIGTERM first."""
+    signalled = False
     for name in line:
         process.send_signal(signal.Signals[name.decode().strip()])
-        told = True
-    if not told:  # a second signal would end it without a checkpoint
+        signalled = True
+    if not signalled:  # a second signal would end it without a checkpoint
         process.terminate()
     try:
         process.wait(STOP_SECONDS)
@@ -87,8 +87,8 @@ def _obey(line: BinaryIO, process: "subprocess.Popen[bytes]") -> None:
 
 
 def _end_group(leader: int) -> None:
-    """A command that was killed may have left processes of its own."""
-    with suppress(OSError):  # it has not
+    """Kill the child processes that a killed command may have left."""
+    with suppress(OSError):  # there are none
         os.killpg(leader, signal.SIGKILL)
 
 
