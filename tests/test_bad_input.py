@@ -718,12 +718,18 @@ def test_other_workers_reserve_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_forks_do_not_hold_what_their_parent_has_let_go() -> None:
     run, context = RunFolder(Path("run")), get_context("fork")
-    end = context.Event()
+    started, end = context.Event(), context.Event()
+
+    def wait() -> None:
+        started.set()
+        end.wait()
+
     with warnings.catch_warnings(), reserved(run):
         warnings.simplefilter("ignore", DeprecationWarning)  # forks beside the threads of other tests
         run.plan_file.write_text("{}")
-        child = context.Process(target=end.wait)
+        child = context.Process(target=wait)
         child.start()
+    assert started.wait(60)
     try:
         with RunFolder(run.path).locked():
             assert child.is_alive()
@@ -776,7 +782,7 @@ def test_resume_of_a_finished_run(refused: Refused) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--batch", "64"], ["another plan", "batch: 512, not 64", "--out"]),
+        (["--batch", "64"], ["was planned differently", "batch: 512, not 64", "--out"]),
         (["--batch", "none"], ["batch", "integer", "'none'"]),
         (["--epochs", "3"], ["one of", "steps and epochs"]),
     ],
@@ -788,7 +794,7 @@ def test_resume_with_options_that_change_the_plan(refused: Refused, options: lis
 def test_resume_with_changed_data(refused: Refused) -> None:
     run = make_run()
     Path("data/a/00.jpg").write_bytes(encoded_image(99))
-    assert_says(refused("finetune", "--resume", str(run)), ["another plan", "dataset sha256"])
+    assert_says(refused("finetune", "--resume", str(run)), ["was planned differently", "dataset sha256"])
 
 
 def test_resume_without_its_data(refused: Refused) -> None:
