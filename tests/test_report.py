@@ -105,7 +105,7 @@ def test_the_page_says_what_eval_and_plan_say(finished: RunFolder) -> None:
     assert f"{round(n * p)} of {n} images" in text
     assert plan.dataset.sha256 in text
     assert plan.backbone.sha256 in text
-    assert f"{len(plan.deviations)} of {len(plan.decisions)} depart from the BiT-HyperRule" in text
+    assert f"{len(plan.deviations)} of {len(plan.decisions)} decisions deviate from the BiT-HyperRule" in text
     assert plan.crop.reason in text
     assert f"logits / {figures['calibration']['temperature']:.3f}" in text
     assert all(name in text for name in STRANGE if name.isprintable())
@@ -263,7 +263,7 @@ def test_front_matter_is_yaml_and_holds_the_figures(finished: RunFolder) -> None
         "top_5_accuracy": pytest.approx(figures["top5"], abs=1e-6),
         "expected_calibration_error": pytest.approx(figures["calibration"]["after"]["ece"], abs=1e-6),
     }
-    for heading in ("Departures", "Intended use and limits", "Weakest classes", "Calibration", "Exports", "Repeat it"):
+    for heading in ("Deviations", "Intended use and limits", "Weakest classes", "Calibration", "Exports", "Repeat it"):
         assert f"\n## {heading}" in card
     assert "uint8 [N, height, width, 3]" in card
     tables = [line for line in card.splitlines() if line.startswith("| ")]
@@ -295,7 +295,7 @@ def test_a_report_that_cannot_be_made_does_not_cost_the_run(run: RunFolder, caps
     assert run.checkpoints.exists()
     assert not run.finished
     finish_run(run, Reporter(), fail(ValueError("no\nluck")))
-    assert "report.html could not be made (no luck)" in " ".join(capsys.readouterr().err.split())
+    assert "report.html could not be written (no luck)" in " ".join(capsys.readouterr().err.split())
     assert run.finished
     assert not run.checkpoints.exists()
 
@@ -399,7 +399,7 @@ def test_a_file_that_is_no_report_is_not_overwritten(finished: RunFolder, other:
     mine = tmp_path / "mine.html"
     mine.write_text("<p>my own hyperrule report</p>")
     for out, words in (
-        (mine, "did not make it"),
+        (mine, "was not written by hyperrule report"),
         (tmp_path, "is a folder"),
         (tmp_path / "nowhere" / "page.html", "there is no folder"),
     ):

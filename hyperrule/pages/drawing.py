@@ -1,4 +1,4 @@
-"""Figures by matplotlib that become part of a page: its fonts, its colours in light and dark, its text as text."""
+"""Draws figures with matplotlib as SVG elements of a page, in its fonts and its light and dark colours."""
 
 import re
 import warnings
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-# What matplotlib draws in one of these becomes a colour of the page's style sheet.
+# Placeholder colours: what matplotlib draws in one of these gets a colour of the page's style sheet.
 INK, SOFT, LINE, BLUE, ORANGE, RED = (f"#0102{number:02x}" for number in range(6))
 VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", BLUE: "bar", ORANGE: "accent", RED: "error"}
 STYLE: dict[Any, Any] = {
@@ -44,23 +44,23 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 2,
     "lines.solid_capstyle": "round",
 }
-WIDEST = 1.5  # times the size it was made for
+WIDEST = 1.5  # times the size that a figure was drawn for
 PERCENT = PercentFormatter(1, decimals=0, symbol="\N{NO-BREAK SPACE}%")
 SHORT = FuncFormatter(lambda value, _: f"{value:,.0f}" if value == round(value) else f"{value:,g}")
 
 
 def step_axis(axes: Axes) -> None:
-    """Steps are whole numbers."""
+    """Label the x axis with training steps, which are whole numbers."""
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(SHORT)
 
 
 class Drawing:
-    """`with Drawing(...) as axes:` draws, and `drawing.svg` is what was drawn.
+    """A figure: `with drawing as axes:` draws it, after which `drawing.svg` is the SVG element.
 
-    `name` is of one word and once on a page. `description` is the text for whom the picture is not. Width and height
-    are in pixels of a page that shows it at full size.
+    `name` is one word, unique on the page. `description` is the text for screen readers. Width and height are in
+    pixels at full size.
     """
 
     svg: Markup
@@ -85,7 +85,7 @@ class Drawing:
 
 
 def _inline(figure: Figure, name: str, description: str) -> Markup:
-    """The SVG element: without size, so that it takes the width it gets; same in, same out."""
+    """Return the SVG element, without size so that it fills the width available; equal figures give equal text."""
     drawn = StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has them
@@ -95,7 +95,7 @@ def _inline(figure: Figure, name: str, description: str) -> Markup:
     assert view is not None
     body = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
     body = re.sub(r"<(metadata|style)\b.*?</\1>|<!--.*?-->", "", body, flags=re.DOTALL)
-    body = re.sub(r"<[^>]+>", _as_the_page_has_it, body)  # tags alone: text may say anything
+    body = re.sub(r"<[^>]+>", _as_the_page_has_it, body)  # tags only: text must stay unchanged
     body = re.sub(r"\s*\n\s*", "\n", body)
     widest = f"max-width:{WIDEST * figure.get_figwidth() * 72:.0f}px"
     opened = f'<svg role="img" aria-label="{escape(description)}" viewBox="{view[1]}" style="{widest}">'
@@ -103,7 +103,7 @@ def _inline(figure: Figure, name: str, description: str) -> Markup:
 
 
 def _as_the_page_has_it(tag: re.Match[str]) -> str:
-    """Without font, without the ids that every figure would have, and in the page's colours."""
+    """Return the tag without fonts and without ids that other figures have too, in the page's colours."""
     text = re.sub(r'<g id="[^"]*"', "<g", tag[0])
     text = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", text)
     text = re.sub(r" ?font-family: [^;\"]+;?", "", text)

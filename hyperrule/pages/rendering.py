@@ -1,4 +1,4 @@
-"""From a template and values to a page. Every value is text, whatever it holds, but what is marked as HTML."""
+"""Renders a page from a template and values. Every value is escaped, unless it is marked as HTML."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from hyperrule.support.wording import number, printable
 
 
 def render(template: str, **values: Any) -> str:
-    """HTML of a template, named by its path within the package. What the template uses and is not given raises."""
+    """Return the HTML of a template, given by its path in the package. Raises UndefinedError if a value is missing."""
     return _environment().get_template(template).render(version=__version__, **values)
 
 
@@ -32,7 +32,7 @@ def _environment() -> jinja2.Environment:
 
 def percent(fraction: float, digits: int = 1) -> str:
     r"""
-    Only what is all is 100 %.
+    Return a percentage. Only a fraction of exactly 1 gives 100 %; others are rounded to less.
 
     >>> percent(0.9876), percent(1.0), percent(0.98765, 2), percent(0.99999)
     ('98.8\xa0%', '100\xa0%', '98.77\xa0%', '99.9\xa0%')

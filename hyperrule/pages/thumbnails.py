@@ -1,7 +1,4 @@
-"""Images small enough to be part of a page.
-
-Pictures of images of a data set, for the page.
-"""
+"""Makes thumbnails that are small enough to be part of a page."""
 
 import base64
 import io
@@ -16,15 +13,15 @@ from hyperrule.data.perceptual_hash import on_white
 from hyperrule.data.source import Source
 
 SIDE = 96  # pixels, at most
-TINY = 16  # pixels; up to here each is drawn as a square, or browsers would blur them
+TINY = 16  # pixels; smaller images are enlarged without blur, which browsers would add
 QUALITY = 80
 
 
 def thumbnail(contents: EncodedImages, number: int) -> bytes | None:
-    """JPEG of the image with that number, upright by EXIF, on white; None if it cannot be read."""
+    """Return image `number` as a small JPEG, upright by EXIF, on white; None if it cannot be read."""
     try:
         with opened(contents[number]) as image:
-            image.draft("RGB", (2 * SIDE, 2 * SIDE))  # JPEG decodes to less than it has
+            image.draft("RGB", (2 * SIDE, 2 * SIDE))  # decode a JPEG at reduced size
             upright = ImageOps.exif_transpose(_eight_bits(image))
     except UNREADABLE:
         return None
@@ -48,7 +45,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def pictures(source: Source, ids: Iterable[str]) -> dict[str, str]:
-    """data: URIs of small JPEGs of the images with those ids; none for those that cannot be read."""
+    """Return thumbnails of the images `ids` as data: URIs, by id, without images that cannot be read."""
     wanted, contents = set(ids), source.listing.contents
     numbers = {identity: number for number, identity in enumerate(source.listing.ids) if identity in wanted}
     small = {identity: thumbnail(contents, number) for identity, number in numbers.items()}

@@ -1,6 +1,6 @@
-"""How to use what a run left: texts that run as they stand, beside an image.jpg.
+"""Writes the snippets that use a finished run, and the command that repeats it.
 
-How to repeat a run: the command that asks for the same.
+The snippets run unchanged beside an image.jpg.
 """
 
 import shlex
@@ -25,7 +25,7 @@ print(answer["label"][0].numpy().decode(), float(answer["score"][0]))
 
 @dataclass(frozen=True)
 class Snippet:
-    """`id` is that of its element on the page."""
+    """A text to paste, such as a command. `id` is that of its element on the page."""
 
     id: str
     title: str
@@ -34,25 +34,25 @@ class Snippet:
 
 
 def snippets(run: RunFolder, classifier: bool = True) -> Iterator[Snippet]:
-    """Paths are those by which the run was named. Without a `classifier`, features are all there is."""
+    """Yield the snippets of a run, with its path as the user gave it; only that for features without a `classifier`."""
     path = shlex.quote(str(run.path))
     if classifier:
         python = PYTHON.format(saved_model=str(run.saved_model))
         yield Snippet("use-tensorflow", "In Python, with TensorFlow alone", "python", python)
         yield Snippet("use-predict", "On the command line", "sh", f"hyperrule predict {path} image.jpg\n")
     further = f"hyperrule finetune --backbone {path} --dataset my_images\n"
-    yield Snippet("use-finetune", "As the backbone for images of your own", "sh", further)
+    yield Snippet("use-finetune", "As the backbone for your own images", "sh", further)
 
 
 def command_of(recipe: TrainingRecipe) -> str:
-    """The command line that makes the recipe, an option a line, in the order of `--help`, ready to be pasted."""
+    """Return the command line that makes the recipe: one option a line, in the order of `--help`, ready to paste."""
     fields = type(recipe).model_fields
     options = (shlex.join(_flag(name, asked, fields[name])) for name, asked in asked_of(recipe).items())
     return " \\\n    ".join([f"hyperrule {recipe.command}", *options])
 
 
 def asked_of(recipe: TrainingRecipe) -> dict[str, Any]:
-    """The options that are not what they are by default."""
+    """Return the options that differ from their defaults."""
     values = {name: getattr(recipe, name) for name in type(recipe).fields()}
     defaults = type(recipe).model_fields
     return {
@@ -61,7 +61,7 @@ def asked_of(recipe: TrainingRecipe) -> dict[str, Any]:
 
 
 def shown_value(name: str, value: Any) -> str:
-    """As the command line takes it.
+    """Return an option's value as the command line takes it.
 
     >>> shown_value("memory_limit", 8 * 2**30), shown_value("budget", 300.0), shown_value("input_range", (0, 1))
     ('8192MiB', '300s', '0,1')

@@ -1,4 +1,4 @@
-"""The course of training as figures: loss, learning rate, images a second, evaluations on the way."""
+"""Draws the curves of a training: loss, learning rate, images per second, evaluations during training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,15 +14,15 @@ from hyperrule.support.wording import printable
 Log = Sequence[Mapping[str, Any]]
 Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # steps, values: both [n]
 
-MOST_POINTS = 600  # drawn of a curve; of more, the lowest and highest of each part
-SMOOTHED_FROM = 20  # steps; fewer are drawn as they are
-WINDOW = 1 / 20  # of all steps, over which the smoothed loss is a mean
+MOST_POINTS = 600  # points drawn of a curve; of a longer one, the lowest and highest of each part
+SMOOTHED_FROM = 20  # steps; shorter curves are not smoothed
+WINDOW = 1 / 20  # fraction of all steps over which the loss is averaged
 FIGURES = (("top1", "accuracy"), ("top1_agreement", "agreement"), ("features_r2", "features explained"))
 COLOURS = (BLUE, ORANGE, RED, INK, SOFT)
 
 
 def curves(log: Log) -> list[Markup]:
-    """Four figures, as far as the log tells."""
+    """Return up to four figures, those for which the log has values."""
     loss, rate, speed = (curve(log, name) for name in ("loss", "learning_rate", "images_per_second"))
     norm = curve(log, "gradient_norm")
     drawn = ((_loss, loss), (_rate, rate), (_speed, speed))
@@ -33,14 +33,14 @@ def curves(log: Log) -> list[Markup]:
 
 
 def curve(log: Log, name: str, kind: str = "step") -> Curve:
-    """What the log says of a figure, without steps that have none."""
+    """Return the curve of a figure in the log, without the steps that lack it."""
     known = [(line["step"], line[name]) for line in log if line["kind"] == kind and line.get(name) is not None]
     steps, values = np.array(known, np.float64).reshape(-1, 2).T
     return steps, values
 
 
 def overlaid(name: str, title: str, named: Mapping[str, Curve]) -> Markup:
-    """The curves of several runs in one figure, by what they are called: the loss smoothed, others as they are."""
+    """Draw the curves of several runs, by the runs' names, in one figure; only the loss is smoothed."""
     drawing = Drawing(name, f"{title} by step, of {', '.join(map(printable, named))}", height=240)
     with drawing as axes:
         for place, (label, (steps, values)) in enumerate(named.items()):
@@ -57,7 +57,7 @@ def overlaid(name: str, title: str, named: Mapping[str, Curve]) -> Markup:
 
 
 def smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Means over a window of a twentieth of all steps, shorter towards both ends."""
+    """Return moving averages over a twentieth of all steps, fewer near both ends."""
     if len(values) < SMOOTHED_FROM:
         return values
     half = max(1, round(len(values) * WINDOW / 2))
@@ -69,7 +69,7 @@ def smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def thinned(steps: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> Curve:
-    """At most MOST_POINTS points that look like all of them."""
+    """Return at most MOST_POINTS points that keep the look of the curve."""
     if len(steps) <= MOST_POINTS:
         return steps, values
     parts = np.array_split(np.arange(len(steps)), MOST_POINTS // 2)
@@ -80,12 +80,12 @@ def thinned(steps: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> 
 def _loss(found: Curve) -> Markup:
     steps, values = found
     smooth = smoothed(values)
-    said = f"Training loss by step: {smooth[0]:.3g} at first, {smooth[-1]:.3g} at the end"
-    drawing = Drawing("loss", said)
+    description = f"Training loss by step: {smooth[0]:.3g} at first, {smooth[-1]:.3g} at the end"
+    drawing = Drawing("loss", description)
     with drawing as axes:
         if smooth is not values:
             axes.plot(*thinned(steps, values), color=BLUE, alpha=0.35, linewidth=1, label="each step")
-            axes.plot(*thinned(steps, smooth), color=BLUE, label="mean of neighbours")
+            axes.plot(*thinned(steps, smooth), color=BLUE, label="moving average")
             axes.legend()
         else:
             axes.plot(steps, values, color=BLUE, marker="o", markersize=4)
@@ -109,11 +109,11 @@ def _rate(found: Curve) -> Markup:
 def _speed(found: Curve) -> Markup:
     steps, values = found
     median = float(np.median(values))
-    drawing = Drawing("speed", f"Images a second by step: {median:.3g} at the median")
+    drawing = Drawing("speed", f"Images per second by step: {median:.3g} at the median")
     with drawing as axes:
         axes.plot(*thinned(steps, values), color=BLUE, linewidth=1.2)
         axes.axhline(median, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
-        axes.set(title=f"Images a second (median {median:,.3g})", ylim=(0, None))
+        axes.set(title=f"Images per second (median {median:,.3g})", ylim=(0, None))
         step_axis(axes)
         axes.yaxis.set_major_formatter(SHORT)
     return drawing.svg
@@ -131,14 +131,14 @@ def _gradient(found: Curve) -> Markup:
 
 
 def _evaluations(log: Log) -> Markup | None:
-    """The first of FIGURES that evaluations on the way have told, if there were any."""
+    """Draw the first of FIGURES that evaluations during training measured; None if there were none."""
     for name, title in FIGURES:
         steps, values = curve(log, name, "evaluation")
         if len(steps):
-            drawing = Drawing("on-the-way", f"{title.capitalize()} on the way: {percent(values[-1])} at the last")
+            drawing = Drawing("on-the-way", f"{title.capitalize()} during training: {percent(values[-1])} at the end")
             with drawing as axes:
                 axes.plot(*thinned(steps, values), color=BLUE, marker="o", markersize=4)
-                axes.set(title=f"{title.capitalize()}, evaluated on the way")
+                axes.set(title=f"{title.capitalize()} during training")
                 step_axis(axes)
                 axes.yaxis.set_major_formatter(PERCENT)
             return drawing.svg

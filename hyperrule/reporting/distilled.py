@@ -1,4 +1,4 @@
-"""What pages and cards say of a distillation."""
+"""The texts and figures on pages and cards of a distillation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class DistilledRun(FinishedRun):
 
     @property
     def title(self) -> str:
-        return f"{self.plan.backbone.architecture}, taught by {self.plan.teacher.name}"
+        return f"{self.plan.backbone.architecture}, distilled from {self.plan.teacher.name}"
 
     @property
     def headline(self) -> str:
@@ -43,10 +43,10 @@ class DistilledRun(FinishedRun):
 
     def card_sections(self, trained: str) -> Iterator[str]:
         plan, agreements = self.plan, self.agreements
-        yield f"# {plan.backbone.architecture}, taught by {plain(plan.teacher.name)}"
+        yield f"# {plan.backbone.architecture}, distilled from {plain(plan.teacher.name)}"
         yield f"{sentence(self.headline)}."
         yield (
-            f"A small BiT trained to be like a large network, by function matching (arXiv 2106.05237), on "
+            f"A small BiT trained to imitate a large network, by function matching (arXiv 2106.05237), on "
             f"{number(plan.examples.value, 'image')} without labels. {trained}"
         )
         yield "## Held-out images"
@@ -75,12 +75,12 @@ class DistilledRun(FinishedRun):
             f"{name}: {shown_decision(made.value)} ({plain(made.reason)})" for name, made in plan.decisions.items()
         )
         if not self.exports:
-            yield "No classifier is exported: the student gives features."
+            yield "No classifier was exported: the student gives features."
 
     def card_ending(self) -> Iterator[str]:
         yield (
             "`weights.npz` is a BiT checkpoint: `hyperrule finetune --backbone` takes this folder, `hyperrule port` "
-            "makes a hub module of it."
+            "converts it to a hub module."
         )
 
     def measured_on_the_same(self, other: Self) -> bool:

@@ -1,6 +1,6 @@
-"""Can the probabilities be believed: reliability before and after, and accuracy against coverage.
+"""Draws the figures of a classifier's evaluation: reliability, accuracy against coverage, confusion matrix.
 
-What is taken for what: the confusion matrix as a figure, and its largest entries off the diagonal.
+Also returns the figures for their tables: thresholds for a target accuracy, and the most confused pairs of classes.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,20 @@ from hyperrule.pages.rendering import percent
 from hyperrule.reporting.finished_run import Prediction
 from hyperrule.support.wording import printable
 
-TARGETS = (0.9, 0.95, 0.98, 0.99, 0.995)  # accuracies
-MOST_POINTS, FEW_POINTS = 300, 5
+TARGETS = (0.9, 0.95, 0.98, 0.99, 0.995)  # accuracies in the table of thresholds
+MOST_POINTS, FEW_POINTS = 300, 5  # points drawn of a curve; up to FEW_POINTS, with markers
+NAMED = 30  # classes up to which the axes show names; beyond, numbers
+COUNTED = 15  # classes up to which each cell shows its count
+LONGEST_NAME = 14  # characters of a name on an axis
+PAIRS = 15
+RIGHT, WRONG = to_rgb("#4a80ba"), to_rgb("#d0582f")  # visible on light and dark pages because of their opacity
+WEAKEST, STRONGEST = 0.1, 0.8  # opacity; text stays legible on it
+WEAKEST_DOT = 0.4  # opacity if cells are too small for counts
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """The lowest score from which on predictions have at least the `target` accuracy: `kept` images do."""
+    """The lowest score above which predictions reach the `target` accuracy; `kept` is their number."""
 
     target: float
     found: Coverage
@@ -35,10 +42,10 @@ class Threshold:
 
 
 def reliability_figure(when: str, judged: Reliability) -> Markup:
-    """Accuracy of the images of each bin of scores, with 95 % intervals; on the diagonal, scores can be believed."""
+    """Draw accuracy against score, by bins of scores, with 95 % intervals; calibrated scores lie on the diagonal."""
     filled = [one for one in judged.bins if one.examples]
-    said = "; ".join(f"score {one.score:.2f}: {percent(one.accuracy)} right" for one in filled)
-    drawing = Drawing(f"reliability-{when}", f"Reliability {when} calibration. {said}", 300, 280)
+    description = "; ".join(f"score {one.score:.2f}: {percent(one.accuracy)} right" for one in filled)
+    drawing = Drawing(f"reliability-{when}", f"Reliability {when} calibration. {description}", 300, 280)
     colour = BLUE if when == "after" else ORANGE
     with drawing as axes:
         axes.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
@@ -67,7 +74,7 @@ def coverage_curve(predictions: Sequence[Prediction]) -> list[Coverage]:
 
 
 def coverage_figure(curve: Sequence[Coverage], marked: Threshold | None) -> Markup:
-    """How accurate the surest part of the images is."""
+    """Draw the accuracy on the most confident images against their share of all images."""
     drawing = Drawing("coverage", _coverage_in_words(curve, marked), 300, 280)
     with drawing as axes:
         marker = 0 if len(curve) > FEW_POINTS else 5
@@ -79,7 +86,7 @@ def coverage_figure(curve: Sequence[Coverage], marked: Threshold | None) -> Mark
             axes.plot(marked.found.coverage, marked.found.accuracy, color=ORANGE, marker="o", markersize=7)
             axes.axhline(marked.target, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
         low = min(one.accuracy for one in shown)
-        axes.set(title="The surest images", xlabel="part of all images", ylabel="accuracy")
+        axes.set(title="Most confident images", xlabel="share of all images", ylabel="accuracy")
         axes.set(xlim=(0, 1.01), ylim=(max(0, low - 0.05), 1.005 if low < 0.98 else 1.001))
         axes.xaxis.set_major_formatter(PERCENT)
         axes.yaxis.set_major_formatter(PERCENT)
@@ -87,7 +94,7 @@ def coverage_figure(curve: Sequence[Coverage], marked: Threshold | None) -> Mark
 
 
 def thresholds(curve: Sequence[Coverage], examples: int) -> list[Threshold]:
-    """For each of TARGETS above the accuracy of all images, as far as any threshold reaches it."""
+    """Return a threshold for each of TARGETS that is above the accuracy on all images and can be reached."""
     found = []
     for target in TARGETS:
         reaching = [one for one in curve if one.accuracy >= target]
@@ -99,24 +106,15 @@ def thresholds(curve: Sequence[Coverage], examples: int) -> list[Threshold]:
 
 
 def _coverage_in_words(curve: Sequence[Coverage], marked: Threshold | None) -> str:
-    said = f"Accuracy against coverage: {percent(curve[-1].accuracy)} of all images"
+    description = f"Accuracy against coverage: {percent(curve[-1].accuracy)} of all images"
     if marked is None:
-        return said
-    return f"{said}, {percent(marked.found.accuracy)} of the surest {percent(marked.found.coverage)}"
-
-
-NAMED = 30  # classes by name; of more, axes have their numbers
-COUNTED = 15  # classes with a count in each cell
-LONGEST_NAME = 14  # characters of a name on an axis
-PAIRS = 15
-RIGHT, WRONG = to_rgb("#4a80ba"), to_rgb("#d0582f")  # by their opacity they do on light and on dark
-WEAKEST, STRONGEST = 0.1, 0.8  # opacity, so that ink can be read on it
-WEAKEST_DOT = 0.4  # where cells are too small for counts
+        return description
+    return f"{description}, {percent(marked.found.accuracy)} of the most confident {percent(marked.found.coverage)}"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """`examples` of class `label`, which is this `share` of it, were taken for `predicted`."""
+    """`examples` images of class `label`, a fraction `share` of the class, were classified as `predicted`."""
 
     label: str
     predicted: str
@@ -125,7 +123,7 @@ class Pair:
 
 
 def most_confused(metrics: Metrics) -> list[Pair]:
-    """At most 15, the largest first."""
+    """Return the PAIRS most frequent mistakes, the most frequent first."""
     counts = np.array(metrics.confusion)
     of_class = counts.sum(axis=1)
     np.fill_diagonal(counts, 0)
@@ -139,14 +137,14 @@ def most_confused(metrics: Metrics) -> list[Pair]:
 
 
 def confusion_figure(metrics: Metrics) -> Markup:
-    """Rows are labels, columns predictions; colour is the share of the row, blue where it is right."""
+    """Draw the confusion matrix: rows are labels, columns predictions, opacity the share of the row, blue correct."""
     counts = np.array(metrics.confusion)
     classes = len(counts)
-    said = (
+    description = (
         f"Confusion matrix of {classes} classes: {percent(metrics.top1)} of {metrics.examples} images on the diagonal"
     )
     side = min(480, 150 + 32 * classes)
-    drawing = Drawing("confusion", said, side, side)
+    drawing = Drawing("confusion", description, side, side)
     with drawing as axes:
         axes.imshow(_colours(counts), interpolation="none")
         if classes <= COUNTED:
@@ -158,7 +156,7 @@ def confusion_figure(metrics: Metrics) -> Markup:
             size = 11 if classes <= COUNTED else 9
             axes.set_xticks(places, names, rotation=90 if max(map(len, names)) > 3 else 0, fontsize=size)
             axes.set_yticks(places, names, fontsize=size)
-        axes.set(xlabel="predicted" if classes <= NAMED else "predicted, by number of the class", ylabel="label")
+        axes.set(xlabel="predicted" if classes <= NAMED else "predicted, by class number", ylabel="label")
         axes.spines[:].set_visible(True)
         axes.tick_params(length=0)
         axes.grid(False)
@@ -166,7 +164,8 @@ def confusion_figure(metrics: Metrics) -> Markup:
 
 
 def shortened(name: str, longest: int = LONGEST_NAME) -> str:
-    """
+    """Return the name, cut to `longest` characters.
+
     >>> shortened("a very long name of a class")
     'a very long n…'
     """
@@ -175,7 +174,7 @@ def shortened(name: str, longest: int = LONGEST_NAME) -> str:
 
 
 def _colours(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """RGBA [classes, classes, 4]."""
+    """Return the colours of the cells, float64 RGBA [classes, classes, 4], 0 to 1."""
     share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     weakest = WEAKEST if len(counts) <= COUNTED else WEAKEST_DOT
     colours = np.zeros((*counts.shape, 4))

@@ -1,4 +1,4 @@
-"""What pages and cards say of a fine-tuning."""
+"""The texts and figures on pages and cards of a fine-tuning."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,17 +23,19 @@ from hyperrule.reporting.figures import (
     thresholds,
 )
 from hyperrule.reporting.finished_run import FinishedRun, Prediction, damage, read_log
-from hyperrule.reporting.markdown import between, bullets, departures, percentage, sentence, skipped_images, table
+from hyperrule.reporting.markdown import between, bullets, deviations, percentage, sentence, skipped_images, table
 from hyperrule.reporting.pictures import MISTAKES, read_pictures
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.wording import number, plain
 
 LISTED_CLASSES = 200  # rows of the tables of classes
+MARKED_ACCURACY = 0.99  # marked on the curve of coverage; the highest target below it if it is not reached
+WEAKEST = 5  # classes shown on a card
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A number of the result, with its 95 % interval where there is one, and what it is."""
+    """A figure of the result: its name, its value as text, its 95 % interval if there is one, and a note."""
 
     name: str
     value: str
@@ -43,8 +45,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Against:
-    """A run against the first, on the same test images: those that it alone names rightly, those that the first
-    alone does, and how likely so uneven a division is by chance (McNemar's exact test)."""
+    """A run compared with the first on the same test images.
+
+    `gained` images are correct in this run only, `lost` in the first only. `chance` is the p-value of McNemar's exact
+    test: the probability of so uneven a division between equally good runs.
+    """
 
     gained: int
     lost: int
@@ -53,7 +58,7 @@ class Against:
 
 @dataclass(frozen=True)
 class Row:
-    """A run on the page; `against` is None for the first and for runs on other data."""
+    """A run in the table of results; `against` is None for the first run and for runs on other data."""
 
     name: str
     data: str
@@ -64,7 +69,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """F1 of a class by run."""
+    """The F1 scores of a class, one for each run."""
 
     name: str
     f1: list[float]
@@ -75,7 +80,7 @@ class ClassScores:
 
 
 def compare(mine: Sequence[Prediction], first: Sequence[Prediction]) -> Against:
-    """Predictions of one run against those of the first, of the same images."""
+    """Compare the predictions of a run with those of the first run, on the same images."""
     right = {one.id for one in first if one.correct}
     right_here = {one.id for one in mine if one.correct}
     gained, lost = len(right_here - right), len(right - right_here)
@@ -84,16 +89,12 @@ def compare(mine: Sequence[Prediction], first: Sequence[Prediction]) -> Against:
 
 
 def class_scores(metrics: Sequence[Metrics]) -> list[ClassScores]:
-    """By how far the runs are apart; all have the same classes."""
+    """Return the scores of each class, those that differ most first. All runs have the same classes."""
     scores = [
         ClassScores(of_class[0].name, [one.f1 for one in of_class])
         for of_class in zip(*(one.per_class for one in metrics), strict=True)
     ]
     return sorted(scores, key=lambda one: -one.spread)[:LISTED_CLASSES]
-
-
-MARKED_ACCURACY = 0.99  # on the curve of coverage, or the highest below that can be had
-WEAKEST = 5  # classes that are shown on a card
 
 
 @dataclass(frozen=True)
@@ -171,17 +172,17 @@ class FinetunedRun(FinishedRun):
         yield f"{sentence(self.headline)}."
         correct = sum(row[label] for label, row in enumerate(metrics.confusion))
         yield (
-            f"From {number(metrics.examples, 'image')} the accuracy on all images like them is known to be from "
+            f"Measured on {number(metrics.examples, 'image')}, the accuracy on all images like them is from "
             f"{between(wilson(correct, metrics.examples))}, balanced over classes "
             f"{between(balanced(metrics.per_class))} (95 % intervals)."
         )
         yield (
             f"An image classifier of {number(len(plan.class_names), 'class')}: {plan.backbone.architecture} "
             f"({plan.backbone.parameters / 1e6:.1f} M parameters) with a new head, fine-tuned by the BiT-HyperRule on "
-            f"{number(plan.examples.value, 'image')}. {trained} `report.html` shows the data, the course of "
-            "training, every class, the mistakes and their confidence."
+            f"{number(plan.examples.value, 'image')}. {trained} `report.html` shows the data, the training "
+            "curves, every class, the mistakes and their confidence."
         )
-        yield from departures(plan)
+        yield from deviations(plan)
         yield "## Intended use and limits"
         yield _limits(plan, metrics)
         yield from _data_notes(plan)
@@ -205,7 +206,7 @@ class FinetunedRun(FinishedRun):
 
 @dataclass(frozen=True)
 class ClassRow:
-    """Figures of the class of that number, and the 95 % interval of its recall."""
+    """The figures of class `number`, and the 95 % interval of its recall."""
 
     number: int
     figures: ClassMetrics
@@ -218,7 +219,7 @@ def _read_predictions(file: Path) -> tuple[Prediction, ...]:
 
 
 def headline_figures(metrics: Metrics) -> list[Figure]:
-    """Top-1 first; top-5 where there are more classes than that."""
+    """Return the main figures, top-1 first; top-5 is left out for 5 classes or fewer."""
     correct = sum(row[label] for label, row in enumerate(metrics.confusion))
     count, calibration = metrics.examples, metrics.calibration
     figures = [
@@ -234,8 +235,8 @@ def headline_figures(metrics: Metrics) -> list[Figure]:
         among = round(metrics.top5 * count)
         figures.append(Figure("top-5 accuracy", percent(metrics.top5), wilson(among, count)))
     if calibration is not None:
-        told = f"{percent(calibration.before.ece)} before calibration"
-        figures.append(Figure("calibration error", percent(calibration.after.ece), note=told))
+        text = f"{percent(calibration.before.ece)} before calibration"
+        figures.append(Figure("calibration error", percent(calibration.after.ece), note=text))
     else:
         figures.append(Figure("loss", f"{metrics.loss:.3f}", note="cross-entropy, nats"))
     return figures
@@ -253,7 +254,7 @@ def _row(name: str, run: FinetunedRun, first: FinetunedRun) -> Row:
 
 
 def _by_f1(metrics: Metrics) -> Sequence[ClassRow]:
-    """The weakest first; classes without a test image last."""
+    """Return the classes by F1, the weakest first; classes without a test image come last."""
     rows = [
         ClassRow(label, known, wilson(metrics.confusion[label][label], known.examples))
         for label, known in enumerate(metrics.per_class)
@@ -281,20 +282,20 @@ def _result(plan: Plan, metrics: Metrics) -> dict[str, Any]:
 def _limits(plan: Plan, metrics: Metrics) -> str:
     most = max(plan.dataset.splits["train"].per_class)
     fewest = min(plan.dataset.splits["train"].per_class)
-    told = (
-        f"For images like those of {plain(plan.data_name)}, each of one of its "
-        f"{number(len(plan.class_names), 'class')}: the classifier names one of them whatever the image shows. "
+    text = (
+        f"For images like those of {plain(plan.data_name)}, each of which shows one "
+        f"of its {number(len(plan.class_names), 'class')}: the classifier names one of these for any image. "
         f"It was trained on {number(plan.examples.value, 'image')} and measured on "
         f"{number(metrics.examples, 'image')} ({plain(plan.test_split.reason)}), once, and on nothing else: not on "
         "other cameras, places or times, nor on images that were altered on purpose, nor for groups of people. "
-        f"Images are resized to {plan.evaluation_size.value} x {plan.evaluation_size.value} pixels, so that smaller "
-        "things are lost. What the backbone learned from its own training data is not known to be free of bias."
+        f"Images are resized to {plan.evaluation_size.value} x {plan.evaluation_size.value} pixels, so small "
+        "details are lost. The backbone may have learned biases from its own training data."
     )
     if most >= 2 * fewest:
-        told += f" Classes are uneven: the training split has {fewest:,} to {most:,} images of a class."
+        text += f" Classes are imbalanced: the training split has {fewest:,} to {most:,} images per class."
     if absent := sum(known.examples == 0 for known in metrics.per_class):
-        told += f" Of {number(absent, 'class')} there was no test image."
-    return told
+        text += f" For {number(absent, 'class')} there was no test image."
+    return text
 
 
 def _data_notes(plan: Plan) -> Iterator[str]:
@@ -323,8 +324,8 @@ def _calibration(metrics: Metrics) -> Iterator[str]:
     tried = f"{found.examples:,} images of {found.fitted_on}"
     if found.temperature == 1:
         yield (
-            f"Probabilities are softmax(logits): a temperature, tried on {tried}, would not have made the expected "
-            f"calibration error smaller, which is {percentage(found.after.ece)}."
+            f"Probabilities are softmax(logits): a temperature, tried on {tried}, would not reduce the expected "
+            f"calibration error of {percentage(found.after.ece)}."
         )
         return
     yield (

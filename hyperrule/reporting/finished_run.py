@@ -1,4 +1,4 @@
-"""A finished run, read from its folder and nothing else, and what its kind has to say on pages and cards."""
+"""A finished run, read from its folder alone; subclasses provide the texts and figures of their kind of training."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from hyperrule.support.wording import one_line
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of a test image: the label, the likeliest class and its probability."""
+    """The label of a test image, the most probable class and its probability."""
 
     id: str
     label: str
@@ -30,19 +30,19 @@ class Prediction:
 
 @dataclass(frozen=True)
 class FinishedRun(ABC):
-    """`log` are the lines of metrics.jsonl, `exports` what parity.json tells."""
+    """A finished run. `log` has the lines of metrics.jsonl, `exports` the content of parity.json."""
 
     folder: RunFolder
     plan: TrainingPlan
     log: list[dict[str, Any]]
     exports: tuple[Parity, ...]
 
-    TEMPLATE: ClassVar[str]  # of the page of one run
+    TEMPLATE: ClassVar[str]  # for the page of one run
 
     @classmethod
     @abstractmethod
     def read(cls, folder: RunFolder) -> Self:
-        """Raises RunFolderError if it is another kind of run, or if a file of it is missing or damaged."""
+        """Read a run. Raises RunFolderError if it is of another kind, or if a file of it is missing or damaged."""
 
     @property
     def is_classifier(self) -> bool:
@@ -59,41 +59,41 @@ class FinishedRun(ABC):
 
     @abstractmethod
     def page_values(self) -> dict[str, Any]:
-        """What the template shows besides that which all templates show."""
+        """Return the template's values that only this kind of run has."""
 
     @abstractmethod
     def card_sections(self, trained: str) -> Iterator[str]:
-        """Markdown of the model card up to how to use and repeat the run; `trained` says for how long and how."""
+        """Yield the card's first Markdown sections; `trained` is a sentence that describes the training."""
 
     def card_ending(self) -> Iterator[str]:
-        """Markdown after that."""
+        """Yield the card's last Markdown sections."""
         yield from ()
 
     def front_matter(self) -> dict[str, Any]:
-        """What the model card's front matter has besides that which all cards have."""
+        """Return the entries of the card's front matter that only this kind of run has."""
         return {}
 
     @abstractmethod
     def measured_on_the_same(self, other: Self) -> bool:
-        """Whether figures of both are of the same images."""
+        """Whether both runs were evaluated on the same images."""
 
     @classmethod
     @abstractmethod
     def side_by_side(cls, names: Sequence[str], runs: Sequence[Self]) -> dict[str, Any]:
-        """What the page of several runs of this kind shows besides plans and curves."""
+        """Return the values of the page that compares several runs of this kind, without plans and curves."""
 
 
 def read_log(folder: RunFolder) -> list[dict[str, Any]]:
     with damage(folder.metrics_file):
         log = folder.read_metrics()
         if not all(isinstance(line, dict) and {"kind", "step"} <= line.keys() for line in log):
-            raise ValueError("a line of it is none of hyperrule's")
+            raise ValueError("one of its lines was not written by hyperrule")
     return log
 
 
 @contextmanager
 def damage(file: Path) -> Iterator[None]:
-    """Whatever is wrong with the file within the block becomes a RunFolderError, in one line."""
+    """Within the block, turn every error in reading `file` into a RunFolderError of one line."""
     try:
         yield
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Reads finished runs and makes their pages and cards: at the end of a run, and for `hyperrule report`."""
+"""Reads finished runs and writes their pages and cards: at the end of a run, and for `hyperrule report`."""
 
 import os
 import shutil
@@ -19,13 +19,15 @@ from hyperrule.support.wording import one_line, resume_command
 
 DEFAULT = Path("report.html")
 KINDS: dict[str, type[FinishedRun]] = {"finetune": FinetunedRun, "distill": DistilledRun}
-HEAD = 4_000  # bytes of a page in which it says what made it
+HEAD = 4_000  # bytes at the beginning of a page that contain the name of its generator
 
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """A page that was made; `os.fspath` gives its path. `card` is the model card that was made with it, if any;
-    `headlines` are the results in a line by run."""
+    """A page that was written; `os.fspath` gives its path.
+
+    `card` is the model card written with it, if any. `headlines` has each run's result in one line, by path.
+    """
 
     page: Path
     card: Path | None
@@ -36,12 +38,12 @@ class ReportFiles:
 
 
 def make_report(folders: Sequence[RunFolder], out: Path | None) -> ReportFiles:
-    """As `hyperrule.report` says."""
+    """Write the report of one run, or of several; see `hyperrule.report`."""
     if not folders:
-        raise RecipeError("report takes run folders, at least one. Received: none")
+        raise RecipeError("report takes at least one run folder. Received: none")
     paths = [folder.path for folder in folders]
     if twice := [path for path in paths if paths.count(path) > 1]:
-        raise RecipeError(f"each run once. Received twice: {twice[0]}")
+        raise RecipeError(f"report takes each run once. Received twice: {twice[0]}")
     target = DEFAULT if out is None and len(folders) > 1 else out
     if target is not None:
         check_replaceable(target)
@@ -62,18 +64,20 @@ def make_report(folders: Sequence[RunFolder], out: Path | None) -> ReportFiles:
 
 
 def read_run(folder: RunFolder) -> FinishedRun:
-    """A finished run of whatever kind. Raises RunFolderError, in one line, if it is no run, of another format, or if a
-    file of it is missing or damaged."""
+    """Read a finished run of any kind.
+
+    Raises RunFolderError if the folder is no run or has another format, or if one of its files is missing or damaged.
+    """
     return KINDS[folder.read_plan().job].read(folder)
 
 
 def write_report(folder: RunFolder) -> None:
-    """Raises RunFolderError if something is missing or damaged, RunError if the page cannot be written."""
+    """Write report.html. Raises RunFolderError if a file is missing or damaged, RunError if it cannot be written."""
     folder.write(folder.report_file, render_report(read_run(folder)))
 
 
 def write_card(folder: RunFolder) -> None:
-    """Raises RunFolderError if something is missing or damaged, RunError if the card cannot be written."""
+    """Write model_card.md. Raises RunFolderError if a file is missing or damaged, RunError if it cannot be written."""
     folder.write(folder.card_file, model_card(read_run(folder)))
 
 
@@ -89,17 +93,19 @@ def check_replaceable(file: Path) -> None:
         return
     with file.open("rb") as stream:
         if f'content="{GENERATOR} '.encode() not in stream.read(HEAD):
-            raise RecipeError(f"{file} exists, and hyperrule report did not make it. Name another file with --out.")
+            raise RecipeError(f"{file} exists, and was not written by hyperrule report. Use another --out.")
 
 
 def _check_finished(folder: RunFolder) -> None:
     if not folder.finished:
-        folder.read_plan()  # says what is wrong with what is no run at all
+        folder.read_plan()  # raises a clearer error if the folder is no run at all
         raise RunFolderError(f"{folder.path} is an unfinished run. Finish it first: {resume_command(folder.path)}")
 
 
 def finish_run(run: RunFolder, reporter: Reporter, keep: Callable[[], None] = lambda: None) -> None:
-    """`keep` puts into the folder what the report alone needs. A report that cannot be made does not cost the run.
+    """Write report and card, and delete the checkpoints. `keep` first stores what only the report needs.
+
+    If the report fails, a warning is printed and the run still finishes.
 
     Raises RunError, with the run resumable, if the card cannot be written.
     """
@@ -108,7 +114,7 @@ def finish_run(run: RunFolder, reporter: Reporter, keep: Callable[[], None] = la
         write_report(run)
     except Interrupted:
         raise
-    except Exception as error:  # whatever it is: hours of training must not depend on a page
-        reporter.say(f"Warning: {run.report_file} could not be made ({one_line(error)}).")
+    except Exception as error:  # of any kind: hours of training must not depend on a page
+        reporter.say(f"Warning: {run.report_file} could not be written ({one_line(error)}).")
     write_card(run)
-    shutil.rmtree(run.checkpoints, ignore_errors=True)  # only now: until the card is there, they are the run
+    shutil.rmtree(run.checkpoints, ignore_errors=True)  # only now: the run stays resumable until the card is written

@@ -1,4 +1,4 @@
-"""Values, lists and tables as Markdown, and the sections of a model card that all kinds of runs have."""
+"""Formats values, lists and tables as Markdown, and the sections that model cards of all kinds share."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -40,7 +40,8 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def shown_decision(value: Any) -> str:
-    """
+    """Return the value of a decision as text.
+
     >>> shown_decision(True), shown_decision(None), shown_decision(0.003), shown_decision((1, 2))
     ('yes', 'none', '0.003', '1, 2')
     """
@@ -57,10 +58,10 @@ def shown_decision(value: Any) -> str:
             return str(value)
 
 
-def departures(plan: TrainingPlan) -> Iterator[str]:
-    yield "## Departures from the BiT-HyperRule"
-    made_so = [f"{name}: {shown_decision(made.value)} ({plain(made.reason)})" for name, made in plan.deviations.items()]
-    yield bullets(made_so) if made_so else "none"
+def deviations(plan: TrainingPlan) -> Iterator[str]:
+    yield "## Deviations from the BiT-HyperRule"
+    listed = [f"{name}: {shown_decision(made.value)} ({plain(made.reason)})" for name, made in plan.deviations.items()]
+    yield bullets(listed) if listed else "none"
 
 
 def skipped_images(skipped: dict[str, str]) -> Iterator[str]:

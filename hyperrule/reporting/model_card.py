@@ -1,6 +1,6 @@
-"""model_card.md in the form that Hugging Face's hub reads: front matter with the figures, then text for people.
+"""Writes model_card.md in the format of the Hugging Face hub: front matter with the figures, then text for people.
 
-Form: https://huggingface.co/docs/hub/model-cards.
+Format: https://huggingface.co/docs/hub/model-cards.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from hyperrule.support.wording import number
 
 
 def model_card(run: FinishedRun) -> str:
-    """Markdown."""
+    """Return the card as Markdown."""
     sections = [*run.card_sections(_trained(run)), *_exports(run.exports), *_repeat(run), *run.card_ending()]
     front = yaml.safe_dump(_front_matter(run), sort_keys=False, allow_unicode=True)
     return f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n"
@@ -39,8 +39,8 @@ def _trained(run: FinishedRun) -> str:
     plan, decisions = run.plan, run.plan.decisions
     versions = ", ".join(f"{name} {version}" for name, version in plan.versions.items())
     return (
-        f"Trained for {number(plan.steps, 'step')} of {plan.batch.value} at {decisions['crop'].value} px, "
-        f"base rate {decisions['base_lr'].value:g}, seed {plan.seed.value}, {plan.precision.value}"
+        f"Trained for {number(plan.steps, 'step')} of {plan.batch.value} images at {decisions['crop'].value} px, "
+        f"base learning rate {decisions['base_lr'].value:g}, seed {plan.seed.value}, {plan.precision.value}"
         f"{overflows(run.folder)}; {versions}."
     )
 
@@ -62,23 +62,28 @@ def _exports(exports: tuple[Parity, ...]) -> Iterator[str]:
         ],
     )
     yield (
-        "The SavedModel lies in `export/saved_model/1`, as TensorFlow Serving wants it, and needs TensorFlow only. Its "
-        "signatures, N being any number:"
+        "The SavedModel is in `export/saved_model/1`, where TensorFlow Serving expects it, and needs TensorFlow only. "
+        "Its signatures, for any number N of images:"
     )
     yield table(
         ["signature", "input", "dtype and shape", "meaning"],
         [
-            ["`serving_default`", "`image_bytes`", "string [N]", "each a JPEG, PNG, GIF, BMP or WebP of any size"],
+            [
+                "`serving_default`",
+                "`image_bytes`",
+                "string [N]",
+                "encoded JPEG, PNG, GIF, BMP or WebP images of any size",
+            ],
             ["`images`", "`images`", "uint8 [N, height, width, 3]", "RGB from 0 to 255, of any size"],
         ],
     )
-    yield "Both resize and scale the images themselves, and return"
+    yield "Both signatures resize and scale the images themselves, and return"
     yield table(
         ["output", "dtype and shape", "meaning"],
         [
-            ["`label`", "string [N]", "the likeliest class"],
+            ["`label`", "string [N]", "the most probable class"],
             ["`score`", "float32 [N]", "its probability"],
-            ["`probabilities`", "float32 [N, classes]", "of all classes, calibrated"],
+            ["`probabilities`", "float32 [N, classes]", "calibrated probabilities of all classes"],
             ["`class_names`", "string [N, classes]", "their names, the same in every row"],
         ],
     )
@@ -92,10 +97,10 @@ def _repeat(run: FinishedRun) -> Iterator[str]:
     yield "## Repeat it"
     yield fenced(f"{command_of(plan.recipe)}\n", "sh")
     hashes = [f"data: `{plan.data_sha256}`", f"backbone: `{plan.backbone.sha256}`" if plan.backbone.sha256 else ""]
-    yield "SHA-256 of what went in:\n\n" + bullets(filter(None, hashes))
+    yield "SHA-256 of the inputs:\n\n" + bullets(filter(None, hashes))
 
 
 def overflows(run: RunFolder) -> str:
-    """Steps whose float16 gradient overflowed, where there were any."""
+    """Return the number of steps whose float16 gradient overflowed, in words; "" for none."""
     count = sum(bool(line.get("overflow")) for line in run.read_metrics())
-    return f" ({number(count, 'step')} skipped, whose gradient overflowed)" if count else ""
+    return f" ({number(count, 'step')} skipped because the gradient overflowed)" if count else ""

@@ -1,4 +1,4 @@
-"""report.html of a finished run, and one page of several, from their folders alone."""
+"""Renders report.html of a finished run, and one page that compares several, from their folders alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ GENERATOR = "hyperrule report"
 OVERLAID = (
     ("loss", "step", "Training loss"),
     ("learning_rate", "step", "Learning rate"),
-    ("top1", "evaluation", "Accuracy on the way"),
-    ("top1_agreement", "evaluation", "Agreement on the way"),
+    ("top1", "evaluation", "Accuracy during training"),
+    ("top1_agreement", "evaluation", "Agreement during training"),
 )
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure or decision by run, as text."""
+    """A fact or decision that differs between runs; `by_run` has its value in each, as text."""
 
     name: str
     by_run: list[str]
 
 
 def render_report(run: FinishedRun) -> str:
-    """HTML."""
+    """Return the HTML page of one run."""
     plan = run.plan
     return render(
         run.TEMPLATE,
@@ -53,13 +53,13 @@ def render_report(run: FinishedRun) -> str:
 
 
 def render_comparison(runs: Sequence[FinishedRun]) -> str:
-    """HTML. Raises RunFolderError for runs of different kinds."""
+    """Return the HTML page that compares runs. Raises RunFolderError for runs of different kinds."""
     first = runs[0]
     for run in runs:
         if run.plan.job != first.plan.job:
             raise RunFolderError(
                 f"{run.folder.path} is a {run.plan.KIND} and {first.folder.path} a {first.plan.KIND}: "
-                "give runs of one kind."
+                "compare runs of one kind."
             )
     names = unique_names([run.folder.path for run in runs])
     values = {"rows": [], "measured": [], "agreements": [], "classes": []} | first.side_by_side(names, runs)
@@ -76,21 +76,21 @@ def render_comparison(runs: Sequence[FinishedRun]) -> str:
 
 
 def unique_names(paths: Sequence[PurePath]) -> list[str]:
-    """The last parts of the paths, or all of them where these are not different."""
+    """Return the last parts of the paths, or the full paths if those are not unique."""
     last = [path.name or str(path) for path in paths]
     return last if len(set(last)) == len(last) else [str(path) for path in paths]
 
 
 def _decisions(plan: TrainingPlan) -> list[tuple[str, str, Decided[Any]]]:
-    """Name, value and the decision itself; what departs from the rule comes first."""
+    """Return name, value and decision of each; those that deviate from the rule come first."""
     rows = [(name, shown_decision(made.value), made) for name, made in plan.decisions.items()]
     return sorted(rows, key=lambda row: not row[2].deviates)
 
 
 def _differences(runs: Sequence[FinishedRun]) -> list[Difference]:
-    """What is not the same in all plans, the data and the backbone first."""
+    """Return what differs between the plans; data and backbone come first."""
     plans = [run.plan for run in runs]
-    told = {
+    facts = {
         "data": [f"{plan.data_name} ({plan.data_sha256[:8]})" for plan in plans],
         "classes": [str(len(plan.class_names)) for plan in plans],
         "backbone": [plan.backbone.name for plan in plans],
@@ -101,7 +101,7 @@ def _differences(runs: Sequence[FinishedRun]) -> list[Difference]:
         },
         **{name: [plan.versions.get(name, "") for plan in plans] for name in plans[0].versions},
     }
-    return [Difference(name, values) for name, values in told.items() if len(set(values)) > 1]
+    return [Difference(name, values) for name, values in facts.items() if len(set(values)) > 1]
 
 
 def _curves(names: Sequence[str], runs: Sequence[FinishedRun]) -> list[Markup]:

@@ -1,6 +1,7 @@
-"""pictures.parquet: small pictures of a run's data and mistakes, kept because the data may be gone one day.
+"""Keeps thumbnails of a run's data and mistakes in pictures.parquet, because the data may be gone when they are needed.
 
-id, label, why (sample or mistake), jpeg; in the table's metadata "sizes": the sizes of all images, as JSON.
+Columns: id, label, why ("sample" or "mistake"), jpeg. The table's metadata has "sizes", a histogram of image sizes as
+JSON.
 """
 
 import json
@@ -22,13 +23,15 @@ from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import atomic_write
 from hyperrule.support.wording import one_line
 
-CLASSES, SAMPLES = 24, 4  # classes with samples, training images of each
+CLASSES, SAMPLES = 24, 4  # number of classes with samples, samples of each
 MISTAKES = 24
+
+Row = tuple[str, str, str, bytes]  # id, label, why, jpeg
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """data: URIs of the samples by class, and of mistakes by id; the images of the data set by size."""
+    """Thumbnails as data: URIs, samples by class and mistakes by id; and the histogram of image sizes."""
 
     samples: dict[str, list[str]] = field(default_factory=dict)
     mistakes: dict[str, str] = field(default_factory=dict)
@@ -41,8 +44,11 @@ def keep_pictures(
     testing: Examples,
     probabilities: npt.NDArray[np.float32],
 ) -> None:
-    """Write samples of the training images, and of the test images, with probabilities [N, classes], the most
-    confident mistakes. Raises RunError if the file cannot be written."""
+    """Write samples of the training images, and the most confident mistakes on the test images.
+
+    `probabilities` are float32 [N, classes], one row for each image of `testing`. Raises RunError if the file cannot be
+    written.
+    """
     class_names = source.listing.class_names
     rows = [*_samples(source), *_mistakes(testing, probabilities, class_names)]
     columns = zip(*rows, strict=True) if rows else [()] * 4
@@ -54,7 +60,7 @@ def keep_pictures(
 
 
 def read_pictures(run: RunFolder) -> Pictures:
-    """None of them where the file is missing. Raises RunFolderError if it is damaged."""
+    """Read the pictures; there are none if the file is missing. Raises RunFolderError if it is damaged."""
     if not run.pictures_file.is_file():
         return Pictures()
     pictures = Pictures()
@@ -71,9 +77,6 @@ def read_pictures(run: RunFolder) -> Pictures:
         raise RunFolderError(
             f"{run.pictures_file} is damaged: {one_line(error)}. Delete it for a report without pictures."
         ) from None
-
-
-Row = tuple[str, str, str, bytes]
 
 
 def _samples(source: Source) -> Iterator[Row]:
