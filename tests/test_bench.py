@@ -273,7 +273,7 @@ def test_it_is_clear_which_images_are_the_test(pets: dict[str, Any], tmp_path: P
         (["--dataset", "pest=x"], "has no data set 'pest'. It has: pets. Did you mean 'pets'?"),
         (["--dataset", "pets"], "--dataset takes NAME=PATH"),
         (["--jobs", "0"], "jobs must be from 1 to 256. Received: 0"),
-        (["--status", "--dry-run"], "give one of them"),
+        (["--status", "--dry-run"], "set one of them"),
         (["--dry-run", "--write", "out.html"], "need measurements: leave out --dry-run"),
         (
             ["--compare", "probe", "heed"],

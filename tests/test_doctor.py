@@ -62,7 +62,7 @@ def test_three_gpus_of_two_kinds(nvidia_smi: NvidiaSmi, hyperrule_doctor: Doctor
     told = hyperrule_doctor()
     assert all(len(line) <= 80 for line in told.splitlines() if "->" not in line)
     assert f"GPU 0      {V100}, 16.0 GiB (15.8 GiB free), capability 7.0\n" in told
-    assert "devices    0,1,2: the GPUs of this machine" in told
+    assert "devices    0,1,2: all GPUs that nvidia-smi lists" in told
     assert "precision  float16: Tesla V100" in told
     assert "GPU 1: only 20.0 GiB of 40.0 GiB are free" in told
     assert "-> nvidia-smi --query-compute-apps=pid,process_name,used_memory --format=csv\n" in told
@@ -107,7 +107,7 @@ def test_a_machine_without_gpus_needs_nothing(
     monkeypatch.setenv("PATH", str(tmp_path))
     told = hyperrule_doctor(sees=TensorFlow(cuda="12.5.1"))
     assert "devices    cpu: nvidia-smi lists no GPU" in told
-    assert "note       no NVIDIA GPU in this machine, and no driver for one" in told
+    assert "note       this machine has no NVIDIA GPU, and no driver for one" in told
     assert "->" not in told
     assert "fine       nothing to fix" in told
 
@@ -122,12 +122,16 @@ def test_a_failing_nvidia_smi_is_told_in_its_own_words(nvidia_smi: NvidiaSmi, hy
 @pytest.mark.parametrize(
     ("around", "what", "mend"),
     [
-        ({}, "no NVIDIA GPU in this machine", None),
-        ({"pci_gpus": 2, "distribution": "ubuntu"}, "2 NVIDIA GPUs .* the driver is not loaded", "ubuntu-drivers"),
-        ({"pci_gpus": 1, "distribution": "debian"}, "1 NVIDIA GPU in", "apt-get install nvidia-driver"),
+        ({}, "this machine has no NVIDIA GPU", None),
+        (
+            {"pci_gpus": 2, "distribution": "ubuntu"},
+            "has 2 NVIDIA GPUs, but the driver is not loaded",
+            "ubuntu-drivers",
+        ),
+        ({"pci_gpus": 1, "distribution": "debian"}, "has 1 NVIDIA GPU", "apt-get install nvidia-driver"),
         ({"pci_gpus": 1, "distribution": "plan9"}, "has 1 NVIDIA GPU", "as your distribution documents"),
         ({"pci_gpus": 1, "driver": "535.129.03"}, "driver 535.129.03 is loaded, but nvidia-smi", "nvidia-utils-535"),
-        ({"pci_gpus": 8, "container": True}, "this container was started without", "docker run --gpus all"),
+        ({"pci_gpus": 8, "container": True}, "this container does not get them", "docker run --gpus all"),
         ({"driver": "535.129.03", "container": True}, "an NVIDIA driver, but this container", "nvidia.com/gpu: 1"),
         ({"driver": "1", "container": True, "device_files": True}, "has GPUs, but not nvidia-smi", "CAPABILITIES"),
     ],
