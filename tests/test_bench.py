@@ -230,9 +230,9 @@ def test_another_ledger_is_refused(tmp_path: Path, text: str, said: str) -> None
         ({"methods": {"prob": {}}}, "unknown method 'prob'. Allowed: probe, head, finetune, finetune-probe. Did you"),
         ({"methods": {"probe": {"l3": 1}}}, "unknown key 'methods.probe.l3'. Allowed: l2, choose, shots, seeds."),
         ({"methods": {"head": {"stesp": 3}}}, "unknown option 'stesp'. Did you mean 'steps'?"),
-        ({"methods": {"head": {"seed": 3}}}, "seed is what the grid says"),
+        ({"methods": {"head": {"seed": 3}}}, "seed is set by the grid"),
         ({"methods": {"probe": {"l2": [0]}}}, "greater than 0. Received: 0"),
-        ({"methods": {}}, "methods must name one at least: probe, head, finetune or finetune-probe"),
+        ({"methods": {}}, "methods must name at least one of probe, head, finetune and finetune-probe"),
         ({"shots": [0]}, "Received: 0"),
         ({"shots": ["ful"]}, "'full'. Received: 'ful'"),
         ({"datasets": {}}, "datasets: "),
@@ -256,14 +256,14 @@ def test_a_mistake_in_a_grid_is_one_line(
 
 def test_it_is_clear_which_images_are_the_test(pets: dict[str, Any], tmp_path: Path, image_folder: Path) -> None:
     pets["datasets"]["pets"].pop("test")
-    assert "datasets.pets has no test split. Say test: held-out" in refused(pets, tmp_path)
+    assert "datasets.pets has no test split. Set test: held-out" in refused(pets, tmp_path)
     shutil.copytree(image_folder, tmp_path / "split" / "train")
     shutil.copytree(image_folder, tmp_path / "split" / "val")
     pets["datasets"]["pets"]["dataset"] = str(tmp_path / "split")
-    assert "only train, validation. Say which of them is the test" in refused(pets, tmp_path)
+    assert "only train, validation. Set test_split: NAME" in refused(pets, tmp_path)
     shutil.copytree(image_folder, tmp_path / "split" / "test")
     assert refused(pets | {"datasets": {"pets": {**pets["datasets"]["pets"], "test": "held-out"}}}, tmp_path).endswith(
-        "datasets.pets has a test split of its own: leave out test: held-out."
+        "datasets.pets has its own test split: leave out test: held-out."
     )
 
 
@@ -290,7 +290,7 @@ def test_a_mistake_on_the_command_line_is_one_line(
 def test_a_folder_of_something_else_is_left_alone(pets: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "diary.txt").write_text("dear diary")
-    with pytest.raises(RunFolderError, match="is not empty, and holds no benchmark"):
+    with pytest.raises(RunFolderError, match="is not empty and has no benchmark"):
         prepared(pets, tmp_path / "out")
     assert os.listdir(tmp_path / "out") == ["diary.txt"]
 
@@ -537,7 +537,7 @@ def test_a_process_that_dies_twice_fails_its_cells_alone(
     code, _, _, lines = measured(pets, tmp_path, monkeypatch, 137, 0, 1)
     assert (code, [line.backbone for line in lines if line.status == "done"]) == (1, ["random-r26x0.5"] * 4)
     errors = {line.error for line in lines if line.status == "failed"}
-    assert errors == {"its process ended with 1, twice: see what it said before, then --retry-failed"}
+    assert errors == {"its process ended with 1, twice: see its output above, then --retry-failed"}
 
 
 def test_a_process_that_somebody_stops_has_not_failed(

@@ -131,7 +131,7 @@ def test_a_signal_stops_all_tasks_even_if_ray_forgets_to_cancel(
 
     threading.Thread(target=terminate, daemon=True).start()
     orders = [Order(piece=piece, planned=tmp_path) for piece in pieces]
-    with engine.connected(cluster.address), pytest.raises(Interrupted, match="the same command goes on") as stopped:
+    with engine.connected(cluster.address), pytest.raises(Interrupted, match="the same command resumes") as stopped:
         engine.run_on_ray(tmp_path, orders, 1, lambda _, code: ended.append(code))
     assert (stopped.value.exit_code, ended) == (143, [])
     assert not any(psutil.pid_exists(int(name)) for name in os.listdir(tmp_path))
@@ -151,7 +151,7 @@ def test_a_port_that_says_nothing_is_no_cluster(monkeypatch: pytest.MonkeyPatch)
     ("arguments", "said"),
     [
         (["--engine", "rey"], "engine must be local or ray. Received: 'rey'"),
-        (["--address", "auto"], "--address is that of a Ray cluster: say --engine ray, too."),
+        (["--address", "auto"], "--address is that of a Ray cluster: set --engine ray, too."),
         (["--engine", "ray", "--address", "here"], "--address takes auto or HOST:PORT, such as 10.0.0.1:6379."),
         (["--engine", "ray", "--address", "ray://here:10001"], "--address takes auto or HOST:PORT"),
         (

@@ -171,9 +171,9 @@ def test_two_methods_are_compared_on_the_seeds_that_both_have() -> None:
         ("finetune", "head", "'head': backbones are bit-r26x0.5, efficientnet-lite0; methods probe, finetune"),
         ("efficientnet-lite", "bit-r26x0.5", "Did you mean 'efficientnet-lite0'"),
         ("probe", "bit-r26x0.5", "a backbone and a method"),
-        ("probe", "probe", "against itself"),
-        ("bit-r26x0.5", "elsewhere", "no finished cell in common"),
-        ("bit-r26x0.5", "other data", "no finished cell in common"),
+        ("probe", "probe", "with itself"),
+        ("bit-r26x0.5", "elsewhere", "share no finished cell"),
+        ("bit-r26x0.5", "other data", "share no finished cell"),
     ],
 )
 def test_pairs_that_cannot_be_compared_are_refused_in_one_line(one: str, other: str, why: str) -> None:
@@ -325,7 +325,7 @@ def test_the_page_has_its_figures_with_text_and_ids_once() -> None:
 def test_the_plot_is_a_file_of_its_own_in_light_and_dark() -> None:
     text = written(GRID, "svg")
     root = ElementTree.fromstring(text)
-    assert root.get("aria-label", "").startswith("Accuracy by images a class, cifar10, probe")
+    assert root.get("aria-label", "").startswith("Accuracy by images per class, cifar10, probe")
     assert "prefers-color-scheme: dark" in text
     used = set(re.findall(r"var\((--\w+)\)", text))
     assert {"--bar", "--accent", "--ink"} <= used <= set(re.findall(r"(--\w+):", text))

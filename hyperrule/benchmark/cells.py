@@ -1,6 +1,6 @@
-"""The cells of a grid beside the data, networks and machine that are there: what each would do, and its key.
+"""Prepares the cells of a grid for data, backbones and machine: the plan of each cell, its subset, and its key.
 
-Which images of a data set are labelled: balanced, nested subsets, the same for every backbone and method.
+The training images of a data set are balanced, nested subsets, the same for every backbone and method.
 """
 
 import hashlib
@@ -29,13 +29,15 @@ from hyperrule.planning.planner import installed_versions
 from hyperrule.support.files import atomic_write
 from hyperrule.support.progress import Reporter
 
-MICRO_BATCH = 32  # of networks with batch norm, which sees it: not what memory is free for, which changes
+MICRO_BATCH = 32  # for networks with batch norm, whose result depends on it: free memory must not decide it
 
 
 @dataclass(frozen=True)
 class PreparedCell:
-    """A cell, what it is measured with, and the plan of its training; of a probe, the plan says only which images and
-    how large. `l2` are what a probe chooses from."""
+    """A cell with its data and the plan of its training; of a probe's plan, only images and resolution count.
+
+    `l2` holds the values from which a probe chooses.
+    """
 
     cell: Cell
     plan: Plan
@@ -44,7 +46,7 @@ class PreparedCell:
 
     @property
     def is_here(self) -> bool:
-        """Whether it can be measured with what is here; before weights are downloaded, the key is not that of later."""
+        """Whether the weights are on this machine. Before they are downloaded, `key` is not the final one."""
         return is_here(self.plan.backbone)
 
     @cached_property
@@ -80,7 +82,7 @@ class PreparedCell:
 
     @property
     def estimated_seconds(self) -> float | None:
-        """Of its own; None where that cannot be told, and 0 for a probe, whose time is that of features."""
+        """The cell's own time, None if unknown; 0 for a probe, whose time is spent on shared features."""
         if self.cell.method == "probe":
             return 0.0
         parts = self.plan.estimate.training_seconds, self.plan.estimate.evaluation_seconds
@@ -115,8 +117,10 @@ class PreparedCell:
 
 @dataclass(frozen=True)
 class PlannedGrid:
-    """`planned` are the cells of which data set and backbone could be opened; `absent` says why not, for all others.
-    `to_fetch` tells of backbones of which there are facts, but no weights."""
+    """All cells of a grid: `planned` if data set and backbone could be opened, else in `absent` with the reason.
+
+    `to_fetch` describes backbones whose facts are known but whose weights are not on this machine.
+    """
 
     cells: list[Cell]
     planned: list[PreparedCell]
@@ -127,11 +131,10 @@ class PlannedGrid:
 def planned_cells(
     grid: Grid, cells: Iterable[Cell], reporter: Reporter, *, fetch: bool = True, jobs: int = 1
 ) -> PlannedGrid:
-    """The cells with their plans, for one of `jobs` processes that share the machine's memory. Every data set is read
-    once, and what is missing downloaded with `fetch`.
+    """Plan the cells, for one of `jobs` processes that share the machine's memory.
 
-    Raises UserError if the grid asks for what cannot be: no such backbone or path, no test split, more shots than a
-    class has images.
+    Every data set is read once. With `fetch`, missing data and weights are downloaded. Raises UserError for mistakes of
+    the grid: an unknown backbone or path, no test split, more shots than a class has images.
     """
     wanted = list(cells)
     sources, backbones = open_all(grid, wanted, reporter, fetch)
@@ -151,18 +154,20 @@ def planned_cells(
 
 
 def as_done_here(planned: Sequence[PreparedCell], jobs: int) -> list[PreparedCell]:
-    """Cells that may have been planned on another machine, cut up as this one's devices and memory want it, of which
-    `jobs` processes have a share each; what is learned stays.
+    """Return the cells with execution (such as micro-batches) fitted to this machine, shared by `jobs` processes.
 
-    Raises UserError if this machine has other versions of what can change a result.
+    They may have been planned on another machine; what is learned stays the same. Raises UserError if this machine has
+    other versions of software that can change a result.
     """
     machine, versions = _shared_machine(jobs), installed_versions()
     first = planned[0].plan
-    if versions != first.versions:  # also of machines that are alike
+    if versions != first.versions:  # checked on equal machines, too
         ours, theirs = (
             ", ".join(f"{name} {version}" for name, version in known.items()) for known in (versions, first.versions)
         )
-        raise UserError(f"{socket.gethostname()} has {ours}; the grid was planned with {theirs}. Install the same.")
+        raise UserError(
+            f"{socket.gethostname()} has {ours}; the grid was planned with {theirs}. Install the same versions."
+        )
     if (machine.devices, machine.memory) == (first.machine.devices, first.machine.memory):
         return list(planned)
     here = [make_plan(one.plan.recipe, one.source, one.plan.backbone, machine) for one in planned]
@@ -178,7 +183,7 @@ def as_done_here(planned: Sequence[PreparedCell], jobs: int) -> list[PreparedCel
 
 
 def _shared_machine(jobs: int) -> Machine:
-    """This one with the memory that each of so many processes has."""
+    """Return this machine with the memory that is left for each of `jobs` processes."""
     machine = this_machine()
     return machine.model_copy(update={"available_memory": machine.available_memory // jobs})
 
@@ -193,10 +198,10 @@ def _planned(grid: Grid, cell: Cell, source: Source, backbone: BackboneInfo, mac
 
 
 def subset(training: Examples, class_names: tuple[str, ...], shots: Shots, seed: int) -> Indices:
-    """Numbers (ascending) of the images: `shots` of every class, or all. Those of fewer shots are among those of more.
+    """Return the indices, ascending int64 [n], of `shots` images of every class, or of all images.
 
-    `training` is `Source.examples("train")`; a fine-tuning with this seed and so many examples per class has the very
-    same images. Raises DataError where a class has fewer.
+    Subsets of a seed are nested: fewer shots are a part of more. `training` is `Source.examples("train")`; a
+    fine-tuning with this seed and `examples_per_class` uses the same images. Raises DataError if a class has too few.
     """
     if shots == "full":
         return np.arange(len(training))
@@ -204,7 +209,7 @@ def subset(training: Examples, class_names: tuple[str, ...], shots: Shots, seed:
 
 
 def list_file(folder: Path, dataset: str, shots: Shots, seed: int) -> Path:
-    """DATASET-SHOTS-SEED.txt.
+    """Return the file of a subset, DATASET-SHOTS-SEED.txt.
 
     >>> list_file(Path("subsets"), "cifar10", 5, 0).as_posix()
     'subsets/cifar10-5-0.txt'
@@ -213,7 +218,7 @@ def list_file(folder: Path, dataset: str, shots: Shots, seed: int) -> Path:
 
 
 def write_list(file: Path, chosen: Examples) -> None:
-    """The ids, one a line, in the order in which the images are used. Raises RunError."""
+    """Write the ids of the images, one a line, in the order of `chosen`. Raises RunError if that fails."""
     with atomic_write(file) as partial:
         partial.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text("".join(f"{identity}\n" for identity in chosen.ids), encoding="utf-8")

@@ -1,15 +1,15 @@
-"""The folder of a benchmark: what it holds, and where.
+"""The folder of a benchmark, with these files:
 
-grid.yaml        what was asked for last
-keys.json        the key of every cell, see `index`
-ledger.jsonl     a line a finished cell
-subsets/         the images of each subset: DATASET-SHOTS-SEED.txt, an id a line
+grid.yaml        the grid of the last command
+keys.json        the key of every cell, see below
+ledger.jsonl     one line per finished cell
+subsets/         the images of each subset: DATASET-SHOTS-SEED.txt, one id a line
 runs/KEY/        trainings: plan.json, metrics.jsonl, eval.json; weights and checkpoints until they are finished
-claims/          who is at work on what, see `claims`
-.planned-*/      the planned cells for the processes that work on them, while there are any
+claims/          locks on cells that are being measured, see `ledger.claim`
+.planned-*/      planned cells, handed over to the processes that measure them
 
-keys.json: the key that every cell had when its data set and backbone were last opened, by what the grid says of the
-cell, so that nothing has to be opened to tell what is done.
+keys.json has the key of every cell when its data set and backbone were last opened, by a hash of the cell's description
+in the grid. It shows which cells are done without opening anything.
 """
 
 import hashlib
@@ -29,7 +29,10 @@ from hyperrule.planning.training_plan import EXECUTION_FIELDS
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.files import file_lock, os_errors_as, write_text
 
-BEGUN = {".lock", "grid.yaml.partial"}  # what another process has that is about to write the grid, or was killed then
+# Files of another process that is about to write the grid, or was killed while doing so.
+BEGUN = {".lock", "grid.yaml.partial"}
+NO_RESULT = {"dataset", "data_dir", *EXECUTION_FIELDS}  # options that do not change results: locations and execution
+SUBSET = {"seed", "examples_per_class"}  # options that a cell has itself
 
 
 class BenchFolder:
@@ -45,16 +48,16 @@ class BenchFolder:
         return RunFolder(self.path / "runs" / key, resume=retry)
 
     def check(self) -> None:
-        """Raises RunFolderError if the folder is something else's, or of another version."""
+        """Raises RunFolderError if the folder belongs to something else, or to another version."""
         path = self.path
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"--out {path} is a file. Choose a folder.")
         if path.is_dir() and not BEGUN.issuperset(os.listdir(path)) and not self.grid_file.exists():
-            raise RunFolderError(f"--out {path} is not empty, and holds no benchmark. Choose another folder.")
+            raise RunFolderError(f"--out {path} is not empty and has no benchmark. Choose another folder.")
         self.read()
 
     def prepare(self, grid: Grid, planned: list[PreparedCell]) -> None:
-        """Write the grid, the keys and the subsets. Raises RunFolderError."""
+        """Write the grid, the keys and the subsets. Raises RunFolderError if that fails."""
         self.check()
         path = self.path
         with os_errors_as(RunFolderError, f"--out {path} cannot be used"), file_lock(path / ".lock"):
@@ -63,20 +66,20 @@ class BenchFolder:
             self._write_subsets(planned)
 
     def read(self) -> dict[str, Line]:
-        """The ledger, by key."""
+        """Return the lines of the ledger, by key."""
         return {line.key: line for line in read_ledger(self.ledger_file)}
 
     def add(self, line: Line) -> None:
         append(self.ledger_file, line)
 
     def keep_figures(self, key: str) -> None:
-        """Remove what is large of a training, if the cell is one."""
+        """Remove the large files of a training, if the cell is one."""
         run = self.run(key)
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         run.lock_file.unlink(missing_ok=True)
 
     def _write_subsets(self, planned: list[PreparedCell]) -> None:
-        """Of all images there is no list."""
+        """Write the list of each subset, but none for all images."""
         wanted = {
             (one.cell.dataset, one.cell.shots, one.cell.seed): one.source for one in planned if one.cell.shots != "full"
         }
@@ -86,21 +89,17 @@ class BenchFolder:
             write_list(list_file(self.path / "subsets", dataset, shots, seed), training.take(chosen))
 
 
-NO_RESULT = {"dataset", "data_dir", *EXECUTION_FIELDS}  # where data lie, and how a training is cut up, change none
-SUBSET = {"seed", "examples_per_class"}  # which the cell has, too
-
-
 class Index:
     def __init__(self, file: Path) -> None:
         self.file = file
 
     def keys(self, grid: Grid) -> dict[Cell, str | None]:
-        """Of every cell; None where it is new, or no longer what it was. Raises RunFolderError."""
+        """Return the key of every cell; None for a new or changed cell. Raises RunFolderError."""
         stored = self._read()
         return {cell: stored.get(wording) for cell, wording in _wordings(grid).items()}
 
     def note(self, grid: Grid, planned: Iterable[PreparedCell]) -> None:
-        """Add keys; whoever shares the folder holds a lock."""
+        """Add keys. The caller holds the lock of the folder."""
         wordings = _wordings(grid)
         known = {**self._read(), **{wordings[one.cell]: one.key for one in planned}}
         write_text(self.file, json.dumps(known, indent=0))
@@ -113,12 +112,12 @@ class Index:
                 stored: dict[str, str] = json.loads(self.file.read_bytes())
             return dict(stored)
         except (ValueError, TypeError):
-            raise RunFolderError(f"{self.file} is damaged. Remove it: 'hyperrule bench' writes it anew.") from None
+            raise RunFolderError(f"{self.file} is damaged. Remove it: 'hyperrule bench' writes it again.") from None
 
 
 def _wordings(grid: Grid) -> dict[Cell, str]:
-    """SHA-256 of what is asked for, by cell."""
-    alike: dict[tuple[str, str, str], str] = {}  # what all subsets have in common: a recipe takes its time
+    """Return the SHA-256 of each cell's description in the grid."""
+    alike: dict[tuple[str, str, str], str] = {}  # shared by all subsets, because making a recipe is slow
     wordings, versions = {}, installed_versions()
     for cell in grid.cells():
         group = cell.dataset, cell.backbone, cell.method

@@ -1,4 +1,4 @@
-"""A benchmark as it is asked for: a YAML file with data sets, backbones, shots, seeds and methods."""
+"""The grid of a benchmark: a YAML file with data sets, backbones, shots, seeds and methods."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from hyperrule.support.wording import did_you_mean
 HELD_OUT = "held-out"
 Seeds = Annotated[int, Field(ge=1, le=1000)]
 PositiveShots = Annotated[int, Field(ge=1)] | Literal["full"]
-# What a cell decides for itself, so that a method must not, and what is asked of data and backbone, not of a training.
+# Options that a method must not set: the cell sets them, or they belong to the data set or the backbone.
 OF_THE_GRID = (
     *("dataset", "backbone", "seed", "examples_per_class", "train", "head_init", "crop", "tensorboard"),
     *("strict_data", "input_range", "devices"),
@@ -34,13 +34,15 @@ def _some(value: Any) -> Any:
 
 
 def _defaults(value: Any) -> Any:
-    """`probe:` with nothing behind it."""
+    """Return {} for a key without a value, such as `probe:`, which means the defaults."""
     return {} if value is None else value
 
 
 class DataSet(BaseModel):
-    """The options of a recipe that say which images. What has no test split is refused unless `test` says that a fifth
-    of each class is held out of it, by `split_seed`."""
+    """The options of a recipe that select images.
+
+    A data set without a test split needs `test: held-out`: a fifth of each class is held out, sampled by `split_seed`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,7 +66,7 @@ class DataSet(BaseModel):
 
     @property
     def located(self) -> "DataSet":
-        """The same from any working directory."""
+        """The same with absolute paths, which hold from any working directory."""
         paths = {
             name: os.path.abspath(os.path.expanduser(path))
             for name in ("data_dir", "exclude")
@@ -74,8 +76,11 @@ class DataSet(BaseModel):
 
 
 class ProbeMethod(BaseModel):
-    """The closed-form probe. Of several `l2`, the one with the least squared left-out error is taken, or with `choose:
-    each` every one is a cell of its own. `shots` and `seeds` are the grid's where they are None."""
+    """The closed-form probe. `shots` and `seeds` default to the grid's.
+
+    Of several `l2`, the probe uses the one with the least squared error on left-out images; with `choose: each`, every
+    value is its own cell.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,7 +93,7 @@ class ProbeMethod(BaseModel):
 
 
 class TrainedMethod(BaseModel):
-    """A fine-tuning, whose other options are those of a recipe."""
+    """A fine-tuning; its other options are those of a recipe. `shots` and `seeds` default to the grid's."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -102,7 +107,7 @@ class TrainedMethod(BaseModel):
     @model_validator(mode="after")
     def _options_of_a_recipe(self) -> Self:
         if taken := [name for name in self.options if name in OF_THE_GRID or name in DataSet.model_fields]:
-            raise ValueError(f"{taken[0]} is what the grid says, or the method means: leave it out")
+            raise ValueError(f"{taken[0]} is set by the grid or by the method: leave it out")
         try:
             make_recipe({"dataset": "-", **self.options}, Recipe)
         except RecipeError as error:
@@ -111,7 +116,7 @@ class TrainedMethod(BaseModel):
 
 
 class Methods(BaseModel):
-    """What is measured; `head` trains a head alone, `finetune-probe` everything, from the probe's head."""
+    """The methods of a grid. `head` trains a head alone, `finetune-probe` all weights, from a probe's head."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -122,7 +127,7 @@ class Methods(BaseModel):
 
     @property
     def asked(self) -> dict[Method, ProbeMethod | TrainedMethod]:
-        """In the order in which they are done: what is quick first."""
+        """The methods that the grid names, in the order of execution: quick ones first."""
         every: dict[Method, ProbeMethod | TrainedMethod | None] = {
             "probe": self.probe,
             "head": self.head,
@@ -133,7 +138,7 @@ class Methods(BaseModel):
 
 
 class Cell(BaseModel):
-    """One measurement. `dataset` is its name in the grid, `l2` that of a probe that is to be fitted with no other."""
+    """One measurement. `dataset` is its name in the grid; `l2` is set for a probe with `choose: each`, else None."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -151,8 +156,10 @@ class Cell(BaseModel):
 
 
 class Grid(BaseModel):
-    """`shots` are training images a class, or "full"; `seeds` the number of subsets of each; `crop` the side in pixels
-    of what networks see, by default what the rule says for the data set."""
+    """A grid. `shots` are training images per class, or "full"; `seeds` is the number of subsets for each.
+
+    `crop` is the side in pixels of the images that networks see; by default the rule decides it for each data set.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -166,11 +173,11 @@ class Grid(BaseModel):
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:
         if not self.methods.asked:
-            raise ValueError("methods must name one at least: probe, head, finetune or finetune-probe")
+            raise ValueError("methods must name at least one of probe, head, finetune and finetune-probe")
         return self
 
     def shots_and_seeds(self, method: ProbeMethod | TrainedMethod) -> Iterator[tuple[Shots, int]]:
-        """Those of a method, smallest first. All images are one subset, from which there is one probe."""
+        """Yield the shots and seeds of a method, smallest first. "full" is one subset, so it gives one probe."""
         numbers = sorted({*(method.shots or self.shots)}, key=lambda shots: (shots == "full", str(shots).zfill(9)))
         for shots in numbers:
             alone = shots == "full" and isinstance(method, ProbeMethod)
@@ -178,7 +185,7 @@ class Grid(BaseModel):
                 yield shots, seed
 
     def cells(self) -> list[Cell]:
-        """All of them, in the order in which they are done."""
+        """Return all cells in the order of execution."""
         return [
             Cell(dataset=dataset, backbone=backbone, method=method, shots=shots, seed=seed, l2=l2)
             for dataset in self.datasets
@@ -189,7 +196,7 @@ class Grid(BaseModel):
         ]
 
     def recipe(self, cell: Cell) -> Recipe:
-        """What `hyperrule finetune` would be asked for; of a probe, no more than images and pixels."""
+        """Return the recipe that `hyperrule finetune` would get; of a probe's, only images and resolution count."""
         method = self.methods.asked[cell.method]
         return make_recipe(
             {
@@ -210,9 +217,9 @@ class Grid(BaseModel):
 
 
 def read_grid(name: str, places: Mapping[str, str] | None = None) -> Grid:
-    """The grid in a YAML file, or a shipped one ("bench/digits"); `places` say where its data sets are.
+    """Read the grid from a YAML file, or a shipped one ("bench/digits"); `places` overrides locations of data sets.
 
-    Raises RecipeError, in one line, with everything that is wrong with it.
+    Raises RecipeError, in one line, with all mistakes of the grid.
     """
     try:
         grid = Grid.model_validate(load_recipe(name))
@@ -230,7 +237,8 @@ def read_grid(name: str, places: Mapping[str, str] | None = None) -> Grid:
 
 
 def grid_name(name: str) -> str:
-    """
+    """Return the short name of a grid.
+
     >>> grid_name("bench/digits"), grid_name("my grids/pets.yaml")
     ('digits', 'pets')
     """

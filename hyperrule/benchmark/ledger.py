@@ -1,6 +1,6 @@
-"""The ledger of a benchmark: ledger.jsonl, a line for every finished cell, kept whatever happens to its writers.
+"""The ledger of a benchmark, ledger.jsonl: a line for every finished cell, safe against writers that are killed.
 
-Who is at work on a cell: a lock on a file of its key, which the system gives back when a process dies.
+A process that measures a cell holds a lock on the file of the cell's key; the system releases it when the process dies.
 """
 
 import json
@@ -23,13 +23,13 @@ Shots = int | Literal["full"]
 
 
 class Line(BaseModel):
-    """What one cell gave. `key` is a SHA-256 of everything that can change it.
+    """The result of one cell. `key` is a SHA-256 of everything that can change it.
 
-    `shots` are images a class, `seed` that of the subset and of the training. Of a cell that is done, `top1` is the
-    accuracy, a fraction, on `examples` test images of `size` x `size` pixels after `trained_on` images, and of a probe
-    `l2` what it was fitted with; of a failed one, `error` says why in one line. `seconds` are of the cell alone,
-    without what it shares with others, such as features. `data_sha256` covers images, classes and splits;
-    `weights_sha256` is None for random weights. `settings` are what a training was asked for besides.
+    `shots` are images per class; `seed` is that of the subset and of the training. A finished cell has `top1`, the
+    accuracy as a fraction, on `examples` test images of `size` x `size` pixels after training on `trained_on` images;
+    a probe has the `l2` it was fitted with. A failed cell has the reason in `error`, one line. `seconds` are the cell's
+    own, without work shared with others, such as features. `data_sha256` covers images, classes and splits;
+    `weights_sha256` is None for random weights. `settings` has the other decisions of a training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,10 +56,10 @@ class Line(BaseModel):
 
 
 def read_ledger(path: Path) -> list[Line]:
-    """The last line of every key, in the order in which they came; none where there is no file.
+    """Return the last line of every key, in the order of the file; no lines if there is no file.
 
-    Half a line at the end, of a writer that was killed, does not count. Raises RunFolderError for a ledger of another
-    format, and for any other line that is none.
+    An incomplete line at the end, from a writer that was killed, is ignored. Raises RunFolderError for a ledger of
+    another format, and for any other damaged line.
     """
     if not path.exists():
         return []
@@ -72,9 +72,9 @@ def read_ledger(path: Path) -> list[Line]:
 
 
 def append(path: Path, line: Line) -> None:
-    """Add a line, on the disk when this returns; half a line that a killed writer left is removed first.
+    """Add a line, which is on disk when this returns. An incomplete line that a killed writer left is removed first.
 
-    Other processes may do the same at the same time. Raises RunError if it cannot be written.
+    Several processes may do this at the same time. Raises RunError if the line cannot be written.
     """
     with os_errors_as(RunError, f"cannot write {path}"), path.open("ab+") as stream:
         lock_stream(stream)
@@ -85,7 +85,7 @@ def append(path: Path, line: Line) -> None:
 
 
 def _mend(stream: BinaryIO) -> None:
-    """Make the file end with the end of a line."""
+    """Complete or remove an unfinished last line."""
     stream.seek(0)
     content = stream.read()
     last = content[content.rfind(b"\n") + 1 :]
@@ -96,7 +96,7 @@ def _mend(stream: BinaryIO) -> None:
 
 
 def _is_whole(text: bytes) -> bool:
-    """An object that was cut short is no JSON."""
+    """Whether a last line is complete: an object that was cut off is not valid JSON."""
     try:
         json.loads(text)
     except ValueError:
@@ -110,7 +110,7 @@ def _parsed(path: Path, number: int, text: bytes) -> Line:
         if stored["format"] != FORMAT:
             raise RunFolderError(
                 f"{path} has format {stored['format']}; this version reads {FORMAT}. "
-                "Go on with the version that began it, or begin anew with another --out."
+                "Continue with the version that began it, or start again with another --out."
             )
         return Line.model_validate(stored)
     except (ValueError, KeyError, TypeError, ValidationError) as error:

@@ -1,5 +1,8 @@
-"""Data sets and backbones of a grid, opened. What is wrong with the grid is refused; what is named as it should be, but
-cannot be had, costs its own cells alone."""
+"""Opens the data sets and backbones of a grid.
+
+A mistake in the grid is an error. A data set or backbone that is named correctly, but is not available, only makes its
+own cells absent.
+"""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -26,7 +29,7 @@ from hyperrule.support.wording import listed
 
 @dataclass(frozen=True)
 class Absent:
-    """A data set or backbone that cannot be had, and why, in one line."""
+    """A data set or backbone that is not available, with the reason in one line."""
 
     reason: str
 
@@ -34,8 +37,11 @@ class Absent:
 def open_all(
     grid: Grid, cells: Sequence[Cell], reporter: Reporter, fetch: bool
 ) -> tuple[dict[str, Source | Absent], dict[str, BackboneInfo | Absent]]:
-    """Data sets and backbones of the cells, by name. With `fetch`, what is missing is downloaded, when all that is here
-    has been found to be as it should. Raises UserError for mistakes of the grid."""
+    """Open the data sets and backbones of the cells; return each by name.
+
+    With `fetch`, missing ones are downloaded, after all that are on this machine have been checked. Raises UserError
+    for mistakes of the grid.
+    """
     datasets = {name: grid.datasets[name] for name in dict.fromkeys(cell.dataset for cell in cells)}
     for name, asked in datasets.items():
         _check_place(name, asked)
@@ -58,15 +64,15 @@ def open_all(
 
 
 def open_dataset(name: str, asked: DataSet, shots: Iterable[Shots], reporter: Reporter, fetch: bool) -> Source | Absent:
-    """The data set, every image of it looked at; with `fetch`, what is missing is downloaded.
+    """Open the data set and read the facts of every image. With `fetch`, a missing data set is downloaded.
 
-    Raises UserError if the grid asks for what cannot be: an option that means nothing, no test split, more shots than
-    a class has images.
+    Raises UserError for mistakes of the grid: an option that does not apply, no test split, more shots than a class has
+    images.
     """
     try:
         source = _listed(asked, reporter, fetch)
     except DataError as error:
-        if _asks_in_vain(asked, reporter):
+        if _is_mistake_of_grid(asked, reporter):
             raise
         return Absent(f"data set {name}: {error}")
     _check_splits(name, asked, source)
@@ -81,11 +87,14 @@ def open_dataset(name: str, asked: DataSet, shots: Iterable[Shots], reporter: Re
 
 
 def open_backbone(name: str, reporter: Reporter, fetch: bool) -> BackboneInfo | Absent:
-    """Facts of the backbone; with `fetch`, what is missing is downloaded. Raises BackboneError if there is no such."""
+    """Return the facts of the backbone. With `fetch`, missing weights are downloaded.
+
+    Raises BackboneError if no such backbone exists.
+    """
     released, handle = find(name), hub.as_handle(name)
     here = is_backbone(Path(os.path.expanduser(name)))
     if not fetch and not here and released is None and handle is not None and hub.cached(handle) is None:
-        return Absent(f"backbone {name}: not here yet")
+        return Absent(f"backbone {name}: not downloaded yet")
     try:
         return describe_backbone(name, reporter, fetch=fetch)
     except BackboneError as error:
@@ -96,12 +105,12 @@ def open_backbone(name: str, reporter: Reporter, fetch: bool) -> BackboneInfo | 
 
 
 def is_here(backbone: BackboneInfo | Absent) -> bool:
-    """Whether nothing is to be downloaded: one of the zoo has facts before it has weights."""
+    """Whether the weights are on this machine: the zoo has facts of backbones that are not downloaded yet."""
     return isinstance(backbone, BackboneInfo) and (backbone.path is not None or backbone.kind == "random")
 
 
 def _check_place(name: str, asked: DataSet) -> None:
-    """Raises UserError if the data set is a path that does not exist, or is to lie in a folder that does not."""
+    """Raises UserError if the data set is a path that does not exist, or if its `data_dir` does not exist."""
     kind_of(asked.dataset)
     if asked.data_dir is not None and not os.path.isdir(asked.data_dir):
         raise RecipeError(f"datasets.{name}.data_dir: {asked.data_dir} is not a folder.")
@@ -112,8 +121,8 @@ def _listed(asked: DataSet, reporter: Reporter, fetch: bool) -> Source:
         return source_of(make_recipe(asked.recipe, Recipe), reporter, fetch)
 
 
-def _asks_in_vain(asked: DataSet, reporter: Reporter) -> bool:
-    """Whether the fault is the grid's: a task that VTAB-1k has not, or options without which the data set opens."""
+def _is_mistake_of_grid(asked: DataSet, reporter: Reporter) -> bool:
+    """Whether the grid is at fault: it names an unknown task of VTAB-1k, or the data set opens without its options."""
     if asked.dataset.startswith("vtab:"):
         return asked.dataset.removeprefix("vtab:").removesuffix("@choose") not in TASKS
     plain = DataSet(dataset=asked.dataset, data_dir=asked.data_dir if kind_of(asked.dataset).fetches else None)
@@ -127,24 +136,20 @@ def _asks_in_vain(asked: DataSet, reporter: Reporter) -> bool:
 
 
 def _check_splits(name: str, asked: DataSet, source: Source) -> None:
-    """Raises RecipeError unless it is clear which images are trained on and which are the test."""
+    """Raises RecipeError unless it is clear which images are for training and which for the test."""
     splits = source.listing.splits
     held_out = len(splits) <= 1
     if splits and "train" not in splits:
-        raise RecipeError(
-            f"datasets.{name} has nothing to train on, only {', '.join(splits)}. Say what is, with train_split: NAME."
-        )
+        raise RecipeError(f"datasets.{name} has no training split, only {', '.join(splits)}. Set train_split: NAME.")
     if "test" in splits and asked.test == HELD_OUT:
-        raise RecipeError(f"datasets.{name} has a test split of its own: leave out test: held-out.")
+        raise RecipeError(f"datasets.{name} has its own test split: leave out test: held-out.")
     if "test" not in splits and not held_out:
         raise RecipeError(
-            f"datasets.{name} has no test split, only {', '.join(splits)}. "
-            "Say which of them is the test, with test_split: NAME."
+            f"datasets.{name} has no test split, only {', '.join(splits)}. Set test_split: NAME to one of them."
         )
     if held_out and asked.test != HELD_OUT:
         raise RecipeError(
-            f"datasets.{name} has no test split. Say test: held-out to test on a fifth of each class, "
-            "which is then not trained on."
+            f"datasets.{name} has no test split. Set test: held-out to hold out a fifth of each class for the test."
         )
 
 

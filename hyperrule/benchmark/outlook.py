@@ -1,4 +1,4 @@
-"""What a benchmark would do, and what is done of it."""
+"""Estimates what a benchmark would do, and reports how much of it is done."""
 
 import statistics
 from collections.abc import Iterable, Mapping
@@ -14,12 +14,15 @@ from hyperrule.benchmark.grid import Cell, Grid
 from hyperrule.benchmark.ledger import Line, at_work
 from hyperrule.planning.cost import estimate_inference
 
-Likeness = tuple[str, str, str, int | str]
+Likeness = tuple[str, str, str, int | str]  # data set, backbone, method, shots: cells that take about as long
 
 
 class PlannedCell(BaseModel):
-    """`absent` is a cell whose data set or backbone is not here; it has no `key`, which depends on them. `seconds` are
-    what it will take, None where nobody can tell; of a cell that is done, what it took."""
+    """A cell and its state. A cell is "absent" if its data set or backbone is not on this machine.
+
+    `key` depends on both, so an absent cell has none. `seconds` are measured for a finished cell, else estimated; None
+    if there is no estimate.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -30,10 +33,12 @@ class PlannedCell(BaseModel):
 
 
 class Outlook(BaseModel):
-    """The cells of a grid in the order in which they are done, and how long those that are not will take: in seconds,
-    of one process after another, but for `untimed` cells of which nobody can tell; features of probes count, if they
-    have to be extracted. `measured` is whether some are like cells that are done. `absent` says of every data set and
-    backbone that is not here why."""
+    """The cells of a grid in the order of execution, and the time that the unfinished ones will take.
+
+    `seconds` are for one process after another, without `untimed` cells; they include `features_seconds`, the time to
+    extract features for probes. `measured` says whether some estimates come from similar finished cells. `absent` has
+    a reason for every data set and backbone that is not on this machine.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,8 +51,10 @@ class Outlook(BaseModel):
 
 
 class Status(BaseModel):
-    """Numbers of cells; `at_work` is what processes are at work on now, with the steps that are done of a training.
-    Not in JSON: `grid`, all cells, and `lines` of those that are finished."""
+    """Numbers of cells. `at_work` describes the cells that are being measured, with the current step of a training.
+
+    Not in JSON: `grid`, all cells, and `lines`, those of finished cells.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -62,7 +69,7 @@ class Status(BaseModel):
 
 
 def outlook(found: PlannedGrid, lines: Mapping[str, Line]) -> Outlook:
-    """Times of cells are those of cells like them that are done, or else estimated from operations."""
+    """Estimate the time of each cell from similar finished cells, or else from operation counts."""
     took = _took(lines.values())
     planned = {one.cell: one for one in found.planned}
     cells = [_planned_cell(cell, planned.get(cell), lines, took) for cell in found.cells]
@@ -81,8 +88,11 @@ def outlook(found: PlannedGrid, lines: Mapping[str, Line]) -> Outlook:
 
 
 def status(folder: BenchFolder, grid: Grid) -> Status:
-    """From the folder and the grid alone, at once: data and weights are taken to be what they were when a process last
-    opened them, and only cells that the grid asks for as it did then are known."""
+    """Return the status from the folder and the grid alone, without opening data or weights.
+
+    Data and weights are assumed unchanged since a process last opened them. A cell counts only if the grid describes it
+    as it did then.
+    """
     ledger, keys = folder.read(), folder.index.keys(grid)
     lines = [ledger[key] for key in keys.values() if key in ledger]
     failed = [line for line in lines if line.status == "failed"]
@@ -114,7 +124,7 @@ def _planned_cell(
 
 
 def _took(lines: Iterable[Line]) -> dict[Likeness, float]:
-    """Median seconds of cells that are done."""
+    """Return the median seconds of finished cells, by likeness."""
     seconds: dict[Likeness, list[float]] = {}
     for line in lines:
         if line.status == "done":
@@ -127,7 +137,7 @@ def _likeness(cell: Cell | Line) -> Likeness:
 
 
 def _features_seconds(planned: list[PreparedCell], left: list[Cell]) -> dict[Piece, float | None]:
-    """Of a forward pass over all images that probes need, by the piece in which one is left."""
+    """Return the seconds to extract the features for probes, by piece, for each piece with unfinished probes."""
     wanted = dict.fromkeys(Piece.of(cell) for cell in left if cell.method == "probe")
     seconds = {}
     for piece in wanted:

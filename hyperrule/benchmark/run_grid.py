@@ -1,7 +1,7 @@
-"""A grid is measured: grid -> cells -> what is missing in the ledger -> tasks -> processes -> ledger.
+"""Measures a grid: grid -> cells -> cells missing in the ledger -> tasks -> processes -> ledger.
 
-The tasks are carried out by processes of this machine or by a Ray cluster: every task once, and then those whose
-process died, here or elsewhere, once more.
+Processes on this machine or on a Ray cluster execute the tasks: every task once, then those whose process died once
+more.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,20 +24,22 @@ from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import duration, number
 
 ENGINES = ("local", "ray")
+KILLED = 128  # plus the number of the signal: the exit code of a process that a signal ended
+STOPPED = (KILLED + SIGINT, KILLED + SIGTERM)  # stopped on purpose, which is no failure
 Engine = Callable[[Path, Sequence[Order], int, Callable[[Piece, int], None]], None]
 
 
 @contextmanager
 def started(name: str, address: str | None) -> Iterator[Engine]:
-    """The engine of that name, for the block; Ray's at an address, or else on this machine.
+    """Within the block, provide the engine `name`; Ray's cluster is at `address`, or else starts on this machine.
 
-    Raises UserError if it cannot be had.
+    Raises UserError if the engine does not exist or cannot be started.
     """
     if name not in ENGINES:
         raise RecipeError(f"engine must be {' or '.join(ENGINES)}. Received: {name!r}")
     if name == "local":
         if address is not None:
-            raise RecipeError(f"--address is that of a Ray cluster: say --engine ray, too. Received: {address!r}")
+            raise RecipeError(f"--address is that of a Ray cluster: set --engine ray, too. Received: {address!r}")
         yield run_locally
         return
     from hyperrule.benchmark.engines.ray import connected, run_on_ray
@@ -48,8 +50,10 @@ def started(name: str, address: str | None) -> Iterator[Engine]:
 
 @dataclass(frozen=True)
 class Bench:
-    """What is known of a grid: its folder, its cells, and a line for every finished one, in the grid's order. Of the
-    others, another process is at work on those `elsewhere`, and `missing` says by why which are to be done yet."""
+    """The result of a grid: its folder, its cells, and a line for every finished cell, in the grid's order.
+
+    `elsewhere` are cells that another process is measuring. `missing` has the other unfinished cells, by reason.
+    """
 
     folder: Path
     cells: tuple[Cell, ...]
@@ -63,24 +67,24 @@ class Bench:
 
 
 def plan_grid(grid: Grid, folder: BenchFolder, retry_failed: bool, reporter: Reporter) -> Outlook:
-    """What `run_grid` would do; nothing is written or downloaded. Raises UserError."""
+    """Return what `run_grid` would do, without writing or downloading anything. Raises UserError as it does."""
     folder.check()
     found = planned_cells(grid, grid.cells(), reporter, fetch=False)
     return outlook(found, _counting(folder, retry_failed))
 
 
 def run_grid(grid: Grid, folder: BenchFolder, run: Engine, jobs: int, retry_failed: bool, reporter: Reporter) -> Bench:
-    """Measure every cell that the ledger has no line of, `jobs` at a time on a machine.
+    """Measure every cell without a line in the ledger, `jobs` at a time on each machine.
 
-    Cells whose data set or backbone cannot be had are left out, and those that another process is at work on left to
-    it. They get no line: the key of a line says which images and weights it is of. Raises UserError, with nothing
-    written, if the grid cannot be done as asked or no cell can be measured, and Interrupted at SIGINT or SIGTERM.
+    Cells whose data set or backbone is not available are left out, as are cells that another process is measuring.
+    They get no line, because a line's key depends on the images and weights. Raises UserError, with nothing written, if
+    the grid is invalid or no cell can be measured, and Interrupted at SIGINT or SIGTERM.
     """
     folder.check()
     found = planned_cells(grid, grid.cells(), reporter, jobs=jobs)
     absent = _by_reason(found.absent)
     if not found.planned:
-        more = f" And {len(absent) - 1} more like it, which --dry-run tells." if len(absent) > 1 else ""
+        more = f" --dry-run lists {len(absent) - 1} more such reasons." if len(absent) > 1 else ""
         raise UserError(f"no cell can be measured. {next(iter(absent))}{more}")
     for reason, cells in absent.items():
         reporter.say(f"{number(len(cells), 'cell')} left out: {reason}")
@@ -95,7 +99,7 @@ def run_grid(grid: Grid, folder: BenchFolder, run: Engine, jobs: int, retry_fail
         here = replace(found, cells=[one.cell for one in found.planned])
         reporter.say(_beginning(found, missing, outlook(here, _counting(folder, retry_failed)), jobs))
     rounds = Rounds(folder, missing, again, reporter)
-    with scratch_folder(folder.path) as scratch:  # where all that work on it see it
+    with scratch_folder(folder.path) as scratch:  # in the bench folder, which all machines see
         handed_over = _handed_over(found.planned, missing, scratch)
         for pieces in (rounds.first, rounds.second):
             orders = [
@@ -108,7 +112,7 @@ def run_grid(grid: Grid, folder: BenchFolder, run: Engine, jobs: int, retry_fail
 
 
 def _handed_over(planned: list[PreparedCell], missing: list[PreparedCell], scratch: Path) -> dict[str, Path]:
-    """A file for every data set of which cells are missing; its arrays lie beside it."""
+    """Write a file for every data set with missing cells, with its arrays beside it. Return the files by data set."""
     datasets = dict.fromkeys(one.cell.dataset for one in missing)
     files = {dataset: scratch / f"{index}.json" for index, dataset in enumerate(datasets)}
     for dataset, file in files.items():
@@ -121,9 +125,9 @@ def _counting(folder: BenchFolder, retry_failed: bool) -> dict[str, Line]:
 
 
 def _beginning(found: PlannedGrid, missing: list[PreparedCell], ahead: Outlook, jobs: int) -> str:
-    # What processes that share a machine gain, nobody can tell.
+    # The gain from several processes on one machine cannot be estimated.
     turns = " if done one after another" if jobs > 1 else ""
-    time = "time not known beforehand" if ahead.untimed else f"about {duration(ahead.seconds)}{turns}"
+    time = "time not known in advance" if ahead.untimed else f"about {duration(ahead.seconds)}{turns}"
     return f"{len(missing)} of {number(len(found.cells), 'cell')} to measure, {time}"
 
 
@@ -147,12 +151,11 @@ def _by_reason(reasons: Mapping[Cell, str]) -> dict[str, tuple[Cell, ...]]:
     return found
 
 
-KILLED = 128  # and the signal: the exit code of a process that a signal ended
-STOPPED = (KILLED + SIGINT, KILLED + SIGTERM)  # by somebody who wanted it: no failure
-
-
 class Rounds:
-    """Of cells that are `missing`, some of which are measured `again`. `unfinished` says why of pieces that are."""
+    """Two rounds over the pieces of `missing` cells. `unfinished` has the reason for every piece that did not finish.
+
+    `again` has the lines of failed cells that are measured once more.
+    """
 
     def __init__(
         self, folder: BenchFolder, missing: Sequence[PreparedCell], again: Mapping[str, Line], reporter: Reporter
@@ -169,7 +172,7 @@ class Rounds:
         return list(self._cells)
 
     def second(self) -> list[Piece]:
-        """Those with a cell that is missing still, that nobody is at work on, and that nobody has stopped."""
+        """Return pieces with a cell that is still missing and in no other process, unless the piece was stopped."""
         now, taken = self._folder.read(), at_work(self._folder.claims)
         return [
             piece
@@ -178,7 +181,7 @@ class Rounds:
         ]
 
     def ended(self, piece: Piece, code: int) -> None:
-        """Note and tell how the process of a piece ended. If it died by itself for the second time, its cells fail."""
+        """Record and report how the process of a piece ended. If it died for the second time, its cells fail."""
         if code in STOPPED:
             self._stopped.add(piece)
             what = self.unfinished[piece] = f"its process was stopped by {Signals(code - KILLED).name}"
@@ -189,7 +192,7 @@ class Rounds:
             how = f"was killed by signal {code - KILLED}" if code > KILLED else f"ended with {code}"
             what = self.unfinished[piece] = f"its process {how}"
             if piece in self._died:
-                do = "give fewer --jobs more memory" if code == KILLED + SIGKILL else "see what it said before"
+                do = "use fewer --jobs, if memory is short" if code == KILLED + SIGKILL else "see its output above"
                 self._fail(piece, f"{what}, twice: {do}, then --retry-failed")
             else:
                 what += "; it is tried once more at the end"
@@ -211,7 +214,7 @@ class Rounds:
 def _outcome(cells: list[PreparedCell], now: Mapping[str, Line]) -> str:
     lines = [now[one.key] for one in cells if one.key in now]
     if not lines:
-        return "another process is at work on it"
+        return "another process is measuring it"
     bad = [line for line in lines if line.status == "failed"]
     if bad:
         return f"{len(bad)} of {number(len(lines), 'cell')} failed: {bad[0].error}"

@@ -1,1 +1,1 @@
-"""How the cells of a grid are carried out: on this machine or on a Ray cluster, each once."""
+"""Measures the cells of a grid, each once, on this machine or on a Ray cluster."""

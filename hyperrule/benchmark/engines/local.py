@@ -1,6 +1,6 @@
-"""Pieces of a benchmark in processes of this machine, several at a time.
+"""Executes the pieces of a benchmark in processes on this machine, several at a time.
 
-Each hangs on a line (see `launch.tether`): when this process dies, however it dies, they end, too.
+A pipe ties each process to this one (see `launch.tether`): when this process dies in any way, they end, too.
 """
 
 import os
@@ -22,7 +22,7 @@ Events = SimpleQueue[tuple[int, int] | Signals]
 
 
 def run_locally(folder: Path, orders: Sequence[Order], jobs: int, ended: Callable[[Piece, int], None]) -> None:
-    """Do every piece in a process of its own, `jobs` at a time; `ended` hears each with its exit code.
+    """Execute every piece in its own process, `jobs` at a time, and call `ended` with each piece and its exit code.
 
     Raises Interrupted at SIGINT or SIGTERM, when all have stopped.
     """
@@ -52,7 +52,7 @@ def run_locally(folder: Path, orders: Sequence[Order], jobs: int, ended: Callabl
 
 
 def command(folder: Path, order: Order) -> list[str]:
-    """The command line that carries out an order."""
+    """Return the command line that executes an order."""
     return [sys.executable, "-m", "hyperrule.benchmark.engines.work", str(folder), order.model_dump_json()]
 
 
@@ -65,17 +65,17 @@ def _start(slot: int, folder: Path, order: Order, events: Events) -> WorkerProce
 
 
 def _visible(count: int) -> list[str]:
-    """GPUs by the names that the variable takes."""
+    """Return the visible GPUs by the names that CUDA_VISIBLE_DEVICES takes."""
     return os.environ[VISIBLE].split(",")[:count] if VISIBLE in os.environ else [str(index) for index in range(count)]
 
 
 def threads(count: int) -> dict[str, str]:
-    """Variables with which a process takes so many threads, one at least, unless the user has set them."""
+    """Return the variables that limit a process to `count` threads, at least one; those set by the user win."""
     return {name: os.environ.get(name, str(max(1, count))) for name in THREADS}
 
 
 def gpus(slot: int, jobs: int, visible: Sequence[str]) -> dict[str, str]:
-    """The variable with which one of `jobs` processes sees its share of these GPUs, or one that several of them share.
+    """Return the variable that shows one of `jobs` processes its share of the GPUs, or a GPU that several share.
 
     >>> gpus(1, 2, "4567"), gpus(2, 3, "01"), gpus(0, 2, "")
     ({'CUDA_VISIBLE_DEVICES': '5,7'}, {'CUDA_VISIBLE_DEVICES': '0'}, {})

@@ -1,7 +1,7 @@
-"""What one process does of a benchmark: all probes of a backbone on a data set, which share their features, or one
-training.
+"""The pieces of a benchmark: one piece is the work of one process.
 
-Signals at which a benchmark stops, as events among others.
+A piece is one training, or all probes of a backbone on a data set, which share their features. `signals_to` passes on
+the signals at which the processes of a benchmark stop.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from hyperrule.errors import Interrupted
 
 
 class Piece(BaseModel):
-    """`shots` and `seed` are None where it has cells of them all."""
+    """Identifies a piece. `shots` and `seed` are None for probes, which have cells of all."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -41,9 +41,11 @@ class Piece(BaseModel):
 
 
 class Order(BaseModel):
-    """A piece for a process that shares the machine with others, `jobs` in all; `planned` is the file in which its
-    cells are, among others. Cells that failed are done again with `retry_failed`; for one that another process is at
-    work on, this one waits `patience` seconds."""
+    """A piece for one of `jobs` processes that share a machine.
+
+    `planned` is the file that has its cells, among others. With `retry_failed`, failed cells are measured again. The
+    process waits `patience` seconds for a cell that another process has locked.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,7 +58,7 @@ class Order(BaseModel):
 
 @contextmanager
 def signals_to(hear: Callable[[Signals], None]) -> Iterator[None]:
-    """Within the block `hear` is called at SIGINT and SIGTERM, which do nothing else."""
+    """Within the block, SIGINT and SIGTERM only call `hear`."""
 
     def note(number: int, frame: FrameType | None) -> None:
         hear(Signals(number))
@@ -70,6 +72,4 @@ def signals_to(hear: Callable[[Signals], None]) -> Iterator[None]:
 
 
 def stopped_by(received: Signals) -> Interrupted:
-    return Interrupted(
-        f"stopped by {received.name}. Nothing that was finished is lost: the same command goes on.", received
-    )
+    return Interrupted(f"stopped by {received.name}. Finished cells are kept: the same command resumes.", received)

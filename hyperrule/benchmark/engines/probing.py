@@ -1,4 +1,4 @@
-"""Cells of the closed-form probe: features of all images that they need, once, then a ridge regression a subset."""
+"""Measures cells of the closed-form probe: extracts all features once, then fits a ridge regression per subset."""
 
 import time
 from collections.abc import Sequence
@@ -19,8 +19,10 @@ Features = npt.NDArray[np.float32]
 
 
 class Probing:
-    """Probes of one backbone on one data set at one size, of all the `subsets` that a grid has of it: what is
-    extracted depends on the grid, not on what is still to be done."""
+    """The probes of one backbone on one data set at one size.
+
+    Features are extracted for all `subsets` of the grid, even for those whose cells are done.
+    """
 
     def __init__(self, planned: PreparedCell, subsets: Sequence[Cell], reporter: Reporter) -> None:
         plan, source = planned.plan, planned.source
@@ -33,7 +35,7 @@ class Probing:
         self.test_features = features_of(plan.backbone, self.test, size, reporter)
 
     def measure(self, planned: PreparedCell) -> Line:
-        """The accuracy of a probe that is fitted to the cell's subset."""
+        """Fit a probe to the cell's subset, and return its accuracy as a line."""
         start = time.perf_counter()
         cell = planned.cell
         chosen = subset(self.training, self.class_names, cell.shots, cell.seed)
@@ -48,21 +50,23 @@ class Probing:
 def best_probe(
     features: Features, labels: npt.NDArray[np.int32], classes: int, candidates: Sequence[float]
 ) -> tuple[float, Probe]:
-    """Of the candidates for l2 the one whose left-out scores have the least squared error, and its probe, fitted to
-    features [N, D] and labels [N]."""
+    """Return the l2 of `candidates` with the least squared error on left-out images, and its probe.
+
+    Probes are fitted to `features`, float32 [N, D], and `labels`, int32 [N] from 0 to `classes` - 1.
+    """
     targets = np.where(labels[:, np.newaxis] == np.arange(classes), 1.0, -1.0)
     probes = zip(candidates, fit_probes(features, labels, classes, candidates), strict=True)
     return min(probes, key=lambda one: float(np.mean((one[1].left_out_scores - targets) ** 2)))
 
 
 def images_needed(planned: Sequence[PreparedCell]) -> int:
-    """How many images the probes of a piece take the features of, test and training together."""
+    """Return the number of images, test and training, whose features the probes of a piece need."""
     plan, source = planned[0].plan, planned[0].source
     pool = _union(source.examples("train"), plan.class_names, [one.cell for one in planned])
     return len(pool) + plan.dataset.splits[plan.test_split.value].examples
 
 
 def _union(training: Examples, class_names: tuple[str, ...], subsets: Sequence[Cell]) -> Indices:
-    """Numbers (ascending) of the images of all subsets."""
+    """Return the indices, ascending, of the images in any subset."""
     different = dict.fromkeys((cell.shots, cell.seed) for cell in subsets)
     return np.unique(np.concatenate([subset(training, class_names, *one) for one in different]))

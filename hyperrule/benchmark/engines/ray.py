@@ -1,11 +1,11 @@
-"""Pieces of a benchmark as tasks of a Ray cluster, which decides where and when, and does those of a dead node again.
+"""Executes the pieces of a benchmark as tasks of a Ray cluster.
 
-The machine that starts them and all that do them see the bench folder, the data and the cache under the same paths.
+Ray decides where and when a task runs, and repeats tasks of a node that died. The machine that starts the tasks and all
+that execute them see the bench folder, the data and the cache under the same paths.
 
-Whether there is a Ray cluster at an address, told soon: `ray.init` by itself tries for minutes.
-
-A piece of a benchmark on a machine of a cluster: a process that ends when the one that asked for it does, however
-that ends. Standard library only, but for the tether (see `launch.tether`).
+`check_cluster` finds out within seconds whether there is a cluster at an address; `ray.init` by itself tries for
+minutes. `carry_out` is the task: it runs a process that ends when the task does (see `launch.tether`). It needs the
+standard library only.
 """
 
 import json
@@ -37,13 +37,19 @@ from hyperrule.training.launch import tether
 from hyperrule.training.launch.hosts import SENT
 from hyperrule.training.launch.process import say
 
-OBJECT_STORE = 100_000_000  # bytes, about the least that Ray takes: exit codes are all that goes through it
-RETRIES = 3  # of a piece whose node or worker died: it may be the piece that kills them
-# Seconds after which nobody is at work on a cell whose node has died: a process there takes up to 40 to end, and a
-# server of NFS 90 to give back the locks of a client that it does not hear from (the Linux default, nfsv4leasetime).
+OBJECT_STORE = 100_000_000  # bytes, about the least that Ray accepts: only exit codes go through it
+RETRIES = 3  # for a piece whose node or worker died; limited, since the piece itself may be the cause
+# Seconds after which the lock on a cell of a dead node is free: a process there takes up to 40 to end, and an NFS
+# server 90 to release the locks of a client that is gone (the Linux default, nfsv4leasetime).
 PATIENCE = 120.0
-# Seconds in which a task that is cancelled ends, its process too. Ray may forget one that is just about to begin.
+# Seconds in which a cancelled task and its process end. Ray may miss a task that is about to start, so it is cancelled
+# again after that.
 HEEDED = 45.0
+ACCEPTS = 5.0  # seconds for a connection
+ANSWERS = 45.0  # seconds for a driver to start and connect; 4 on an idle machine
+DRIVER = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='critical')"
+LOOKED_AT = 0.2  # seconds between two looks at the process: Ray cancels between two statements
+LAST_WORDS = 20  # lines of stderr that are returned
 
 Outcome = Future[tuple[int, list[str]]]
 Events = SimpleQueue[tuple[Piece, Outcome] | Signals]
@@ -51,10 +57,10 @@ Events = SimpleQueue[tuple[Piece, Outcome] | Signals]
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Within the block this process is a driver of the Ray cluster at an address, "auto" or "HOST:PORT", or of one that
-    it starts on this machine; a connection that there is already is used as it is.
+    """Within the block, connect this process to the Ray cluster at `address`, "auto" or "HOST:PORT".
 
-    Raises UserError if Ray is not installed, or the cluster cannot be reached.
+    Without an address, a cluster is started on this machine. An existing connection is used unchanged. Raises UserError
+    if Ray is not installed, or if the cluster cannot be reached.
     """
     ray = _ray()
     if ray.is_initialized():
@@ -71,8 +77,9 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def run_on_ray(folder: Path, orders: Sequence[Order], jobs: int, ended: Callable[[Piece, int], None]) -> None:
-    """Do every piece in a process of its own, `jobs` at a time on a machine of the cluster, more on one that is larger
-    than the smallest; `ended` hears each with its exit code.
+    """Execute every piece in its own process, and call `ended` with each piece and its exit code.
+
+    The smallest machine of the cluster runs `jobs` processes at a time, larger ones run more.
 
     Raises Interrupted at SIGINT or SIGTERM, when all have stopped.
     """
@@ -103,7 +110,7 @@ def run_on_ray(folder: Path, orders: Sequence[Order], jobs: int, ended: Callable
 
 
 def _next(events: Events, received: Signals | None) -> tuple[Piece, Outcome] | Signals:
-    """The next event; the signal that was received once more, if nothing comes of it."""
+    """Return the next event; after HEEDED seconds without one, the received signal again."""
     try:
         return events.get(timeout=None if received is None else HEEDED)
     except Empty:
@@ -112,9 +119,9 @@ def _next(events: Events, received: Signals | None) -> tuple[Piece, Outcome] | S
 
 
 def share(machines: Sequence[Mapping[str, float]], jobs: int) -> tuple[float, float]:
-    """CPUs and GPUs of a task of which `jobs` fill the smallest machine; only those with GPUs count if there are any.
+    """Return the CPUs and GPUs of a task, such that `jobs` tasks fill the smallest machine.
 
-    Raises UserError if there is nothing to work with.
+    Only machines with GPUs count if there are any. Raises UserError if no machine has CPUs.
 
     >>> share([{"CPU": 8}, {"CPU": 3}, {"memory": 1e9}], 2), share([{"CPU": 1}], 3)
     ((1.5, 0.0), (0.3333, 0.0))
@@ -124,19 +131,19 @@ def share(machines: Sequence[Mapping[str, float]], jobs: int) -> tuple[float, fl
     usable = [machine for machine in machines if machine.get("CPU")]
     usable = [machine for machine in usable if machine.get("GPU")] or usable
     if not usable:
-        raise UserError("the Ray cluster has no CPUs for tasks now. `ray status` shows what it has.")
+        raise UserError("the Ray cluster has no CPUs for tasks now. `ray status` shows its resources.")
     cpus, gpus = (min(machine.get(kind, 0.0) for machine in usable) for kind in ("CPU", "GPU"))
     whole_or_part = gpus // jobs or (1 / math.ceil(jobs / gpus) if gpus else 0.0)
     return _rounded_down(cpus / jobs), _rounded_down(whole_or_part)
 
 
 def _rounded_down(amount: float) -> float:
-    """To what Ray tells apart."""
+    """Round down to the precision of Ray's resources."""
     return math.floor(amount * 10_000) / 10_000
 
 
 def _environment(cores: int) -> dict[str, str]:
-    """What a node is told of our environment; which GPUs a task sees, Ray says."""
+    """Return the environment variables for a task; Ray sets which GPUs it sees."""
     sent = {name: value for name, value in os.environ.items() if SENT.fullmatch(name)}
     return {name: value for name, value in sent.items() if name != "CUDA_VISIBLE_DEVICES"} | threads(cores)
 
@@ -146,7 +153,7 @@ def _tell(events: Events, piece: Piece, outcome: Outcome) -> None:
 
 
 def _exit_code(piece: Piece, outcome: Outcome) -> int:
-    """That of the process, or 1 if Ray has given it up; why it failed is told."""
+    """Return the exit code of the process, or 1 if Ray gave up the task; print why it failed."""
     error = outcome.exception()
     code, words = outcome.result() if error is None else (1, [_first_line(error)])
     for line in words if code else ():
@@ -155,12 +162,12 @@ def _exit_code(piece: Piece, outcome: Outcome) -> int:
 
 
 def _first_line(error: BaseException) -> str:
-    cause = getattr(error, "cause", error)  # of what was raised on the node, without its traceback
+    cause = getattr(error, "cause", error)  # the exception raised on the node, without its traceback
     return f"Ray: {type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
 
 
 def _ray() -> ModuleType:
-    # Nobody is told that Ray is used.
+    # No usage statistics are sent.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -186,12 +193,7 @@ def _connect(ray: ModuleType, address: str | None) -> None:
             ray.init(log_to_driver=False, logging_level="error", **asked)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"Ray does not start: {printable(' '.join(str(error).split()))}") from None
-    signal(SIGTERM, own)  # Ray has put its own there
-
-
-ACCEPTS = 5.0  # seconds for a connection
-ANSWERS = 45.0  # seconds for a driver to start and be welcome; 4 on an idle machine
-DRIVER = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='critical')"
+    signal(SIGTERM, own)  # ray.init replaced it
 
 
 def check_cluster(address: str) -> None:
@@ -222,21 +224,17 @@ def _check_listener(address: str) -> None:
 def _none_at(address: str, reason: str) -> UserError:
     return UserError(
         f"no Ray cluster at --address {printable(address)}: {printable(reason)}. "
-        "`ray status` on this machine, which has to be one of the cluster's, shows what it knows of it."
+        "This machine must be one of the cluster's; `ray status` here shows its state."
     )
 
 
-LOOKED_AT = 0.2  # seconds between two looks at the process: Ray cancels between two statements
-LAST_WORDS = 20  # lines
-
-
 def carry_out(arguments: Sequence[str], folder: str, environment: Mapping[str, str]) -> tuple[int, list[str]]:
-    """Run Python with these arguments in the folder, with these variables besides the machine's own.
+    """Run Python with `arguments` in `folder`, with `environment` added to the machine's own.
 
-    Returns the exit code, 128 + signal if one killed it, and the last lines of its stderr, all of which goes to that
-    of this process when it has ended.
+    Return the exit code, 128 + signal if one killed it, and the last lines of its stderr. When it has ended, all of its
+    stderr is written to that of this process.
     """
-    if getsignal(SIGINT) is SIG_IGN:  # as for what a shell starts in the background: Ray could not cancel the task
+    if getsignal(SIGINT) is SIG_IGN:  # inherited from a background job of a shell: Ray could not cancel the task
         signal(SIGINT, default_int_handler)
     order = {
         "argv": [sys.executable, *arguments],
@@ -251,7 +249,7 @@ def carry_out(arguments: Sequence[str], folder: str, environment: Mapping[str, s
         ) as process,
     ):
         assert process.stdin is not None
-        with process.stdin as line:  # cut when this block ends, also by an exception, or this process
+        with process.stdin as line:  # closed when this block ends, by an exception too, or when this process ends
             line.write(f"{json.dumps(order)}\n".encode())
             line.flush()
             while process.poll() is None:

@@ -1,4 +1,4 @@
-"""Cells that are trained: a fine-tuning that can be resumed, of which the figures remain; TensorFlow."""
+"""Measures cells that are trained: a fine-tuning that can be resumed and keeps only its figures; needs TensorFlow."""
 
 import time
 
@@ -12,7 +12,7 @@ from hyperrule.support.progress import Reporter
 
 
 class Measuring(HeadOnBackbone[Metrics]):
-    """A fine-tuning that leaves its figures: no weights, no export, no report."""
+    """A fine-tuning that keeps its figures only: no weights, no export, no report."""
 
     def conclude(self) -> Metrics:
         metrics = compute_metrics(self.evaluate(self.testing), self.testing.labels, self.plan.class_names)
@@ -22,7 +22,7 @@ class Measuring(HeadOnBackbone[Metrics]):
 
 
 def measure(planned: PreparedCell, run: RunFolder, reporter: Reporter) -> Line:
-    """Train the cell in its run folder, from its newest checkpoint if it has begun, and evaluate."""
+    """Train the cell in its run folder, from its newest checkpoint if there is one, and evaluate it."""
     start = time.monotonic()
     before = _seconds_of_steps(run)
     resuming = run.plan_file.exists()
@@ -31,7 +31,7 @@ def measure(planned: PreparedCell, run: RunFolder, reporter: Reporter) -> Line:
         stored = run.read_plan()
         assert isinstance(stored, Plan)
         calibration = stored.calibration
-        if stored.machine.devices == plan.machine.devices:  # pieces that fitted, fit
+        if stored.machine.devices == plan.machine.devices:  # micro-batches that fitted in memory will fit again
             plan = plan.model_copy(update={name: getattr(stored, name) for name in plan.execution_fields})
     metrics = Measuring(plan, planned.source, run, reporter).execute(resuming, calibration)
     seconds = before + time.monotonic() - start
@@ -39,7 +39,7 @@ def measure(planned: PreparedCell, run: RunFolder, reporter: Reporter) -> Line:
 
 
 def _seconds_of_steps(run: RunFolder) -> float:
-    """What was trained before, by processes that were stopped."""
+    """Return the seconds of training steps in earlier processes that were stopped."""
     if not run.plan_file.exists():
         return 0.0
     batch = run.read_plan().batch.value

@@ -1,9 +1,9 @@
-"""Does one piece of a benchmark, in a process of its own, and writes the ledger.
+"""Executes one piece of a benchmark in its own process, and writes the ledger.
 
     python -m hyperrule.benchmark.engines.work FOLDER ORDER
 
-ORDER is an `Order` as JSON. A cell that another process is at work on, or has finished, is passed over; one that fails
-is recorded with its reason. The exit code is 0 if nothing but cells failed.
+ORDER is an `Order` as JSON. A cell that another process is measuring, or has finished, is skipped. A cell that fails is
+recorded with its reason, and the exit code is still 0.
 """
 
 import signal
@@ -33,7 +33,7 @@ def work(
     reporter: Reporter,
     patience: float = LOOKED_AT,
 ) -> None:
-    """Measure every cell of a piece that is missing. Raises Interrupted at a signal."""
+    """Measure every missing cell of a piece. Raises Interrupted at a signal."""
     is_probe = planned[0].cell.method == "probe"
     measure = _probe(planned, reporter) if is_probe else _training(folder, reporter)
     again = failed(folder.read()) if retry_failed else {}
@@ -49,7 +49,7 @@ def failed(lines: Mapping[str, Line]) -> dict[str, Line]:
 
 
 def is_missing(key: str, lines: Mapping[str, Line], again: Mapping[str, Line]) -> bool:
-    """Whether a cell is still to be measured: it has no line, or still the one that is not to count `again`."""
+    """Whether a cell must be measured: it has no line, or still the failed line that `again` repeats."""
     return key not in lines or lines[key] == again.get(key)
 
 
@@ -61,13 +61,13 @@ def _measured(planned: PreparedCell, measure: Measure) -> Line:
         raise
     except HyperruleError as error:
         return planned.failed(str(error), time.monotonic() - start)
-    except Exception as error:  # whatever it is, the other cells go on
+    except Exception as error:  # of any kind: the other cells must still be measured
         traceback.print_exc()
         return planned.failed(f"{type(error).__name__}: {error}", time.monotonic() - start)
 
 
 def _probe(planned: list[PreparedCell], reporter: Reporter) -> Measure:
-    """Features are extracted for the first cell that is missing."""
+    """Return a function that measures probes; features are extracted at its first call."""
 
     @cache
     def probing() -> Probing:

@@ -1,1 +1,1 @@
-"""What a grid measured, as tables, plots and pages, beside published figures."""
+"""Shows the results of a grid as tables, plots and pages, beside published figures."""

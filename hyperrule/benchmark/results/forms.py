@@ -1,7 +1,4 @@
-"""Tables as text: for a terminal, in Markdown, in LaTeX.
-
-Results as CSV, for programs: fractions, unrounded.
-"""
+"""Writes tables for a terminal, in Markdown and in LaTeX; and results as CSV for programs, as unrounded fractions."""
 
 import csv
 import re
@@ -19,7 +16,7 @@ from hyperrule.benchmark.results.summary import Comparison, Summary
 from hyperrule.benchmark.results.tables import MINUS, NONE, Column, Table
 from hyperrule.support.wording import plain, printable
 
-UNKNOWN_WIDTH = 160  # columns, where the output is no terminal
+UNKNOWN_WIDTH = 160  # columns, if the output is not a terminal
 LATEX = str.maketrans(
     {
         **{character: f"\\{character}" for character in "{}$&#%_"},
@@ -29,12 +26,14 @@ LATEX = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
-        "[": "{[}",  # after \\ it would begin an argument, and so would the star
+        "[": "{[}",  # after \\, a bracket or star would begin an argument
         "*": "{*}",
         MINUS: "$-$",
         NONE: r"\textendash{}",
     }
 )
+
+Row = Mapping[str, object]
 
 
 def render_terminal(tables: Iterable[Table], stream: TextIO) -> None:
@@ -55,12 +54,12 @@ def to_markdown(tables: Iterable[Table]) -> str:
 
 
 def to_latex(tables: Iterable[Table]) -> str:
-    r"""A `table` each, for a document with \usepackage{booktabs}."""
+    r"""Return each table as a `table` for a document with \usepackage{booktabs}."""
     return "\n\n".join(map(_latex, tables)) + "\n"
 
 
 def escaped(text: str) -> str:
-    r"""Any text as LaTeX that shows it as it is.
+    r"""Return LaTeX that shows the text literally.
 
     >>> print(escaped("50_%\\ --a"))
     50\_\%\textbackslash{} -{}-a
@@ -71,7 +70,7 @@ def escaped(text: str) -> str:
 def _rich(table: Table) -> RichTable:
     grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in table.columns:
-        # Names and reasons fold, figures stay whole.
+        # Names and reasons wrap, figures do not.
         grid.add_column(
             Text(printable(column.name)),
             justify="right" if column.is_number else "left",
@@ -116,17 +115,14 @@ def _latex_row(cells: Sequence[str]) -> str:
     return " & ".join(map(escaped, cells)) + r" \\"
 
 
-Row = Mapping[str, object]
-
-
 def write_results(summaries: Sequence[Summary], beside: Sequence[Beside], stream: TextIO) -> None:
-    """A row for each group; what is published is the first of what `beside` has of it."""
+    """Write a row for each group, with the first published figure that `beside` has for it."""
     published = {one.summary.group: one for one in reversed(beside)}
     _write([_result(summary) | _published(published.get(summary.group)) for summary in summaries], stream)
 
 
 def write_comparisons(comparisons: Sequence[Comparison], stream: TextIO) -> None:
-    """A row for each seed of each comparison."""
+    """Write a row for each seed of each comparison."""
     _write([row for comparison in comparisons for row in _seeds(comparison)], stream)
 
 

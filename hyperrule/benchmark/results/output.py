@@ -1,7 +1,7 @@
-"""What a ledger says, in the form that was asked for.
+"""Writes the results of a ledger in the requested form: text tables, CSV, a plot or a web page.
 
-A benchmark as one web page: of each data set the figures, the results and what was published; comparisons; cells
-without a result.
+The page has for each data set its figures, its results and published results; then comparisons, and cells without a
+result.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,6 +21,8 @@ from hyperrule.pages.rendering import render
 from hyperrule.support.files import atomic_write
 from hyperrule.support.wording import number
 
+GENERATOR = "hyperrule bench"
+
 Form = Literal["terminal", "markdown", "csv", "latex", "html", "svg"]
 
 
@@ -32,10 +34,10 @@ def write_tables(
     against: tuple[str, str] | None = None,
     title: str = "Few-shot benchmark",
 ) -> None:
-    """Write all tables, or for "svg" the plot, to a stream or, whole or not at all, to a file.
+    """Write all tables, or for "svg" the plot, to a stream or a file. A file is written completely or not at all.
 
-    `cells` are those of the grid: what has no line is told as missing. `against` names two backbones or two methods,
-    which are then compared on the same subsets; CSV has that comparison alone. `title` is that of the page.
+    `cells` are those of the grid; one without a line is listed as missing. `against` names two backbones or two methods
+    that are compared on the same subsets; CSV then has only that comparison. `title` is that of the page.
 
     Raises RecipeError, before anything is written, if there is no cell, nothing to plot or nothing to compare, and
     RunError if the file cannot be written.
@@ -65,7 +67,7 @@ def _write(
     comparisons: Sequence[Comparison],
     title: str,
 ) -> None:
-    # Imported here, for matplotlib and rich take their time.
+    # Imported here because matplotlib and rich are slow to import.
     match form:
         case "terminal":
             from hyperrule.benchmark.results.forms import render_terminal
@@ -101,12 +103,9 @@ def _tables(summaries: Sequence[Summary], beside: Sequence[Beside], comparisons:
     ]
 
 
-GENERATOR = "hyperrule bench"
-
-
 @dataclass
 class Part:
-    """What the page says of a data set."""
+    """The part of the page on one data set."""
 
     results: Table
     published: Table | None = None
@@ -116,7 +115,7 @@ class Part:
 def render_page(
     summaries: Sequence[Summary], beside: Sequence[Beside], comparisons: Sequence[Comparison], title: str
 ) -> str:
-    """HTML."""
+    """Return the HTML page."""
     parts = {table.title: Part(table) for table in result_tables(summaries)}
     for dataset, table in zip(_datasets([one.summary for one in beside]), published_tables(beside), strict=True):
         parts[dataset].published = table
@@ -141,7 +140,9 @@ def _datasets(summaries: Sequence[Summary]) -> list[str]:
 
 
 def _counted(summaries: Sequence[Summary]) -> str:
-    measured = [summary for summary in summaries if summary.group.dataset not in NAMES]  # scores are of the same cells
+    measured = [
+        summary for summary in summaries if summary.group.dataset not in NAMES
+    ]  # scores summarise cells that are counted already
     cells, done = sum(summary.seeds for summary in measured), sum(len(summary.top1) for summary in measured)
     backbones = len({summary.group.backbone for summary in summaries})
     done_of = f"all {cells:,}" if done == cells else f"{done:,} of {cells:,}"

@@ -1,4 +1,4 @@
-"""Accuracy against shots as figures: the median over seeds as a line, from the lowest to the highest as a band."""
+"""Draws accuracy against shots: the median over seeds as a line, the range from lowest to highest as a band."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +18,14 @@ from hyperrule.reporting.curves import COLOURS
 from hyperrule.support.wording import printable
 
 WIDTH, HEIGHT, GAP = 420, 290, 24  # pixels, of a panel and between two
-MARKERS = "osD^vP"  # beside the colours, for whom these look alike
-LINES = ("-", (0, (4, 2)), (0, (1, 1.5)))  # after as many as there are colours, the next
-ALONE = 3.0  # times the most shots, where "full" stands if the number of classes is not known
+MARKERS = "osD^vP"  # tell lines apart for readers who cannot distinguish the colours
+LINES = ("-", (0, (4, 2)), (0, (1, 1.5)))  # the style changes when all colours are used
+ALONE = 3.0  # position of "full", in multiples of the most shots, if the number of classes is not known
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure: summaries of one data set, of one method or one backbone, by the name of what differs."""
+    """A figure of one data set: one line for each backbone of a method, or for each method of a backbone."""
 
     dataset: str
     title: str
@@ -33,8 +33,10 @@ class Panel:
 
 
 def panels(summaries: Sequence[Summary]) -> Iterator[Panel]:
-    """Of every data set, backbones compared for each method, and methods for each backbone, as far as there are
-    several; one panel at least where there is a result."""
+    """Yield the panels of every data set: those that compare backbones for a method, or methods for a backbone.
+
+    A data set with nothing to compare has one panel per method.
+    """
     done = [summary for summary in summaries if summary.newest is not None]
     for dataset, members in groupby(done, key=lambda summary: summary.group.dataset):
         of_data = [*members]
@@ -45,13 +47,13 @@ def panels(summaries: Sequence[Summary]) -> Iterator[Panel]:
 
 
 def figure(panel: Panel, name: str) -> Markup:
-    """The panel as SVG in the page's colours; `name` is of one word and once on a page."""
+    """Return the panel as SVG in the page's colours; `name` is one word, unique on the page."""
     places = _places([summary for members in panel.lines.values() for summary in members])
     drawing = Drawing(name, _description(panel), WIDTH, HEIGHT)
     with drawing as axes:
         for number, (label, members) in enumerate(panel.lines.items()):
             _draw(axes, number, printable(label), members, places)
-        axes.set(title=printable(panel.title), xscale="log", xlabel="images a class", ylabel="top-1 accuracy")
+        axes.set(title=printable(panel.title), xscale="log", xlabel="images per class", ylabel="top-1 accuracy")
         axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(PERCENT)
         _shots_axis(axes, places)
@@ -60,7 +62,7 @@ def figure(panel: Panel, name: str) -> Markup:
 
 
 def plot_file(summaries: Sequence[Summary]) -> str:
-    """All panels below each other, two in a row, as an SVG file that shows itself in light and dark."""
+    """Return all panels, two in a row, as an SVG file with light and dark colours."""
     found = list(panels(summaries))
     wide, rows = min(2, len(found)), -(-len(found) // 2)
     width, height = wide * (WIDTH + GAP) + GAP, rows * (HEIGHT + GAP) + GAP
@@ -81,13 +83,13 @@ def plot_file(summaries: Sequence[Summary]) -> str:
 
 
 def _colours() -> str:
-    """The variables that the style sheet of the pages begins with."""
+    """Return the colour variables at the top of the pages' style sheet."""
     sheet = files("hyperrule.pages").joinpath("style.css").read_text(encoding="utf-8")
     return sheet[: sheet.index("* {")]
 
 
 def _panels(dataset: str, members: Sequence[Summary], one: str, several: str) -> Iterator[Panel]:
-    """A panel for each name of the first kind, with a line for each of the second."""
+    """Yield a panel for each value of the attribute `one`, with a line for each value of `several`."""
     for name in dict.fromkeys(getattr(summary.group, one) for summary in members):
         lines: dict[str, list[Summary]] = {}
         for summary in members:
@@ -106,7 +108,7 @@ def _draw(axes: Axes, number: int, label: str, members: Sequence[Summary], place
 
 
 def _shots_axis(axes: Axes, places: Mapping[Shots, float]) -> None:
-    """A tick for each number of shots; "full" beside the number where that is the same."""
+    """Set a tick for each number of shots; one tick shows both a number and "full" if they coincide."""
     names: dict[float, str] = {}
     for shots, place in places.items():
         near = next((known for known in names if abs(known / place - 1) < 0.05), place)
@@ -117,7 +119,7 @@ def _shots_axis(axes: Axes, places: Mapping[Shots, float]) -> None:
 
 
 def _places(members: Sequence[Summary]) -> dict[Shots, float]:
-    """Where each number of shots stands: "full" at the mean number of training images a class."""
+    """Return the x position of each number of shots; "full" is at the mean number of training images per class."""
     counted = {one.group.shots: one.newest.trained_on for one in members if one.newest is not None}
     numbers = sorted(shots for shots in counted if shots != "full")
     places: dict[Shots, float] = {shots: float(shots) for shots in numbers}
@@ -131,7 +133,7 @@ def _places(members: Sequence[Summary]) -> dict[Shots, float]:
 
 def _description(panel: Panel) -> str:
     lines = "; ".join(f"{printable(label)} {_medians(members)}" for label, members in panel.lines.items())
-    return f"Accuracy by images a class, {printable(panel.dataset)}, {printable(panel.title)}. Medians: {lines}"
+    return f"Accuracy by images per class, {printable(panel.dataset)}, {printable(panel.title)}. Medians: {lines}"
 
 
 def _medians(members: Sequence[Summary]) -> str:

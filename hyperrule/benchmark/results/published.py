@@ -1,4 +1,4 @@
-"""What was published about BiT (published.yaml) beside what a benchmark gave, and whether the two can be compared."""
+"""Sets the results of a benchmark beside published results of BiT (published.yaml), and says if they are comparable."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,14 +16,14 @@ from hyperrule.benchmark.ledger import Line, Method, Shots
 from hyperrule.benchmark.results.summary import Summary
 from hyperrule.support.wording import number
 
-LIKE_ALL = 0.97  # of the training images: the public code holds out 2 % of CIFAR and calls the rest "full"
-RESIZE = {  # by the crop that the rule pairs with it
+LIKE_ALL = 0.97  # fraction of the training images that counts as "full": the public code holds out 2 % of CIFAR
+RESIZE = {  # the rule's resize for each of its crops
     one.crop: one.resize for one in (rule.resolution(1, 1), rule.resolution(96, 96), rule.resolution(96, 96, "paper"))
 }
 
 
 class DataSet(BaseModel):
-    """What the published figures of a data set are of: images, and side in pixels that the network saw."""
+    """A data set of published figures: its names, numbers of images, and the side in pixels that the network saw."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,7 +35,7 @@ class DataSet(BaseModel):
 
 
 class Figures(BaseModel):
-    """Lowest, median and highest top-1 in percent; the median alone where no more was published."""
+    """Lowest, median and highest top-1 in percent; only the median if no more was published."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,7 +45,7 @@ class Figures(BaseModel):
 
 
 class Table(BaseModel):
-    """Figures of one source, by backbone, data set and shots; `runs` is how many they are of, at least."""
+    """Figures of one source, by backbone, data set and shots; each is over at least `runs` runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,7 +70,7 @@ class Table(BaseModel):
 
 
 class Literature(BaseModel):
-    """All of published.yaml."""
+    """The content of published.yaml."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -80,7 +80,7 @@ class Literature(BaseModel):
 
 @dataclass(frozen=True)
 class Published:
-    """One published figure, and what it is of."""
+    """One published figure with its table, data set, backbone and shots."""
 
     table: Table
     data: DataSet
@@ -92,7 +92,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Beside:
-    """A summary and a published figure of the same data set and shots; `reasons` say why they cannot be compared."""
+    """A summary and a published figure of the same data set and shots; `reasons` say why they are not comparable."""
 
     summary: Summary
     published: Published
@@ -100,7 +100,7 @@ class Beside:
 
     @property
     def difference(self) -> float:
-        """Our median less the published one, in points."""
+        """Our median minus the published one, in percentage points."""
         return 100 * self.summary.median - self.published.figures.median
 
     @property
@@ -115,8 +115,10 @@ def literature() -> Literature:
 
 
 def beside_published(summaries: Sequence[Summary]) -> list[Beside]:
-    """Every summary that is not empty beside all that was published of its backbone; of a backbone of which there is
-    nothing, beside the first figure of its data set and shots."""
+    """Pair every summary with a result with all published figures of its backbone, data set and shots.
+
+    If there is none of its backbone, it is paired with the first figure of its data set and shots.
+    """
     every = list(_published(literature()))
     found = []
     for summary in summaries:
@@ -130,7 +132,7 @@ def beside_published(summaries: Sequence[Summary]) -> list[Beside]:
 
 
 def is_called(published: Published, name: str) -> bool:
-    """Whether a data set of that name, path or address is the published one.
+    """Whether the name, path or address of a data set is that of the published one.
 
     >>> cifar = next(_published(literature()))
     >>> [is_called(cifar, name) for name in ("CIFAR-10", "tfds:cifar10:3.0.2", "data/cifar10.tar.gz", "cifar10small")]
@@ -146,7 +148,7 @@ def _letters(name: str) -> str:
 
 
 def _released(backbone: str) -> str:
-    """What published.yaml calls it: the file, of which the hub's module is another form."""
+    """Return the backbone's name in published.yaml: that of its .npz file, even for the hub module."""
     released = find(backbone)
     return backbone if released is None else released.name.replace("google/bit/", "bit-")
 
@@ -160,7 +162,7 @@ def _published(known: Literature) -> Iterator[Published]:
 
 
 def _reasons(summary: Summary, newest: Line, published: Published) -> Iterator[str]:
-    """What is not the same, most important first."""
+    """Yield what differs, the most important first."""
     group, data, table = summary.group, published.data, published.table
     if _released(group.backbone) != published.backbone:
         yield "other backbone weights"
@@ -172,7 +174,7 @@ def _reasons(summary: Summary, newest: Line, published: Published) -> Iterator[s
         yield f"{number(newest.examples, 'test image')}, not {data.test:,}"
     trained_on, wanted = newest.trained_on, _training_images(published)
     if wanted is None:
-        yield "not known of how many training images"
+        yield "number of training images not published"
     elif trained_on is not None and not LIKE_ALL * wanted <= trained_on <= wanted:
         yield f"{number(trained_on, 'training image')}, not {wanted:,}"
     if len(summary.top1) < table.runs:
@@ -189,7 +191,7 @@ def _training_images(published: Published) -> int | None:
 
 
 def _other_training(line: Line, table: Table) -> Iterator[str]:
-    """What the settings of a line, as far as they are known, have that the rule has not."""
+    """Yield the known settings of a line that differ from the rule's."""
     settings, images = line.settings, line.trained_on or 1
     usual = {
         "batch": table.batch,
@@ -206,9 +208,9 @@ def _other_training(line: Line, table: Table) -> Iterator[str]:
         if settings.get(name) is False:
             yield f"without {name.replace('_', ' ')}"
     if settings.get("budget") is not None:
-        yield "fewer steps, for a budget of time"
+        yield "fewer steps, to fit a time budget"
 
 
 def _figures(found: Any) -> Any:
-    """[min, median, max], or the median."""
+    """Return the fields of `Figures` for [min, median, max], or for the median alone."""
     return dict(zip(("min", "median", "max"), found, strict=True)) if isinstance(found, list) else {"median": found}

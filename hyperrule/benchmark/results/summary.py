@@ -1,8 +1,7 @@
-"""From the lines of a ledger to figures: what the seeds of each (data set, backbone, method, shots) gave.
+"""Summarises the lines of a ledger over the seeds of each data set, backbone, method and number of shots.
 
-VTAB-1k's score as one more data set of a benchmark: of each seed the mean over tasks, where all have a result.
-
-Two backbones, or two methods, on the same subsets: seed by seed, and the mean difference.
+`vtab_scores` adds VTAB-1k's score as one more data set: for each seed, the mean over tasks if all have a result.
+`compare` compares two backbones, or two methods, on the same subsets: seed by seed, and by the mean difference.
 """
 
 import math
@@ -18,9 +17,12 @@ from hyperrule.errors import RecipeError
 from hyperrule.evaluation.intervals import Interval, bootstrap_mean, paired_mean
 from hyperrule.support.wording import did_you_mean, listed
 
+NAMES = Score("vtab-1k", "vtab-1k, natural", "vtab-1k, specialized", "vtab-1k, structured")
+Way = tuple[str, str, float | None]  # backbone, method, l2
+
 
 class Cell(Protocol):
-    """Where in the grid a result belongs; cells and lines of a ledger are some."""
+    """The place of a result in the grid; `grid.Cell` and `ledger.Line` have these properties."""
 
     @property
     def dataset(self) -> str: ...
@@ -38,7 +40,7 @@ class Cell(Protocol):
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that differ in their seed alone; `l2` is None where each probe chose its own."""
+    """Cells that differ only in their seed; `l2` is None if each probe chose its own."""
 
     dataset: str
     backbone: str
@@ -48,7 +50,7 @@ class Group:
 
     @property
     def measured_by(self) -> str:
-        """The method, as tables say it.
+        """The method, as tables show it.
 
         >>> Group("digits", "bit-r26x0.5", "probe", 1, l2=1024.0).measured_by
         'probe, l2 1024'
@@ -58,9 +60,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Summary:
-    """Accuracies (fractions) of a group and reasons of its failures, by seed, and seeds that nothing is known of.
+    """Accuracies (fractions) of a group by seed, reasons of failures by seed, and seeds without a line.
 
-    `newest` is the last line that is done, None where there is none.
+    `newest` is the last finished line, None if there is none.
     """
 
     group: Group
@@ -71,7 +73,7 @@ class Summary:
 
     @property
     def seeds(self) -> int:
-        """That were asked for."""
+        """The number of seeds that the grid has."""
         return len(self.top1) + len(self.failed) + len(self.missing)
 
     @property
@@ -92,14 +94,14 @@ class Summary:
 
     @cached_property
     def mean_interval(self) -> Interval | None:
-        """Of the mean over seeds, by bootstrap; None of fewer than two."""
+        """The interval of the mean over seeds, by bootstrap; None for fewer than two seeds."""
         return bootstrap_mean(list(self.top1.values()))
 
 
 def summarise(lines: Sequence[Line], cells: Iterable[Cell] = ()) -> list[Summary]:
-    """A summary of every group of the expected `cells` and of `lines`, of which there is one a cell.
+    """Return a summary of every group in the expected `cells` and in `lines`, of which there is one per cell.
 
-    Data sets, backbones and methods come in the order of the cells, then of the lines; shots from few to all.
+    Data sets, backbones and methods keep the order of the cells, then of the lines; shots go from few to all.
     """
     expected = list(cells)
     by_l2 = {_coarse(cell) for cell in expected if cell.l2 is not None}  # the grid measures each l2
@@ -122,7 +124,7 @@ def _coarse(cell: Cell) -> Group:
 
 
 def _ordered(groups: Iterable[Group]) -> list[Group]:
-    """By the first appearance of data set, backbone and method, then by l2 and shots."""
+    """Sort groups by the first appearance of data set, backbone and method, then by l2 and shots."""
     groups = list(groups)
     datasets, backbones, methods = (
         list(dict.fromkeys(getattr(group, name) for group in groups)) for name in ("dataset", "backbone", "method")
@@ -139,7 +141,7 @@ def _ordered(groups: Iterable[Group]) -> list[Group]:
 def _summary(group: Group, lines: Sequence[Line], seeds: set[int]) -> Summary:
     done = [line for line in lines if line.status == "done"]
     top1 = {line.seed: line.top1 for line in done if line.top1 is not None}
-    failed = {line.seed: line.error or "no reason is known" for line in lines if line.status == "failed"}
+    failed = {line.seed: line.error or "unknown reason" for line in lines if line.status == "failed"}
     failed = {seed: why for seed, why in sorted(failed.items()) if seed not in top1}
     return Summary(
         group=group,
@@ -150,13 +152,12 @@ def _summary(group: Group, lines: Sequence[Line], seeds: set[int]) -> Summary:
     )
 
 
-NAMES = Score("vtab-1k", "vtab-1k, natural", "vtab-1k, specialized", "vtab-1k, structured")
-Way = tuple[str, str, float | None]  # backbone, method, l2
-
-
 def vtab_scores(summaries: Sequence[Summary]) -> Iterator[Summary]:
-    """A summary of the score, and of that of each group of tasks, for every backbone and method. Data sets are tasks if
-    the grid calls them as VTAB does, and trains on 1,000 images; a size in pixels is given if it is that of all."""
+    """Yield summaries of VTAB-1k's score, overall and by group of tasks, for every backbone and method.
+
+    A data set is a task if it has the name of one and was trained on 1,000 images. The size in pixels is 0 if the tasks
+    differ in it.
+    """
     ways: dict[Way, dict[str, Summary]] = {}
     for summary in summaries:
         group, newest = summary.group, summary.newest
@@ -185,7 +186,7 @@ def _of_seed(seed: int, tasks: dict[str, Summary]) -> Score[float | None]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Accuracies (fractions) of `one` and `other` by seed; `of` is the method or the backbone that both have."""
+    """Accuracies (fractions) of `one` and `other` by seed; `of` is the method or backbone that both share."""
 
     dataset: str
     one: str
@@ -196,7 +197,7 @@ class Comparison:
 
     @property
     def differences(self) -> list[float]:
-        """One minus other. Fractions of images are rounded to what a millionth tells apart, so that ties are ties."""
+        """One minus other, rounded to a millionth, so that equal accuracies give exactly 0."""
         return [round(mine - theirs, 6) for mine, theirs in self.by_seed.values()]
 
     @property
@@ -205,7 +206,7 @@ class Comparison:
 
     @property
     def interval(self) -> Interval | None:
-        """Of the mean, 95 %, by the paired t; None of fewer than two seeds."""
+        """The 95 % paired t interval of the mean; None for fewer than two seeds."""
         return paired_mean(self.differences)
 
     @property
@@ -222,7 +223,7 @@ class Comparison:
 
 
 def compare(summaries: Sequence[Summary], one: str, other: str) -> list[Comparison]:
-    """Of every data set, number of shots and method (for two backbones) or backbone (for two methods).
+    """Compare two backbones or two methods, for every data set, number of shots, and method or backbone they share.
 
     Raises RecipeError if a name is not in the ledger, or if the two have no cell in common.
     """
@@ -240,16 +241,16 @@ def compare(summaries: Sequence[Summary], one: str, other: str) -> list[Comparis
             found.append(Comparison(group.dataset, one, other, of, group.shots, common))
     if not found:
         raise RecipeError(
-            f"{one} and {other} have no finished cell in common: none of the same data, shots, seed and "
+            f"{one} and {other} share no finished cell: none has the same data, shots, seed and "
             f"{'method' if field == 'backbone' else 'backbone'}. See what is done: hyperrule bench GRID --status"
         )
     return found
 
 
 def compared(summaries: Sequence[Summary], one: str, other: str) -> str:
-    """Which the two are, "backbone" or "method". Raises RecipeError if they are not both one of these."""
+    """Return what is compared, "backbone" or "method". Raises RecipeError unless both names are of the same kind."""
     if one == other:
-        raise RecipeError(f"{one} against itself: give two different backbones, or two methods.")
+        raise RecipeError(f"cannot compare {one} with itself: name two different backbones, or two methods.")
     known = {
         field: list(dict.fromkeys(getattr(summary.group, field) for summary in summaries))
         for field in ("backbone", "method")
@@ -264,7 +265,7 @@ def compared(summaries: Sequence[Summary], one: str, other: str) -> str:
                 f"no backbone or method is called {name!r}: backbones are {listed(known['backbone']) or 'none'}; "
                 f"methods {listed(known['method']) or 'none'}.{did_you_mean(name, every)}"
             )
-    raise RecipeError(f"{one} and {other} are a backbone and a method: give two backbones, or two methods.")
+    raise RecipeError(f"{one} and {other} are a backbone and a method: name two backbones, or two methods.")
 
 
 def _with(group: Group, field: str, name: str) -> Group:

@@ -1,4 +1,4 @@
-"""Tables of a benchmark: what stands in which column, as text, whatever form they are written in."""
+"""Makes the tables of a benchmark as text, independent of the form in which they are written."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from hyperrule.evaluation.intervals import Interval
 NONE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 LEGEND = (
-    "Top-1 accuracy in percent over seeds: each draws another balanced subset, unless all images are used. The mean's "
-    "interval is of 95 %, by bootstrap over seeds; of three or four seeds it is their range, which is too narrow. It "
-    "says nothing of the choice of test images."
+    "Top-1 accuracy in percent over seeds; each seed samples another balanced subset, unless all images are used. "
+    "The mean has a 95 % bootstrap interval over seeds; for three or four seeds it is their range, which is "
+    "too narrow. It does not cover the choice of test images."
 )
 PAIRED = (
-    "Differences in points, seed by seed on the same images; their mean's interval is of 95 %, by the paired t. "
-    "Won, tied and lost are counted in seeds."
+    "Differences in percentage points, seed by seed on the same images; their mean has a 95 % paired t interval. "
+    "Won, tied and lost count seeds."
 )
 
 
@@ -29,7 +29,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of as many texts as there are columns. Texts are plain: each form escapes them its own way."""
+    """A table: each row has a text for every column. Texts are not escaped; each form escapes them in its own way."""
 
     title: str
     columns: tuple[Column, ...]
@@ -38,18 +38,18 @@ class Table:
 
     @property
     def lead(self) -> int:
-        """Columns of names before the first of figures."""
+        """The number of columns of names before the first column of figures."""
         return next(place for place, column in enumerate(self.columns) if column.is_number)
 
     @property
     def groups(self) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
-        """Rows below each other with the same names, without these, by the names."""
+        """Consecutive rows with the same names, grouped; the rows are without the names."""
         by_names = groupby(self.rows, key=lambda row: row[: self.lead])
         return [(names, [row[self.lead :] for row in rows]) for names, rows in by_names]
 
 
 def result_tables(summaries: Sequence[Summary]) -> Iterator[Table]:
-    """A table for each data set."""
+    """Yield a table of results for each data set."""
     columns = (
         *map(Column, ("backbone", "method")),
         *(Column(name, is_number=True) for name in ("shots", "min", "median", "max", "mean", "95 % of mean", "px")),
@@ -60,7 +60,7 @@ def result_tables(summaries: Sequence[Summary]) -> Iterator[Table]:
 
 
 def published_tables(found: Sequence[Beside]) -> Iterator[Table]:
-    """A table for each data set of which something was published."""
+    """Yield a table of published results for each data set that has some."""
     columns = (
         *map(Column, ("backbone", "method")),
         *(Column(name, is_number=True) for name in ("shots", "ours", "published", "difference")),
@@ -74,12 +74,12 @@ def published_tables(found: Sequence[Beside]) -> Iterator[Table]:
             f"{dataset}, beside what was published",
             columns,
             tuple(map(_beside, rows)),
-            f"Min, median and max of top-1 in percent; differences of medians in points. {where}.",
+            f"Min, median and max of top-1 in percent; differences of medians in percentage points. {where}.",
         )
 
 
 def comparison_tables(comparisons: Sequence[Comparison]) -> tuple[Table, ...]:
-    """The mean differences, and every seed; nothing of nothing."""
+    """Return a table of mean differences and one of all seeds; no tables without comparisons."""
     if not comparisons:
         return ()
     one, other = comparisons[0].one, comparisons[0].other
@@ -94,7 +94,7 @@ def comparison_tables(comparisons: Sequence[Comparison]) -> tuple[Table, ...]:
 
 
 def trouble_table(summaries: Sequence[Summary]) -> Table | None:
-    """Cells that failed, with their reasons, and cells that are missing; None if there are neither."""
+    """Return a table of failed cells, with reasons, and missing cells; None if there are neither."""
     rows = []
     for summary in summaries:
         group = summary.group
@@ -124,7 +124,7 @@ def _result(summary: Summary) -> tuple[str, ...]:
 
 
 def _seed_count(summary: Summary) -> str:
-    """How many seeds gave a result, and what became of the others."""
+    """Return the number of seeds with a result, and how many failed or are missing."""
     others = {"failed": len(summary.failed), "missing": len(summary.missing)}
     told = [f"{count} {what}" for what, count in others.items() if count]
     return f"{len(summary.top1)} of {summary.seeds}: {', '.join(told)}" if told else str(summary.seeds)
@@ -165,7 +165,8 @@ def _interval(interval: Interval | None, shown: Callable[[float], str]) -> str:
 
 
 def percent(fraction: float) -> str:
-    """
+    """Return a fraction as a percentage with one decimal.
+
     >>> percent(0.83251)
     '83.3'
     """
@@ -173,7 +174,7 @@ def percent(fraction: float) -> str:
 
 
 def signed(fraction: float) -> str:
-    """A difference in points, with its sign.
+    """Return a difference in percentage points, with its sign.
 
     >>> signed(0.012), signed(-0.0001), signed(-0.0301) == f"{MINUS}3.0"
     ('+1.2', '0.0', True)
