@@ -28,7 +28,7 @@ from hyperrule.benchmark.cells import PreparedCell, planned_cells
 from hyperrule.benchmark.engines import local, trained
 from hyperrule.benchmark.engines import work as work_module
 from hyperrule.benchmark.engines.handover import read_planned, write_planned
-from hyperrule.benchmark.engines.pieces import Order, Piece
+from hyperrule.benchmark.engines.tasks import Assignment, Task
 from hyperrule.benchmark.engines.work import work
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid, read_grid
@@ -98,8 +98,8 @@ def work_through(grid: Grid, folder: BenchFolder, retry_failed: bool = False) ->
     every = planned_cells(grid, grid.cells(), QUIET).planned
     write_planned(folder.path / "planned.json", every)
     every = read_planned(folder.path / "planned.json")
-    for piece in dict.fromkeys(map(Piece.of, grid.cells())):
-        work(folder, [one for one in every if Piece.of(one.cell) == piece], retry_failed, QUIET)
+    for task in dict.fromkeys(map(Task.of, grid.cells())):
+        work(folder, [one for one in every if Task.of(one.cell) == task], retry_failed, QUIET)
     return read_ledger(folder.ledger_file)
 
 
@@ -308,7 +308,7 @@ def test_cells_of_a_grid(pets: dict[str, Any]) -> None:
         ("probe", "full", 0, 2),
         ("finetune", 2, 0, None),
     ]
-    assert len({Piece.of(cell) for cell in cells}) == 2
+    assert len({Task.of(cell) for cell in cells}) == 2
 
 
 def test_subsets_are_nested_balanced_and_those_of_a_fine_tuning(pets: dict[str, Any], tmp_path: Path) -> None:
@@ -447,18 +447,20 @@ class Guessing:
 
 
 class Engine:
-    """Pieces in this process, instead of `run_locally`; those whose turn it is in `codes` die with them, undone."""
+    """Executes tasks in this process; a task whose code in `codes` is not 0 dies with it before it starts."""
 
     def __init__(self, *codes: int) -> None:
         self.codes = list(codes)
 
-    def __call__(self, folder: Path, orders: list[Order], jobs: int, ended: Callable[[Piece, int], None]) -> None:
-        for order in orders:
+    def __call__(
+        self, folder: Path, assignments: list[Assignment], jobs: int, ended: Callable[[Task, int], None]
+    ) -> None:
+        for assignment in assignments:
             code = self.codes.pop(0) if self.codes else 0
             if code == 0:
-                planned = [one for one in read_planned(order.planned) if Piece.of(one.cell) == order.piece]
-                work(BenchFolder(folder), planned, order.retry_failed, QUIET)
-            ended(order.piece, code)
+                planned = [one for one in read_planned(assignment.planned) if Task.of(one.cell) == assignment.task]
+                work(BenchFolder(folder), planned, assignment.retry_failed, QUIET)
+            ended(assignment.task, code)
 
 
 def measured(
@@ -552,11 +554,11 @@ def test_a_process_that_somebody_stops_has_not_failed(
 def test_processes_end_with_the_signal_that_ended_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "command", dying)
     ended: list[int] = []
-    orders = [
-        Order(piece=Piece(dataset="d", backbone="b", method="head", shots=1, seed=number), planned=tmp_path)
+    assignments = [
+        Assignment(task=Task(dataset="d", backbone="b", method="head", shots=1, seed=number), planned=tmp_path)
         for number in (signal.SIGKILL, signal.SIGTERM)
     ]
-    local.run_locally(tmp_path, orders, 1, lambda _, code: ended.append(code))
+    local.run_locally(tmp_path, assignments, 1, lambda _, code: ended.append(code))
     assert ended == [137, 143]
 
 
@@ -603,23 +605,23 @@ def test_status_knows_what_the_grid_asks_for(
     assert "if data and weights have not changed" in result.stdout
 
 
-def sleeping(folder: Path, order: Order) -> list[str]:
+def sleeping(folder: Path, assignment: Assignment) -> list[str]:
     return [sys.executable, "-c", "import time; time.sleep(60)"]
 
 
-def dying(folder: Path, order: Order) -> list[str]:
-    return [sys.executable, "-c", f"import os; os.kill(os.getpid(), {order.piece.seed})"]
+def dying(folder: Path, assignment: Assignment) -> list[str]:
+    return [sys.executable, "-c", f"import os; os.kill(os.getpid(), {assignment.task.seed})"]
 
 
 def test_a_signal_stops_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "command", sleeping)
     ended: list[int] = []
-    pieces = [Piece(dataset="d", backbone="b", method="head", shots=1, seed=seed) for seed in range(3)]
+    tasks = [Task(dataset="d", backbone="b", method="head", shots=1, seed=seed) for seed in range(3)]
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
-    orders = [Order(piece=piece, planned=tmp_path) for piece in pieces]
+    assignments = [Assignment(task=task, planned=tmp_path) for task in tasks]
     with pytest.raises(Interrupted) as stopped:
-        local.run_locally(tmp_path, orders, 2, lambda _, code: ended.append(code))
+        local.run_locally(tmp_path, assignments, 2, lambda _, code: ended.append(code))
     assert (stopped.value.exit_code, ended) == (143, [])
 
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from command_line import start
 
 from hyperrule.benchmark.engines import ray as engine
-from hyperrule.benchmark.engines.pieces import Order, Piece
+from hyperrule.benchmark.engines.tasks import Assignment, Task
 from hyperrule.benchmark.ledger import read_ledger
 from hyperrule.cli import main
 from hyperrule.errors import Interrupted, UserError
@@ -33,7 +33,7 @@ GRID = {
         "head": {"shots": 4, "seeds": 1, "steps": 2, "batch": 8, "resize": 40, "precision": "float32"},
     },
 }
-CELLS, PIECES = 5, 2
+CELLS, TASKS = 5, 2
 NODE = {"num_cpus": 1, "object_store_memory": engine.OBJECT_STORE, "include_dashboard": False}
 SOON = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
 
@@ -98,7 +98,7 @@ def test_a_node_that_dies_loses_nothing(cluster: Any, grid_file: Path, tmp_path:
     lines = read_ledger(out / "ledger.jsonl")
     assert (len(lines), {line.status for line in lines}) == (CELLS, {"done"})
     assert f"{CELLS} of {CELLS} cells to measure" in progress
-    assert progress.count("cells left") + progress.count("cell left") == PIECES
+    assert progress.count("cells left") + progress.count("cell left") == TASKS
     assert str(out / "ledger.jsonl") in said
     assert not any(map(psutil.pid_exists, at_work))
     assert not list(out.glob(".planned-*"))
@@ -120,8 +120,8 @@ def test_a_signal_stops_all_tasks_even_if_ray_forgets_to_cancel(
     monkeypatch.setattr(ray, "cancel", forgetful)
     monkeypatch.setattr(engine, "HEEDED", 10.0)
     sleep = f"import os, pathlib, time; pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch(); time.sleep(600)"
-    monkeypatch.setattr(engine, "command", lambda folder, order: [sys.executable, "-c", sleep])
-    pieces = [Piece(dataset="d", backbone="b", method="head", shots=1, seed=seed) for seed in range(3)]
+    monkeypatch.setattr(engine, "command", lambda folder, assignment: [sys.executable, "-c", sleep])
+    tasks = [Task(dataset="d", backbone="b", method="head", shots=1, seed=seed) for seed in range(3)]
     ended: list[int] = []
 
     def terminate() -> None:
@@ -130,9 +130,9 @@ def test_a_signal_stops_all_tasks_even_if_ray_forgets_to_cancel(
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=terminate, daemon=True).start()
-    orders = [Order(piece=piece, planned=tmp_path) for piece in pieces]
+    assignments = [Assignment(task=task, planned=tmp_path) for task in tasks]
     with engine.connected(cluster.address), pytest.raises(Interrupted, match="the same command resumes") as stopped:
-        engine.run_on_ray(tmp_path, orders, 1, lambda _, code: ended.append(code))
+        engine.run_on_ray(tmp_path, assignments, 1, lambda _, code: ended.append(code))
     assert (stopped.value.exit_code, ended) == (143, [])
     assert not any(psutil.pid_exists(int(name)) for name in os.listdir(tmp_path))
 

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from hyperrule.benchmark.cells import PlannedGrid, PreparedCell
-from hyperrule.benchmark.engines.pieces import Piece
 from hyperrule.benchmark.engines.probing import images_needed
+from hyperrule.benchmark.engines.tasks import Task
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid
 from hyperrule.benchmark.ledger import Line, at_work
@@ -81,7 +81,7 @@ def outlook(found: PlannedGrid, lines: Mapping[str, Line]) -> Outlook:
         cells=tuple(cells),
         seconds=sum(known) + extracted,
         features_seconds=extracted,
-        untimed=sum(one.seconds is None or features.get(Piece.of(one.cell), 0.0) is None for one in left),
+        untimed=sum(one.seconds is None or features.get(Task.of(one.cell), 0.0) is None for one in left),
         measured=any(_likeness(one.cell) in took for one in left),
         absent=tuple(dict.fromkeys([*found.absent.values(), *found.to_fetch])),
     )
@@ -136,12 +136,12 @@ def _likeness(cell: Cell | Line) -> Likeness:
     return cell.dataset, cell.backbone, cell.method, cell.shots
 
 
-def _features_seconds(planned: list[PreparedCell], left: list[Cell]) -> dict[Piece, float | None]:
-    """Return the seconds to extract the features for probes, by piece, for each piece with unfinished probes."""
-    wanted = dict.fromkeys(Piece.of(cell) for cell in left if cell.method == "probe")
+def _features_seconds(planned: list[PreparedCell], left: list[Cell]) -> dict[Task, float | None]:
+    """Return the seconds to extract the features for probes, by task, for each task with unfinished probes."""
+    wanted = dict.fromkeys(Task.of(cell) for cell in left if cell.method == "probe")
     seconds = {}
-    for piece in wanted:
-        cells = [one for one in planned if Piece.of(one.cell) == piece]
+    for task in wanted:
+        cells = [one for one in planned if Task.of(one.cell) == task]
         plan, images = cells[0].plan, images_needed(cells)
-        seconds[piece] = estimate_inference(plan.backbone, plan.evaluation_size.value, images, plan.machine)
+        seconds[task] = estimate_inference(plan.backbone, plan.evaluation_size.value, images, plan.machine)
     return seconds

@@ -13,7 +13,7 @@ from signal import SIGINT, SIGKILL, SIGTERM, Signals
 from hyperrule.benchmark.cells import PlannedGrid, PreparedCell, planned_cells
 from hyperrule.benchmark.engines.handover import scratch_folder, write_planned
 from hyperrule.benchmark.engines.local import run_locally
-from hyperrule.benchmark.engines.pieces import Order, Piece
+from hyperrule.benchmark.engines.tasks import Assignment, Task
 from hyperrule.benchmark.engines.work import failed, is_missing
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.grid import Cell, Grid
@@ -26,7 +26,7 @@ from hyperrule.support.wording import duration, number
 ENGINES = ("local", "ray")
 KILLED = 128  # plus the number of the signal: the exit code of a process that a signal ended
 STOPPED = (KILLED + SIGINT, KILLED + SIGTERM)  # stopped on purpose, which is no failure
-Engine = Callable[[Path, Sequence[Order], int, Callable[[Piece, int], None]], None]
+Engine = Callable[[Path, Sequence[Assignment], int, Callable[[Task, int], None]], None]
 
 
 @contextmanager
@@ -101,13 +101,13 @@ def run_grid(grid: Grid, folder: BenchFolder, run: Engine, jobs: int, retry_fail
     rounds = Rounds(folder, missing, again, reporter)
     with scratch_folder(folder.path) as scratch:  # in the bench folder, which all machines see
         handed_over = _handed_over(found.planned, missing, scratch)
-        for pieces in (rounds.first, rounds.second):
-            orders = [
-                Order(piece=piece, planned=handed_over[piece.dataset], jobs=jobs, retry_failed=retry_failed)
-                for piece in pieces()
+        for tasks in (rounds.first, rounds.second):
+            assignments = [
+                Assignment(task=task, planned=handed_over[task.dataset], jobs=jobs, retry_failed=retry_failed)
+                for task in tasks()
             ]
-            if orders:
-                run(folder.path, orders, jobs, rounds.ended)
+            if assignments:
+                run(folder.path, assignments, jobs, rounds.ended)
     return _result(folder, found, rounds.unfinished)
 
 
@@ -131,9 +131,9 @@ def _beginning(found: PlannedGrid, missing: list[PreparedCell], ahead: Outlook, 
     return f"{len(missing)} of {number(len(found.cells), 'cell')} to measure, {time}"
 
 
-def _result(folder: BenchFolder, found: PlannedGrid, unfinished: Mapping[Piece, str]) -> Bench:
+def _result(folder: BenchFolder, found: PlannedGrid, unfinished: Mapping[Task, str]) -> Bench:
     lines = folder.read()
-    missing = {one.cell: unfinished.get(Piece.of(one.cell)) for one in found.planned if one.key not in lines}
+    missing = {one.cell: unfinished.get(Task.of(one.cell)) for one in found.planned if one.key not in lines}
     known = {cell: why for cell, why in missing.items() if why is not None}
     return Bench(
         folder=folder.path,
@@ -152,7 +152,7 @@ def _by_reason(reasons: Mapping[Cell, str]) -> dict[str, tuple[Cell, ...]]:
 
 
 class Rounds:
-    """Two rounds over the pieces of `missing` cells. `unfinished` has the reason for every piece that did not finish.
+    """Two rounds over the tasks of `missing` cells. `unfinished` has the reason for every task that did not finish.
 
     `again` has the lines of failed cells that are measured once more.
     """
@@ -160,52 +160,52 @@ class Rounds:
     def __init__(
         self, folder: BenchFolder, missing: Sequence[PreparedCell], again: Mapping[str, Line], reporter: Reporter
     ) -> None:
-        self.unfinished: dict[Piece, str] = {}
+        self.unfinished: dict[Task, str] = {}
         self._folder, self._again, self._reporter = folder, again, reporter
-        self._died: set[Piece] = set()
-        self._stopped: set[Piece] = set()
-        self._cells: dict[Piece, list[PreparedCell]] = {}
+        self._died: set[Task] = set()
+        self._stopped: set[Task] = set()
+        self._cells: dict[Task, list[PreparedCell]] = {}
         for one in missing:
-            self._cells.setdefault(Piece.of(one.cell), []).append(one)
+            self._cells.setdefault(Task.of(one.cell), []).append(one)
 
-    def first(self) -> list[Piece]:
+    def first(self) -> list[Task]:
         return list(self._cells)
 
-    def second(self) -> list[Piece]:
-        """Return pieces with a cell that is still missing and in no other process, unless the piece was stopped."""
+    def second(self) -> list[Task]:
+        """Return tasks with a cell that is still missing and in no other process, unless the task was stopped."""
         now, taken = self._folder.read(), at_work(self._folder.claims)
         return [
-            piece
-            for piece, cells in self._cells.items()
-            if piece not in self._stopped and any(one.key not in taken for one in self._missing(cells, now))
+            task
+            for task, cells in self._cells.items()
+            if task not in self._stopped and any(one.key not in taken for one in self._missing(cells, now))
         ]
 
-    def ended(self, piece: Piece, code: int) -> None:
-        """Record and report how the process of a piece ended. If it died for the second time, its cells fail."""
+    def ended(self, task: Task, code: int) -> None:
+        """Record and report how the process of a task ended. If it died for the second time, its cells fail."""
         if code in STOPPED:
-            self._stopped.add(piece)
-            what = self.unfinished[piece] = f"its process was stopped by {Signals(code - KILLED).name}"
+            self._stopped.add(task)
+            what = self.unfinished[task] = f"its process was stopped by {Signals(code - KILLED).name}"
         elif code == 0:
-            self.unfinished.pop(piece, None)
-            what = _outcome(self._cells[piece], self._folder.read())
+            self.unfinished.pop(task, None)
+            what = _outcome(self._cells[task], self._folder.read())
         else:
             how = f"was killed by signal {code - KILLED}" if code > KILLED else f"ended with {code}"
-            what = self.unfinished[piece] = f"its process {how}"
-            if piece in self._died:
+            what = self.unfinished[task] = f"its process {how}"
+            if task in self._died:
                 do = "use fewer --jobs, if memory is short" if code == KILLED + SIGKILL else "see its output above"
-                self._fail(piece, f"{what}, twice: {do}, then --retry-failed")
+                self._fail(task, f"{what}, twice: {do}, then --retry-failed")
             else:
                 what += "; it is tried once more at the end"
-            self._died.add(piece)
+            self._died.add(task)
         now = self._folder.read()
         left = sum(len(self._missing(cells, now)) for cells in self._cells.values())
-        self._reporter.say(f"{piece}: {what}; {number(left, 'cell')} left")
+        self._reporter.say(f"{task}: {what}; {number(left, 'cell')} left")
 
     def _missing(self, cells: Sequence[PreparedCell], now: Mapping[str, Line]) -> list[PreparedCell]:
         return [one for one in cells if is_missing(one.key, now, self._again)]
 
-    def _fail(self, piece: Piece, error: str) -> None:
-        for one in self._missing(self._cells[piece], self._folder.read()):
+    def _fail(self, task: Task, error: str) -> None:
+        for one in self._missing(self._cells[task], self._folder.read()):
             with claim(self._folder.claims, one.key, str(one.cell)) as mine:
                 if mine and self._missing([one], self._folder.read()):
                     self._folder.add(one.failed(error))

@@ -1,4 +1,4 @@
-"""Executes the pieces of a benchmark in processes on this machine, several at a time.
+"""Executes the tasks of a benchmark in processes on this machine, several at a time.
 
 A pipe ties each process to this one (see `launch.tether`): when this process dies in any way, they end, too.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from signal import Signals
 
-from hyperrule.benchmark.engines.pieces import Order, Piece, signals_to, stopped_by
+from hyperrule.benchmark.engines.tasks import Assignment, Task, signals_to, stopped_by
 from hyperrule.planning.machine.machine import this_machine
 from hyperrule.training.launch.hosts import Worker
 from hyperrule.training.launch.process import WorkerProcess
@@ -21,20 +21,20 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 Events = SimpleQueue[tuple[int, int] | Signals]
 
 
-def run_locally(folder: Path, orders: Sequence[Order], jobs: int, ended: Callable[[Piece, int], None]) -> None:
-    """Execute every piece in its own process, `jobs` at a time, and call `ended` with each piece and its exit code.
+def run_locally(folder: Path, assignments: Sequence[Assignment], jobs: int, ended: Callable[[Task, int], None]) -> None:
+    """Execute every task in its own process, `jobs` at a time, and call `ended` with each task and its exit code.
 
     Raises Interrupted at SIGINT or SIGTERM, when all have stopped.
     """
     events: Events = SimpleQueue()
-    left, free = deque(orders), list(reversed(range(jobs)))
-    running: dict[int, tuple[Piece, WorkerProcess]] = {}
+    left, free = deque(assignments), list(reversed(range(jobs)))
+    running: dict[int, tuple[Task, WorkerProcess]] = {}
     received: Signals | None = None
     with signals_to(events.put):
         while running or (left and received is None):
             while left and free and received is None:
-                slot, order = free.pop(), left.popleft()
-                running[slot] = order.piece, _start(slot, folder, order, events)
+                slot, assignment = free.pop(), left.popleft()
+                running[slot] = assignment.task, _start(slot, folder, assignment, events)
             event = events.get()
             if isinstance(event, Signals):
                 received = received or event
@@ -42,26 +42,27 @@ def run_locally(folder: Path, orders: Sequence[Order], jobs: int, ended: Callabl
                     process.send(event)
                 continue
             slot, code = event
-            piece, process = running.pop(slot)
+            task, process = running.pop(slot)
             process.tell_reason()
             free.append(slot)
             if received is None:
-                ended(piece, code)
+                ended(task, code)
     if received is not None:
         raise stopped_by(received)
 
 
-def command(folder: Path, order: Order) -> list[str]:
-    """Return the command line that executes an order."""
-    return [sys.executable, "-m", "hyperrule.benchmark.engines.work", str(folder), order.model_dump_json()]
+def command(folder: Path, assignment: Assignment) -> list[str]:
+    """Return the command line that executes an assignment."""
+    return [sys.executable, "-m", "hyperrule.benchmark.engines.work", str(folder), assignment.model_dump_json()]
 
 
-def _start(slot: int, folder: Path, order: Order, events: Events) -> WorkerProcess:
+def _start(slot: int, folder: Path, assignment: Assignment, events: Events) -> WorkerProcess:
     machine, environment = this_machine(), {}
-    if order.jobs > 1:
-        environment = threads(machine.cores // order.jobs) | gpus(slot, order.jobs, _visible(len(machine.gpus)))
+    if assignment.jobs > 1:
+        visible = _visible(len(machine.gpus))
+        environment = threads(machine.cores // assignment.jobs) | gpus(slot, assignment.jobs, visible)
     worker = Worker(slot, "this machine", (), environment)
-    return WorkerProcess(worker, command(folder, order), lambda slot, code: events.put((slot, code)))
+    return WorkerProcess(worker, command(folder, assignment), lambda slot, code: events.put((slot, code)))
 
 
 def _visible(count: int) -> list[str]:

@@ -60,7 +60,7 @@ def best_probe(
 
 
 def images_needed(planned: Sequence[PreparedCell]) -> int:
-    """Return the number of images, test and training, whose features the probes of a piece need."""
+    """Return the number of images, test and training, whose features the probes of a task need."""
     plan, source = planned[0].plan, planned[0].source
     pool = _union(source.examples("train"), plan.class_names, [one.cell for one in planned])
     return len(pool) + plan.dataset.splits[plan.test_split.value].examples

@@ -1,10 +1,10 @@
-"""Executes the pieces of a benchmark as tasks of a Ray cluster.
+"""Executes the tasks of a benchmark on a Ray cluster, each as one Ray task.
 
 Ray decides where and when a task runs, and repeats tasks of a node that died. The machine that starts the tasks and all
 that execute them see the bench folder, the data and the cache under the same paths.
 
 `check_cluster` finds out within seconds whether there is a cluster at an address; `ray.init` by itself tries for
-minutes. `carry_out` is the task: it runs a process that ends when the task does (see `launch.tether`). It needs the
+minutes. `carry_out` is the Ray task: it runs a process that ends when the task does (see `launch.tether`). It needs the
 standard library only.
 """
 
@@ -28,7 +28,7 @@ from types import ModuleType
 from typing import Any
 
 from hyperrule.benchmark.engines.local import command, threads
-from hyperrule.benchmark.engines.pieces import Order, Piece, signals_to, stopped_by
+from hyperrule.benchmark.engines.tasks import Assignment, Task, signals_to, stopped_by
 from hyperrule.errors import UserError
 from hyperrule.planning.machine.machine import this_machine
 from hyperrule.support.progress import silent_native_stderr
@@ -38,7 +38,7 @@ from hyperrule.training.launch.hosts import SENT
 from hyperrule.training.launch.process import say
 
 OBJECT_STORE = 100_000_000  # bytes, about the least that Ray accepts: only exit codes go through it
-RETRIES = 3  # for a piece whose node or worker died; limited, since the piece itself may be the cause
+RETRIES = 3  # for a task whose node or worker died; limited, since the task itself may be the cause
 # Seconds after which the lock on a cell of a dead node is free: a process there takes up to 40 to end, and an NFS
 # server 90 to release the locks of a client that is gone (the Linux default, nfsv4leasetime).
 PATIENCE = 120.0
@@ -52,7 +52,7 @@ LOOKED_AT = 0.2  # seconds between two looks at the process: Ray cancels between
 LAST_WORDS = 20  # lines of stderr that are returned
 
 Outcome = Future[tuple[int, list[str]]]
-Events = SimpleQueue[tuple[Piece, Outcome] | Signals]
+Events = SimpleQueue[tuple[Task, Outcome] | Signals]
 
 
 @contextmanager
@@ -76,8 +76,8 @@ def connected(address: str | None) -> Iterator[None]:
             ray.shutdown()
 
 
-def run_on_ray(folder: Path, orders: Sequence[Order], jobs: int, ended: Callable[[Piece, int], None]) -> None:
-    """Execute every piece in its own process, and call `ended` with each piece and its exit code.
+def run_on_ray(folder: Path, assignments: Sequence[Assignment], jobs: int, ended: Callable[[Task, int], None]) -> None:
+    """Execute every task in its own process, and call `ended` with each task and its exit code.
 
     The smallest machine of the cluster runs `jobs` processes at a time, larger ones run more.
 
@@ -85,22 +85,23 @@ def run_on_ray(folder: Path, orders: Sequence[Order], jobs: int, ended: Callable
     """
     ray = _ray()
     cpus, gpus = share([node["Resources"] for node in ray.nodes() if node["Alive"]], jobs)
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, scheduling_strategy="SPREAD")(carry_out)
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, scheduling_strategy="SPREAD")(carry_out)
     environment = _environment(math.floor(cpus))
     events: Events = SimpleQueue()
-    left, received = len(orders), None
+    left, received = len(assignments), None
     with signals_to(events.put):
-        tasks = []
-        for order in orders:
-            _, *arguments = command(folder, order.model_copy(update={"patience": PATIENCE}))
-            tasks.append(task.options(name=str(order.piece)).remote(arguments, os.getcwd(), environment))
-            tasks[-1].future().add_done_callback(partial(_tell, events, order.piece))
+        ray_tasks = []
+        for assignment in assignments:
+            _, *arguments = command(folder, assignment.model_copy(update={"patience": PATIENCE}))
+            ray_task = remote.options(name=str(assignment.task)).remote(arguments, os.getcwd(), environment)
+            ray_task.future().add_done_callback(partial(_tell, events, assignment.task))
+            ray_tasks.append(ray_task)
         while left:
             event = _next(events, received)
             if isinstance(event, Signals):
                 received = received or event
-                for one in tasks:
-                    ray.cancel(one)
+                for ray_task in ray_tasks:
+                    ray.cancel(ray_task)
                 continue
             left -= 1
             if received is None:
@@ -109,7 +110,7 @@ def run_on_ray(folder: Path, orders: Sequence[Order], jobs: int, ended: Callable
         raise stopped_by(received)
 
 
-def _next(events: Events, received: Signals | None) -> tuple[Piece, Outcome] | Signals:
+def _next(events: Events, received: Signals | None) -> tuple[Task, Outcome] | Signals:
     """Return the next event; after HEEDED seconds without one, the received signal again."""
     try:
         return events.get(timeout=None if received is None else HEEDED)
@@ -148,16 +149,16 @@ def _environment(cores: int) -> dict[str, str]:
     return {name: value for name, value in sent.items() if name != "CUDA_VISIBLE_DEVICES"} | threads(cores)
 
 
-def _tell(events: Events, piece: Piece, outcome: Outcome) -> None:
-    events.put((piece, outcome))
+def _tell(events: Events, task: Task, outcome: Outcome) -> None:
+    events.put((task, outcome))
 
 
-def _exit_code(piece: Piece, outcome: Outcome) -> int:
+def _exit_code(task: Task, outcome: Outcome) -> int:
     """Return the exit code of the process, or 1 if Ray gave up the task; print why it failed."""
     error = outcome.exception()
     code, words = outcome.result() if error is None else (1, [_first_line(error)])
     for line in words if code else ():
-        say(printable(f"[{piece}] {line}"))
+        say(printable(f"[{task}] {line}"))
     return code
 
 

@@ -1,9 +1,9 @@
-"""Executes one piece of a benchmark in its own process, and writes the ledger.
+"""Executes one task of a benchmark in its own process, and writes the ledger.
 
-    python -m hyperrule.benchmark.engines.work FOLDER ORDER
+    python -m hyperrule.benchmark.engines.work FOLDER ASSIGNMENT
 
-ORDER is an `Order` as JSON. A cell that another process is measuring, or has finished, is skipped. A cell that fails is
-recorded with its reason, and the exit code is still 0.
+ASSIGNMENT is an `Assignment` as JSON. A cell that another process is measuring, or has finished, is skipped. A cell
+that fails is recorded with its reason, and the exit code is still 0.
 """
 
 import signal
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from hyperrule.benchmark.cells import PreparedCell, as_done_here
 from hyperrule.benchmark.engines.handover import read_planned
-from hyperrule.benchmark.engines.pieces import Order, Piece
 from hyperrule.benchmark.engines.probing import Probing
+from hyperrule.benchmark.engines.tasks import Assignment, Task
 from hyperrule.benchmark.folder import BenchFolder
 from hyperrule.benchmark.ledger import LOOKED_AT, Line, claim
 from hyperrule.errors import HyperruleError, Interrupted
@@ -33,7 +33,7 @@ def work(
     reporter: Reporter,
     patience: float = LOOKED_AT,
 ) -> None:
-    """Measure every missing cell of a piece. Raises Interrupted at a signal."""
+    """Measure every missing cell of a task. Raises Interrupted at a signal."""
     is_probe = planned[0].cell.method == "probe"
     measure = _probe(planned, reporter) if is_probe else _training(folder, reporter)
     again = failed(folder.read()) if retry_failed else {}
@@ -86,10 +86,10 @@ def _training(folder: BenchFolder, reporter: Reporter) -> Measure:
 
 
 def main(arguments: list[str]) -> int:
-    folder, order = BenchFolder(Path(arguments[0])), Order.model_validate_json(arguments[1])
+    folder, assignment = BenchFolder(Path(arguments[0])), Assignment.model_validate_json(arguments[1])
     try:
-        planned = [one for one in read_planned(order.planned) if Piece.of(one.cell) == order.piece]
-        work(folder, as_done_here(planned, order.jobs), order.retry_failed, Reporter(), order.patience)
+        planned = [one for one in read_planned(assignment.planned) if Task.of(one.cell) == assignment.task]
+        work(folder, as_done_here(planned, assignment.jobs), assignment.retry_failed, Reporter(), assignment.patience)
     except Interrupted as stopped:
         return stopped.exit_code
     except HyperruleError as error:

@@ -1,6 +1,6 @@
-"""The pieces of a benchmark: one piece is the work of one process.
+"""The tasks of a benchmark: one task is the work of one process.
 
-A piece is one training, or all probes of a backbone on a data set, which share their features. `signals_to` passes on
+A task is one training, or all probes of a backbone on a data set, which share their features. `signals_to` passes on
 the signals at which the processes of a benchmark stop.
 """
 
@@ -18,8 +18,8 @@ from hyperrule.benchmark.ledger import LOOKED_AT, Method, Shots
 from hyperrule.errors import Interrupted
 
 
-class Piece(BaseModel):
-    """Identifies a piece. `shots` and `seed` are None for probes, which have cells of all."""
+class Task(BaseModel):
+    """Identifies a task. `shots` and `seed` are None for probes, which have cells of all."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,8 +40,8 @@ class Piece(BaseModel):
         return ", ".join(parts)
 
 
-class Order(BaseModel):
-    """A piece for one of `jobs` processes that share a machine.
+class Assignment(BaseModel):
+    """A task for one of `jobs` processes that share a machine.
 
     `planned` is the file that has its cells, among others. With `retry_failed`, failed cells are measured again. The
     process waits `patience` seconds for a cell that another process has locked.
@@ -49,7 +49,7 @@ class Order(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    piece: Piece
+    task: Task
     planned: Path
     jobs: int = 1
     retry_failed: bool = False
