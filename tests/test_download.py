@@ -135,7 +135,7 @@ def test_says_so_when_the_size_is_not_told(server: Loopback, cache: Path) -> Non
     server.answers[PATH] = Answer(BODY, length=False)
     heard = Heard()
     fetch(FILE, heard)
-    assert "(size not told)" in heard.lines[0]
+    assert "(size unknown)" in heard.lines[0]
     assert (cache / FILE).read_bytes() == BODY
 
 

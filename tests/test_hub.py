@@ -92,7 +92,7 @@ def test_follows_a_redirect(server: Loopback, module: dict[str, bytes]) -> None:
     server.answers["/elsewhere.tar.gz"] = Answer(packed(module), length=False)
     heard = Heard()
     assert weight(resolve(f"{server.url}/module/1", heard)) == 2.0
-    assert "(size not told)" in heard.lines[0]
+    assert "(size unknown)" in heard.lines[0]
 
 
 def test_the_cache_folder_of_tensorflow_hub_counts(

@@ -20,7 +20,7 @@ from hyperrule.prediction.formats import FormatName, checked_format, place
 from hyperrule.prediction.images import find_images, labelled_images
 from hyperrule.prediction.released import ClassifierOptions, describe_classifier, make_classifier_options
 from hyperrule.run_folder import RunFolder
-from hyperrule.support.files import os_errors_as, parent_made, taking_its_place
+from hyperrule.support.files import os_errors_as, parent_made, staged_output
 from hyperrule.support.progress import Reporter, silent_native_stderr
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def export(
             read_run(folder)  # or its report would fail, after all the work
         target = folder.export / place(name, quantization) if out is None else _export_to(out, name)
         with folder.locked() if out is None else nullcontext(), parent_made(folder.parity_file), parent_made(target):
-            with taking_its_place(target) as staging:
+            with staged_output(target) as staging:
                 from hyperrule.exporting.evaluated import images_of
 
                 training, testing = images_of(folder, dataset, data_dir, reporter)

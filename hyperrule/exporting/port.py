@@ -17,7 +17,7 @@ from hyperrule.backbones.bit.checkpoints import StoredArrays, head_classes, writ
 from hyperrule.backbones.describe import UnknownInputRange, describe_backbone
 from hyperrule.backbones.info import BIT_RANGE, BackboneInfo, InputRange, parse_input_range
 from hyperrule.errors import BackboneError, RunError, UserError
-from hyperrule.support.files import os_errors_as, taking_its_place
+from hyperrule.support.files import os_errors_as, staged_output
 from hyperrule.support.progress import Reporter, silent_native_stderr
 from hyperrule.support.wording import listed
 
@@ -63,7 +63,7 @@ def port_backbone(
     input_range = _checked_range(form, asked)
     if form == "npz" and classifier:
         raise UserError("--classifier is for SavedModels: a .npz has the source's head anyway. Leave it out.")
-    with taking_its_place(target) as staging:
+    with staged_output(target) as staging:
         info, architecture = _described(source, reporter)
         wanted = info.path is not None and (form == "npz" or classifier)
         classes = head_classes(Path(info.path or ""), info.features) if wanted else None

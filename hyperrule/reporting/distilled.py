@@ -10,7 +10,7 @@ from hyperrule.planning.distill import DistillPlan
 from hyperrule.reporting.finished_run import FinishedRun, damage, read_log
 from hyperrule.reporting.markdown import bullets, decimal, percentage, sentence, shown_decision, skipped_images, table
 from hyperrule.run_folder import RunFolder
-from hyperrule.support.wording import number, plain
+from hyperrule.support.wording import escape_markdown, number
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class DistilledRun(FinishedRun):
 
     def card_sections(self, trained: str) -> Iterator[str]:
         plan, agreements = self.plan, self.agreements
-        yield f"# {plan.backbone.architecture}, distilled from {plain(plan.teacher.name)}"
+        yield f"# {plan.backbone.architecture}, distilled from {escape_markdown(plan.teacher.name)}"
         yield f"{sentence(self.headline)}."
         yield (
             f"A small BiT trained to imitate a large network, by function matching (arXiv 2106.05237), on "
@@ -53,7 +53,7 @@ class DistilledRun(FinishedRun):
         yield table(
             ["data set", "images", "agreement", "KL", "features", "teacher's top-1", "student's top-1"],
             [
-                [plain(each.name), str(each.examples), percentage(each.top1_agreement), decimal(each.kl)]
+                [escape_markdown(each.name), str(each.examples), percentage(each.top1_agreement), decimal(each.kl)]
                 + [percentage(value) for value in (each.features_r2, each.teacher_top1, each.student_top1)]
                 for each in (agreements.overall, *agreements.by_data_set)
             ],
@@ -62,7 +62,7 @@ class DistilledRun(FinishedRun):
         yield table(
             ["data set", "kind", "images", "held out", "sha256"],
             [
-                [plain(part.name), part.kind, str(part.examples), str(part.held_out), part.sha256[:16]]
+                [escape_markdown(part.name), part.kind, str(part.examples), str(part.held_out), part.sha256[:16]]
                 for part in plan.pool.parts
             ],
         )
@@ -72,7 +72,8 @@ class DistilledRun(FinishedRun):
         yield from skipped_images(skipped)
         yield "## Decisions"
         yield bullets(
-            f"{name}: {shown_decision(made.value)} ({plain(made.reason)})" for name, made in plan.decisions.items()
+            f"{name}: {shown_decision(made.value)} ({escape_markdown(made.reason)})"
+            for name, made in plan.decisions.items()
         )
         if not self.exports:
             yield "No classifier was exported: the student gives features."

@@ -26,7 +26,7 @@ from hyperrule.reporting.finished_run import FinishedRun, Prediction, damage, re
 from hyperrule.reporting.markdown import between, bullets, deviations, percentage, sentence, skipped_images, table
 from hyperrule.reporting.pictures import MISTAKES, read_pictures
 from hyperrule.run_folder import RunFolder
-from hyperrule.support.wording import number, plain
+from hyperrule.support.wording import escape_markdown, number
 
 LISTED_CLASSES = 200  # rows of the tables of classes
 MARKED_ACCURACY = 0.99  # marked on the curve of coverage; the highest target below it if it is not reached
@@ -168,7 +168,7 @@ class FinetunedRun(FinishedRun):
 
     def card_sections(self, trained: str) -> Iterator[str]:
         plan, metrics = self.plan, self.metrics
-        yield f"# {plain(plan.data_name)}, fine-tuned from {plain(plan.backbone.name)}"
+        yield f"# {escape_markdown(plan.data_name)}, fine-tuned from {escape_markdown(plan.backbone.name)}"
         yield f"{sentence(self.headline)}."
         correct = sum(row[label] for label, row in enumerate(metrics.confusion))
         yield (
@@ -283,11 +283,11 @@ def _limits(plan: Plan, metrics: Metrics) -> str:
     most = max(plan.dataset.splits["train"].per_class)
     fewest = min(plan.dataset.splits["train"].per_class)
     text = (
-        f"For images like those of {plain(plan.data_name)}, each of which shows one "
+        f"For images like those of {escape_markdown(plan.data_name)}, each of which shows one "
         f"of its {number(len(plan.class_names), 'class')}: the classifier names one of these for any image. "
         f"It was trained on {number(plan.examples.value, 'image')} and measured on "
-        f"{number(metrics.examples, 'image')} ({plain(plan.test_split.reason)}), once, and on nothing else: not on "
-        "other cameras, places or times, nor on images that were altered on purpose, nor for groups of people. "
+        f"{number(metrics.examples, 'image')} ({escape_markdown(plan.test_split.reason)}), once, and on nothing else: "
+        "not on other cameras, places or times, nor on images that were altered on purpose, nor for groups of people. "
         f"Images are resized to {plan.evaluation_size.value} x {plan.evaluation_size.value} pixels, so small "
         "details are lost. The backbone may have learned biases from its own training data."
     )
@@ -302,7 +302,7 @@ def _data_notes(plan: Plan) -> Iterator[str]:
     yield from skipped_images(plan.dataset.skipped)
     if plan.dataset.warnings:
         yield "## Warnings about the data"
-        yield bullets(map(plain, plan.dataset.warnings))
+        yield bullets(map(escape_markdown, plan.dataset.warnings))
 
 
 def _weakest(metrics: Metrics) -> Iterator[str]:
@@ -311,7 +311,11 @@ def _weakest(metrics: Metrics) -> Iterator[str]:
     yield table(
         ["class", "images", "precision", "recall", "F1"],
         [
-            [plain(one.name), str(one.examples), *(f"{value:.3f}" for value in (one.precision, one.recall, one.f1))]
+            [
+                escape_markdown(one.name),
+                str(one.examples),
+                *(f"{value:.3f}" for value in (one.precision, one.recall, one.f1)),
+            ]
             for one in present[:WEAKEST]
         ],
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from hyperrule.evaluation.intervals import Interval
 from hyperrule.planning.training_plan import TrainingPlan
-from hyperrule.support.wording import plain
+from hyperrule.support.wording import escape_markdown
 
 
 def sentence(text: str) -> str:
@@ -60,11 +60,14 @@ def shown_decision(value: Any) -> str:
 
 def deviations(plan: TrainingPlan) -> Iterator[str]:
     yield "## Deviations from the BiT-HyperRule"
-    listed = [f"{name}: {shown_decision(made.value)} ({plain(made.reason)})" for name, made in plan.deviations.items()]
+    listed = [
+        f"{name}: {shown_decision(made.value)} ({escape_markdown(made.reason)})"
+        for name, made in plan.deviations.items()
+    ]
     yield bullets(listed) if listed else "none"
 
 
 def skipped_images(skipped: dict[str, str]) -> Iterator[str]:
     if skipped:
         yield "## Images left out"
-        yield bullets(f"{plain(image)}: {plain(problem)}" for image, problem in skipped.items())
+        yield bullets(f"{escape_markdown(image)}: {escape_markdown(problem)}" for image, problem in skipped.items())

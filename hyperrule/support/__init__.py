@@ -1,1 +1,1 @@
-"""Files, locks, caches, progress and wording: small things that know nothing of images."""
+"""Helpers that know nothing of images: files, locks, machine limits, progress and wording."""

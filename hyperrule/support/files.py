@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, locked against other processes, cached; errors in one line; .npy headers."""
+"""Files: atomic writes, locks between processes, the cache folder, one-line errors, .npy headers."""
 
 import errno
 import os
@@ -22,17 +22,17 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-LONGEST_WAIT = 1.0  # seconds between two looks at a lock
+LONGEST_WAIT = 1.0  # seconds between two attempts to lock a file
 NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-BEYOND = 2**40  # bytes: no file that is locked is so large
+LOCKED_BYTE = 2**40  # offset; beyond the end of any locked file
 
 
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `target` that takes its place, flushed to the disk, when the block ends.
-    Whoever shares the target with other processes holds a lock.
+    """Yield a temporary path beside `target`; when the block ends, flush that file to disk and rename it to `target`.
 
-    Raises RunError, with `target` as it was, if it cannot be written.
+    If several processes may write `target`, the caller must hold a lock. Raises RunError, and leaves `target`
+    unchanged, if the file cannot be written.
     """
     partial = target.with_name(target.name + ".partial")
     try:
@@ -47,14 +47,14 @@ def atomic_write(target: Path) -> Iterator[Path]:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a UTF-8 file whole or not at all, as by `atomic_write`."""
+    """Write a UTF-8 file atomically. Raises RunError, as `atomic_write` does."""
     with atomic_write(target) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def os_errors_as(kind: type[HyperruleError], what: str) -> Iterator[None]:
-    """Turns an OSError within the block into `kind`, with `what` before the reason."""
+    """Turn an OSError within the block into `kind`; its message is `what` and the reason."""
     try:
         yield
     except OSError as error:
@@ -64,10 +64,11 @@ def os_errors_as(kind: type[HyperruleError], what: str) -> Iterator[None]:
 
 
 @contextmanager
-def taking_its_place(target: Path) -> Iterator[Path]:
-    """Yields a path beside `target`, which must not exist, that gets its name when the block ends.
+def staged_output(target: Path) -> Iterator[Path]:
+    """Yield a path in a temporary folder beside `target`; when the block ends, rename it to `target`.
 
-    Raises UserError, before anything long is begun, if it could not be written there.
+    Raises UserError, before the block starts, if `target` exists or its folder is not writable. Raises RunError if the
+    rename fails.
     """
     if os.path.lexists(target):
         raise UserError(f"{target} exists. Choose a name that is free, or remove it first.")
@@ -82,7 +83,10 @@ def taking_its_place(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def parent_made(target: Path) -> Iterator[None]:
-    """Make the folder of `target` for the block, where its own exists; if nothing is in it then, it goes again."""
+    """Create the parent folder of `target` if it is missing; remove it after the block if it is still empty.
+
+    Raises UserError if the folder cannot be created, for example because its own parent is missing.
+    """
     missing = not target.parent.exists()
     if missing:
         with os_errors_as(UserError, f"cannot write {target}"):
@@ -95,13 +99,16 @@ def parent_made(target: Path) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """HYPERRULE_CACHE_DIR, or the user's cache folder of the operating system."""
+    """Return HYPERRULE_CACHE_DIR if it is set, else a folder in the user's cache folder of the operating system."""
     return Path(os.path.expanduser(os.environ.get("HYPERRULE_CACHE_DIR") or pooch.os_cache("hyperrule"))).absolute()
 
 
 @contextmanager
 def file_lock(file: Path, reporter: Reporter | None = None) -> Iterator[None]:
-    """Hold an exclusive lock on a file, which is made if need be and stays, within the block; other processes wait."""
+    """Hold an exclusive lock on `file` within the block; wait if another process holds it.
+
+    The file is created if it is missing, with its folder, and never removed.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     with _opened_for_locking(file) as stream:
         if not _try_lock(stream):
@@ -113,10 +120,10 @@ def file_lock(file: Path, reporter: Reporter | None = None) -> Iterator[None]:
 
 @contextmanager
 def try_file_lock(file: Path, patience: float = 0.0) -> Iterator[TextIO | None]:
-    """Yields the open file, locked within the block, or None if another process holds it for `patience` seconds more.
+    """Yield the open file, locked within the block, or None if another process holds the lock for `patience` seconds.
 
-    The file is made if need be, in a folder that is there, and never removed: two processes could then hold two files
-    of one name.
+    The file is created if it is missing; its folder must exist. It is never removed: otherwise two processes could lock
+    two different files of the same name.
     """
     with _opened_for_locking(file) as stream:
         end = time.monotonic() + patience
@@ -128,7 +135,7 @@ def try_file_lock(file: Path, patience: float = 0.0) -> Iterator[TextIO | None]:
 
 
 def lock_stream(stream: IO[Any]) -> None:
-    """Wait for an exclusive lock on an open file; it is released when the file is closed or the process dies."""
+    """Wait for an exclusive lock on an open file. Closing the file or the end of the process releases it."""
     if fcntl is not None:
         fcntl.flock(stream, fcntl.LOCK_EX)
         return
@@ -137,7 +144,7 @@ def lock_stream(stream: IO[Any]) -> None:
 
 
 def _opened_for_locking(file: Path) -> TextIO:
-    return file.open("a")  # open for writing: network file systems ask for that
+    return file.open("a")  # network file systems lock only files that are open for writing
 
 
 def _try_lock(stream: IO[Any]) -> bool:
@@ -152,21 +159,21 @@ def _try_lock(stream: IO[Any]) -> bool:
 
 
 def _lock_on_windows(stream: IO[Any]) -> None:
-    """Raises PermissionError if another process holds it."""
+    """Lock the file. Raises PermissionError if another process holds the lock."""
     import msvcrt
 
-    stream.seek(BEYOND)  # a byte that is locked cannot be read by others
+    stream.seek(LOCKED_BYTE)  # Windows keeps other processes from reading a locked byte
     msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
     stream.seek(0, os.SEEK_END)
 
 
 class PickledObjects(ValueError):
-    """A .npy file whose objects would have to be unpickled, which may run code."""
+    """A .npy file of Python objects: reading it would unpickle them, which may run code."""
 
 
 @dataclass(frozen=True)
 class NpyHeader:
-    """What a .npy file says of its array; `offset` is where the data begin, in bytes from the start of the file."""
+    """The header of a .npy file. `order` is "C" or "F"; `offset` is where the data begin, in bytes from the start."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -175,7 +182,7 @@ class NpyHeader:
 
     @classmethod
     def read(cls, stream: IO[bytes]) -> Self:
-        """Raises ValueError if the stream holds no array, or Python objects, which are never unpickled."""
+        """Read the header. Raises ValueError if it is invalid, and PickledObjects (a ValueError) for Python objects."""
         version = np.lib.format.read_magic(stream)
         if version not in NPY_HEADERS:
             raise ValueError(f"version {version} of .npy")

@@ -1,5 +1,4 @@
-"""What this process may use of the machine: cores and memory, within the control groups of Linux (containers, SLURM,
-systemd)."""
+"""Limits on the cores and memory of this process, including Linux control groups (containers, SLURM, systemd)."""
 
 import math
 import os
@@ -11,7 +10,7 @@ ROOT = Path("/")
 
 
 class MemoryLimit(NamedTuple):
-    """The control group with the least left: its `limit` and what is `available` of it, in bytes; whose it is."""
+    """The memory limit of the control group in `folder`, and how much of it is still available, both in bytes."""
 
     limit: int
     available: int
@@ -19,22 +18,21 @@ class MemoryLimit(NamedTuple):
 
 
 def memory_limit(root: Path = ROOT) -> MemoryLimit | None:
-    """The tightest limit on memory, of this process's group or one above it; None where there is none."""
+    """Return the limit with the least memory available, of this process's group or its ancestors; None if unlimited."""
     limits = (limit for folder in _groups("memory", root) if (limit := _memory_limit(folder)) is not None)
     return min(limits, key=lambda limit: limit.available, default=None)
 
 
 def core_limit(root: Path = ROOT) -> int | None:
-    """Cores' worth of time that this process may take, rounded up; None where there is no quota."""
+    """Return the CPU quota of this process in cores, rounded up; None if there is no quota."""
     quotas = [quota for folder in _groups("cpu", root) if (quota := _cpu_quota(folder)) is not None]
     return math.ceil(min(quotas)) if quotas else None
 
 
 def _groups(controller: str, root: Path) -> Iterator[Path]:
-    """Folders of this process's control groups and all above them, of version 2 and 1.
+    """Yield the folders of this process's control groups and of all their ancestors, for versions 1 and 2.
 
-    Within a container, paths are often those of the host, of which only the upper end is mounted: what is not there
-    is passed over by whoever reads.
+    Some folders may not exist: within a container, paths are often those of the host, and only their top is mounted.
     """
     mounted = root / "sys/fs/cgroup"
     try:
@@ -62,8 +60,8 @@ def _memory_limit(folder: Path) -> MemoryLimit | None:
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
         limit, taken = _number(folder / most), _number(folder / used)
-        if limit is not None and taken is not None and limit < 2**60:  # version 1 says 2^63 for no limit
-            # Pages of files that were read count as used, and are given up when memory is wanted.
+        if limit is not None and taken is not None and limit < 2**60:  # version 1 reports about 2^63 for no limit
+            # Cached pages of files count as used, but the kernel frees them when memory is needed.
             reclaimable = _statistics(folder / "memory.stat").get(cache, 0)
             return MemoryLimit(limit, max(0, limit - taken + reclaimable), folder)
     return None
@@ -92,10 +90,10 @@ def _statistics(file: Path) -> dict[str, int]:
 
 
 def allowed_cores() -> int:
-    """Cores that this process may run on; TensorFlow starts as many threads."""
+    """Return the number of cores that this process may run on; TensorFlow starts as many threads."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def usable_cores() -> int:
-    """Cores whose time this process may take: those it may run on, or fewer where a quota leaves less."""
+    """Return the number of cores that this process may run on, or its CPU quota in cores if that is smaller."""
     return min(allowed_cores(), core_limit() or allowed_cores())

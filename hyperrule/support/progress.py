@@ -1,6 +1,6 @@
 """Progress of long stages on stderr: a live display on a terminal, plain lines elsewhere.
 
-TensorFlow's C++ side greets on stderr while it is imported, before any log level counts.
+`silent_native_stderr` hides what TensorFlow's C++ code prints on import, before any log level takes effect.
 """
 
 import os
@@ -14,14 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hyperrule.support.wording import printable
 
-PLAIN_SECONDS = 10.0  # between two lines of a stage
-WORTH_A_LINE = 1.0  # what ends sooner is not told
+LINE_SECONDS = 10.0  # between two lines of a stage
+SILENT_SECONDS = 1.0  # at the start of a stage; a shorter stage prints no line
 
 Report = Callable[[int, str], None]
 
 
 class Reporter:
-    """`quiet` shows nothing."""
+    """Prints lines and the progress of stages to stderr; nothing if `quiet`."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
@@ -31,7 +31,7 @@ class Reporter:
 
     @contextmanager
     def stage(self, name: str, total: int, done: int = 0) -> Iterator[Report]:
-        """Yields `report(done, detail)`, cheap enough to be called for every step."""
+        """Yield the function `report(done, detail)`. It is cheap enough to call for every step."""
         if self.console.is_terminal:
             yield from self._live(name, total, done)
         else:
@@ -61,7 +61,7 @@ class Reporter:
 
         def report(done: int, detail: str) -> None:
             now = time.monotonic()
-            if now - start < WORTH_A_LINE or (done < total and now - last[0] < PLAIN_SECONDS):
+            if now - start < SILENT_SECONDS or (done < total and now - last[0] < LINE_SECONDS):
                 return
             last[0] = now
             left = (now - start) / max(done - first, 1) * (total - done)
@@ -72,7 +72,7 @@ class Reporter:
 
 @contextmanager
 def silent_native_stderr() -> Iterator[None]:
-    """Within the block nothing reaches file descriptor 2."""
+    """Discard everything written to file descriptor 2 within the block."""
     sys.stderr.flush()
     saved = os.dup(2)
     try:

@@ -1,4 +1,4 @@
-"""Words that many messages share."""
+"""Formatting of names, numbers and errors in messages."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ MIB = 2**20
 
 
 def listed(items: Iterable[str]) -> str:
-    """At most five items, and the number of the others.
+    """Join at most five items, and count the others.
 
     >>> listed("abcdefg")
     'a, b, c, d, e and 2 more'
@@ -23,8 +23,7 @@ def listed(items: Iterable[str]) -> str:
 
 
 def printable(text: str | Path) -> str:
-    """Names come from strangers: bytes that are not UTF-8, and what would steer a terminal or turn text round, as
-    escapes.
+    """Escape all that is unsafe to print: bytes that are not UTF-8, control characters, changes of text direction.
 
     >>> print(printable("a\\x1b[31m\\udcff.jpg"))
     a\\x1b[31m\\xff.jpg
@@ -33,17 +32,18 @@ def printable(text: str | Path) -> str:
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
-def plain(text: str) -> str:
-    """Any text as Markdown that shows it as it is.
+def escape_markdown(text: str) -> str:
+    """Return Markdown that renders as `text`, with white space collapsed.
 
-    >>> print(plain("*a*  <b>"))
+    >>> print(escape_markdown("*a*  <b>"))
     \\*a\\* \\<b\\>
     """
     return MARKUP.sub(r"\\\g<0>", printable(" ".join(text.split())))
 
 
 def number(count: int, noun: str) -> str:
-    """
+    """Return a count with its noun.
+
     >>> number(1, "image"), number(60_000, "image"), number(2, "class")
     ('1 image', '60,000 images', '2 classes')
     """
@@ -51,7 +51,7 @@ def number(count: int, noun: str) -> str:
 
 
 def one_line(error: BaseException, most: int = 200) -> str:
-    """What an error says, its lines in one, cut after `most` characters.
+    """Return the message of an error as one line of at most `most` characters.
 
     >>> one_line(ValueError("no number:\\n  x"))
     'no number: x'
@@ -60,17 +60,17 @@ def one_line(error: BaseException, most: int = 200) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first: TensorFlow's go on with where in the graph they come from.
+    """Return the first line of an error's message. In TensorFlow's errors, the rest is where in the graph it occurred.
 
     >>> first_line(ValueError("no memory\\n at ...")), first_line(KeyboardInterrupt())
     ('no memory', 'KeyboardInterrupt')
     """
-    text = str(getattr(error, "message", error)).strip()  # str() of an OpError begins elsewhere
+    text = str(getattr(error, "message", error)).strip()  # str() of an OpError starts with other text
     return text.splitlines()[0] if text else type(error).__name__
 
 
 def did_you_mean(received: str, known: Iterable[str]) -> str:
-    """A closing question with the closest known name, or nothing when none is close.
+    """Return " Did you mean NAME?" with the most similar known name, or "" if none is similar.
 
     >>> did_you_mean("budgit", ["batch", "budget"])
     " Did you mean 'budget'?"
@@ -80,12 +80,12 @@ def did_you_mean(received: str, known: Iterable[str]) -> str:
 
 
 def resume_command(run: Path) -> str:
-    """What to type to go on with a run, ready to be pasted."""
+    """Return the command that resumes a run, quoted for a shell."""
     return f"hyperrule finetune --resume {shlex.quote(str(run))}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them.
+    """Return a duration in seconds, minutes or hours.
 
     >>> duration(45), duration(300), duration(5400), duration(90)
     ('45 s', '5 min', '1.5 h', '1.5 min')
@@ -97,12 +97,12 @@ def duration(seconds: float) -> str:
 
 
 def size(length: int | None) -> str:
-    """Bytes as people say them.
+    """Return a number of bytes in MiB.
 
     >>> size(3_699_376_128), size(None)
-    ('3,528.0 MiB', 'size not told')
+    ('3,528.0 MiB', 'size unknown')
     """
-    return "size not told" if length is None else f"{length / MIB:,.1f} MiB"
+    return "size unknown" if length is None else f"{length / MIB:,.1f} MiB"
 
 
 def _escaped(character: str) -> str:

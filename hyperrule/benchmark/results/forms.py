@@ -14,7 +14,7 @@ from rich.text import Text
 from hyperrule.benchmark.results.published import Beside
 from hyperrule.benchmark.results.summary import Comparison, Summary
 from hyperrule.benchmark.results.tables import MINUS, NONE, Column, Table
-from hyperrule.support.wording import plain, printable
+from hyperrule.support.wording import escape_markdown, printable
 
 UNKNOWN_WIDTH = 160  # columns, if the output is not a terminal
 LATEX = str.maketrans(
@@ -84,11 +84,13 @@ def _rich(table: Table) -> RichTable:
 
 
 def _markdown(table: Table) -> str:
-    heads = [plain(column.name) for column in table.columns]
+    heads = [escape_markdown(column.name) for column in table.columns]
     rules = ["---:" if column.is_number else "---" for column in table.columns]
-    rows = ([plain(cell) for cell in row] for row in table.rows)
+    rows = ([escape_markdown(cell) for cell in row] for row in table.rows)
     grid = "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rules, *rows))
-    return "\n\n".join([f"## {plain(table.title)}", grid, *([plain(table.note)] if table.note else [])])
+    return "\n\n".join(
+        [f"## {escape_markdown(table.title)}", grid, *([escape_markdown(table.note)] if table.note else [])]
+    )
 
 
 def _latex(table: Table) -> str:
