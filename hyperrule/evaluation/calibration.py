@@ -10,8 +10,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 BINS = 15
-HOTTEST = 20.0  # 1 / 20 to 20: beyond, probabilities are all alike or all certain
-FITTED_ON_AT_MOST = 5_000  # images: one number needs no more
+HOTTEST = 20.0  # temperatures are 1 / 20 to 20; beyond, probabilities are all nearly equal or all nearly 0 or 1
+FITTED_ON_AT_MOST = 5_000  # images; enough to fit one number
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
@@ -49,8 +49,8 @@ class Reliability(BaseModel):
 class TemperatureScaling(BaseModel):
     """Probabilities are softmax(logits / temperature), the temperature fitted on `examples` images of `fitted_on`.
 
-    `before` and `after` are of the test images. Where the temperature is fitted on those, `after` is as honest as
-    `before`: each half gets the temperature that the other decides on, which may be none.
+    `before` and `after` are measured on the test images. If the temperature is fitted on these, too, `after` is
+    cross-fitted: each half is scaled by the temperature chosen on the other half, which may be 1.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -94,21 +94,24 @@ def fit_temperature(logits: Floats, labels: Labels) -> float:
 
 
 def scale_temperature(logits: Floats, labels: Labels, validation: tuple[Floats, Labels] | None) -> TemperatureScaling:
-    """Fit on the validation examples' logits and labels, or, without them, on the test examples' `logits`
-    [N, classes] and `labels` [N]; both judged on the latter, of which none has a say in whether its own logits are
-    scaled. Where the halves of the test do not agree, the temperature is half as far from 1, in logarithms.
+    """Fit a temperature, and measure calibration before and after on the test examples.
+
+    `logits` are float32 [N, classes] and `labels` int32 [N] of the test examples. The temperature is fitted on the
+    `validation` logits and labels, if given. Otherwise it is fitted on the test examples and measured by cross-fitting,
+    so no example influences the scaling of its own logits. If scaling helps on only one half, the logarithm of the
+    temperature is halved; if it helps on neither, the temperature is 1.
     """
     if validation is not None:
-        temperature = _decided(*validation)
+        temperature = _temperature_if_it_helps(*validation)
         scaled = logits / temperature
     else:
-        pairs = np.arange(len(labels)) // 2 % 2  # of every class: they are sorted
+        pairs = np.arange(len(labels)) // 2 % 2  # examples are sorted by class, so each half has all classes
         halves = [np.flatnonzero(pairs == half) for half in (0, 1)]
-        decided = [_decided(logits[half], labels[half]) for half in halves]
+        fitted = [_temperature_if_it_helps(logits[half], labels[half]) for half in halves]
         scaled = logits.copy()
-        for half, of_the_other in zip(halves, reversed(decided), strict=True):
+        for half, of_the_other in zip(halves, reversed(fitted), strict=True):
             scaled[half] /= of_the_other
-        temperature = float(fit_temperature(logits, labels) ** np.mean([one != 1 for one in decided]))
+        temperature = float(fit_temperature(logits, labels) ** np.mean([one != 1 for one in fitted]))
     return TemperatureScaling(
         temperature=temperature,
         fitted_on="test" if validation is None else "validation",
@@ -118,9 +121,12 @@ def scale_temperature(logits: Floats, labels: Labels, validation: tuple[Floats, 
     )
 
 
-def _decided(logits: Floats, labels: Labels) -> float:
-    """The temperature that is fitted, or 1 where one of the least cross-entropy would make the calibration error
-    larger: a few confident mistakes can do that. It is tried crosswise, on each half that of the other."""
+def _temperature_if_it_helps(logits: Floats, labels: Labels) -> float:
+    """Return the fitted temperature, or 1 if scaling would not reduce the calibration error.
+
+    The least cross-entropy can come with a larger calibration error, after a few confident mistakes. Tested by
+    cross-fitting: each half is scaled by the temperature of the other.
+    """
     scaled = logits.copy()
     halves = [np.arange(start, len(labels), 2) for start in (0, 1)]
     for half, other in (halves, halves[::-1]):
@@ -130,13 +136,13 @@ def _decided(logits: Floats, labels: Labels) -> float:
 
 
 def reliability(logits: Floats, labels: Labels) -> Reliability:
-    """Measure the calibration of softmax(logits), float32 [N, classes], against labels int32 [N]."""
+    """Measure the calibration of softmax(logits) for logits float32 [N, classes] and labels int32 [N]."""
     logs = log_softmax(logits.astype(np.float64), axis=1)
     losses = -logs[np.arange(len(labels)), labels]
-    return judged(np.exp(logs.max(axis=1)), logs.argmax(axis=1) == labels, float(np.mean(losses)))
+    return reliability_of_scores(np.exp(logs.max(axis=1)), logs.argmax(axis=1) == labels, float(np.mean(losses)))
 
 
-def judged(scores: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_], loss: float) -> Reliability:
+def reliability_of_scores(scores: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_], loss: float) -> Reliability:
     """Measure calibration from scores float64 [N] in [0, 1] and `correct` bool [N]; `loss` is stored as given."""
     edges = np.linspace(0, 1, BINS + 1)
     place = np.clip(np.ceil(scores * BINS).astype(int) - 1, 0, BINS - 1)
@@ -157,9 +163,9 @@ def judged(scores: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_], loss
 
 
 def coverages(scores: Floats, correct: npt.NDArray[np.bool_]) -> list[Coverage]:
-    """Return coverage and accuracy with every score, float32 [N], as the threshold, highest first.
+    """Return coverage and accuracy for every distinct score as the threshold, highest first.
 
-    `correct` is bool [N].
+    `scores` are float32 [N], `correct` bool [N].
     """
     if len(scores) == 0:
         return []

@@ -1,7 +1,4 @@
-"""Features of images by a frozen backbone, extracted once and kept in the cache folder.
-
-A data set as a backbone sees it that is not trained.
-"""
+"""Features of images by a frozen backbone, extracted once and kept in the cache folder."""
 
 import hashlib
 import json
@@ -22,18 +19,19 @@ from hyperrule.recipe import Recipe
 from hyperrule.support.files import atomic_write, cache_folder, file_lock
 from hyperrule.support.progress import Reporter, silent_native_stderr
 
-PREPROCESSING = 1  # raised when pixels or the folded network come to differ; versions of hyperrule may not tell
+PREPROCESSING = 1  # increase it when pixels or the folded network change, so that cached features are not reused
+SIDE = 128  # pixels, unless a size is given; some hundred images a second
+SMALLEST, LARGEST = 32, 4096  # pixels, as for --crop
 
 
 def features_of(
     info: BackboneInfo, examples: Examples, size: int, reporter: Reporter | None = None
 ) -> npt.NDArray[np.float32]:
-    """Pooled features float32 [N, D] of the images, in their order, resized to `size` x `size` pixels; mapped from a
-    file, read-only.
+    """Return pooled features float32 [N, D] of images resized to `size` x `size` pixels, in the order of `examples`.
 
-    They are those of the float32 network with folded kernels, as evaluations see them; random weights are those of
-    seed 0. TensorFlow is imported only if they are not there yet. Raises DataError for images that cannot be decoded,
-    RunError if TensorFlow fails or the file cannot be written.
+    The array is memory-mapped, read-only. Features are computed by the float32 network with folded kernels, as in
+    evaluations; random weights are drawn with seed 0. TensorFlow is imported only if the cache does not have them.
+    Raises DataError if an image cannot be decoded, RunError if TensorFlow fails or the file cannot be written.
     """
     reporter = reporter or Reporter(quiet=True)
     file = features_file(info, examples, size)
@@ -50,7 +48,7 @@ def features_of(
 
 
 def features_file(info: BackboneInfo, examples: Examples, size: int) -> Path:
-    """Where they are, named by everything that can change them."""
+    """Return the path of cached features. Its name is a hash of everything that can change them."""
     return cache_folder() / "features" / f"{_key(info, examples, size)}.npy"
 
 
@@ -68,7 +66,7 @@ def _key(info: BackboneInfo, examples: Examples, size: int) -> str:
 
 
 def _fingerprint(examples: Examples) -> str:
-    """Of the images' hashes, in their order; where they are not known, every image is read."""
+    """Return a hash of the images' hashes, in order. If these are not known, read every image."""
     if examples.sha256 is not None:
         return hashlib.sha256(np.ascontiguousarray(examples.sha256).tobytes()).hexdigest()
     digest = hashlib.sha256()
@@ -77,13 +75,9 @@ def _fingerprint(examples: Examples) -> str:
     return digest.hexdigest()
 
 
-SIDE = 128  # pixels, where nothing else is asked for: a second for some hundred images
-SMALLEST, LARGEST = 32, 4096  # pixels, as of --crop
-
-
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """Images resized to `size` x `size` pixels."""
+    """A data set seen through a frozen backbone, with images resized to `size` x `size` pixels."""
 
     source: Source
     backbone: BackboneInfo
@@ -91,12 +85,15 @@ class FrozenFeatures:
     reporter: Reporter
 
     def features(self, examples: Examples) -> npt.NDArray[np.float32]:
-        """[N, D], from the cache or for it; raises what `features_of` does."""
+        """Return features float32 [N, D]; see `features_of`, also for errors."""
         return features_of(self.backbone, examples, self.size, self.reporter)
 
 
 def frozen_features(recipe: Recipe, size: int | None, reporter: Reporter) -> FrozenFeatures:
-    """The data set and the backbone of a recipe. Raises UserError, mistakes about the data before a long download."""
+    """Open the data set and the backbone of a recipe; `size` is in pixels.
+
+    Raises UserError. The data set is opened first, so that its errors come before a long download of weights.
+    """
     if size is not None and (isinstance(size, bool) or not SMALLEST <= size <= LARGEST):
         raise RecipeError(f"size must be from {SMALLEST} to {LARGEST} pixels. Received: {size!r}")
     source = source_of(recipe, reporter)

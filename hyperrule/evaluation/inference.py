@@ -1,8 +1,6 @@
-"""Exact evaluation: a folded copy of the classifier over every example of a split, once, on all devices.
+"""Exact evaluation: applies a folded copy of the classifier to every example of a split once, on all devices.
 
-Images through a frozen backbone; TensorFlow.
-
-Predictions by example, as a Parquet table.
+Also extracts features by a frozen backbone, and writes predictions as a Parquet table. Needs TensorFlow.
 """
 
 from collections.abc import Callable
@@ -30,13 +28,14 @@ from hyperrule.training.classifier import Classifier, fold, load_classifier
 from hyperrule.training.workers import Workers
 
 Floats = npt.NDArray[np.float32]
+SEED = 0  # of random weights
 
 
 class Pass:
-    """A function of images over every example of a split, once, in order, on all devices and workers.
+    """Applies a function to every example of a split once, in order, on all devices and workers.
 
-    Images are resized to `crop` x `crop` pixels and go through in parts of `micro_batch` on each device, of which
-    `function` makes float32 [M, columns]. Each worker takes its part of the examples, and has the answers for all.
+    Images are resized to `crop` x `crop` pixels. On each device, `function` maps micro-batches of `micro_batch` images
+    to float32 [M, columns]. Each worker evaluates its part of the examples, and receives the outputs of all.
     """
 
     def __init__(
@@ -50,13 +49,13 @@ class Pass:
         self._compiled = tf.function(lambda images: run(function, (images,)), autograph=False)
 
     def __call__(self, examples: Examples, report: Report | None = None) -> Floats:
-        """Answers [N, columns] in the order of the examples; `report` hears how many are done."""
+        """Return outputs float32 [N, columns] in the order of the examples; `report` is called with the number done."""
         strategy, shard = self.workers.strategy, self.workers.shard
-        dataset = evaluation_batches(examples, 1, self.crop, self.micro_batch, shard)  # labels do not count
+        dataset = evaluation_batches(examples, 1, self.crop, self.micro_batch, shard)  # labels are not used
         outputs, part = [], shard.part(len(examples))
         for batch in strategy.distribute_datasets_from_function(lambda _: dataset):
             answers = self._compiled(batch.images)
-            outputs += [answer.numpy() for answer in strategy.experimental_local_results(answers)]
+            outputs += [output.numpy() for output in strategy.experimental_local_results(answers)]
             if report is not None:
                 done = len(outputs) * self.micro_batch
                 report(min(self.workers.count * done, len(examples)), "")
@@ -66,7 +65,7 @@ class Pass:
 
 
 class Evaluator:
-    """A float32 copy with folded kernels, compiled once and filled anew for each evaluation."""
+    """A float32 copy of a classifier with folded kernels, compiled once. Each evaluation copies the current weights."""
 
     def __init__(self, classifier: Classifier, crop: int, micro_batch: int, workers: Workers) -> None:
         self.source = classifier
@@ -77,27 +76,24 @@ class Evaluator:
         self._logits = Pass(self.copy, self.copy.head.units, crop, micro_batch, workers)
 
     def refresh(self) -> Classifier:
-        """The copy, holding the classifier's weights of this moment."""
+        """Copy the classifier's current weights, and return the copy."""
         with self.strategy.scope():
             fold(self.source, self.copy)
         return self.copy
 
     def logits(self, examples: Examples, report: Report | None = None) -> Floats:
-        """Logits [N, classes] in the order of the examples; `report` hears how many are done."""
+        """Return logits float32 [N, classes], in the order of the examples; `report` is called with the number done."""
         self.refresh()
         return self._logits(examples, report)
 
     def features(self, examples: Examples, report: Report | None = None) -> Floats:
-        """Pooled features [N, features] in the order of the examples."""
+        """Return pooled features float32 [N, D], in the order of the examples."""
         self.refresh()
         return self._features(examples, report)
 
 
-SEED = 0  # of random weights
-
-
 def extract(info: BackboneInfo, examples: Examples, size: int, reporter: Reporter) -> npt.NDArray[np.float32]:
-    """Pooled features [N, D] by the folded float32 network, on all GPUs or the CPU; see `features_of`."""
+    """Extract pooled features float32 [N, D] on all GPUs, or the CPU; see `features_of`, also for errors."""
     machine, alone = this_machine(), Cluster()
     try:
         deterministic = info.opaque is None or not info.opaque.draws_random_numbers
@@ -119,7 +115,10 @@ def extract(info: BackboneInfo, examples: Examples, size: int, reporter: Reporte
 def write_predictions(
     file: Path, examples: Examples, probabilities: npt.NDArray[np.float32], class_names: tuple[str, ...]
 ) -> None:
-    """One row an example: id, label, predicted, score, probabilities (in the order of the classes)."""
+    """Write a Parquet table with one row for each example: id, label, predicted, score and probabilities.
+
+    `probabilities` are float32 [N, classes]. Raises RunError if the file cannot be written.
+    """
     names = np.array(class_names, dtype=object)
     best = probabilities.argmax(axis=1)
     table = pa.table(

@@ -1,8 +1,7 @@
 """95 % confidence intervals.
 
-`wilson` and `balanced` tell how far an accuracy can be from the truth because the test images are a sample.
-`bootstrap_mean` and `paired_mean` tell how far a mean over a few seeds can be from the mean over all seeds, because
-labelled images and training are random; the test images are always the same.
+`wilson` and `balanced` cover the sampling of test images. `bootstrap_mean` and `paired_mean` cover the choice of seeds,
+which draw labelled images and training; the test images are the same for all seeds.
 """
 
 from collections.abc import Sequence
@@ -17,19 +16,21 @@ from hyperrule.evaluation.metrics import ClassMetrics
 
 LEVEL = 0.95
 OUTSIDE = (1 - LEVEL) / 2  # on each side
-DRAWS = 2_000  # of `balanced`
-ENUMERATED = 6  # up to so many values, all resamples are enumerated (6^6)
+DRAWS = 2_000  # bootstrap draws of `balanced`
+ENUMERATED = 6  # values; of so many or fewer, all resamples are enumerated (at most 6^6)
 MEAN_DRAWS = 10_000  # random resamples of more values
 
 
 @dataclass(frozen=True)
 class Interval:
+    """A confidence interval, in the unit of the values."""
+
     low: float
     high: float
 
 
 def wilson(correct: int, examples: int) -> Interval:
-    """Return the interval of the fraction correct / examples (Wilson 1927).
+    """Return the interval of the fraction correct / examples (Wilson 1927); 0 to 1 if there are no examples.
 
     >>> around = wilson(95, 100)
     >>> round(around.low, 4), round(around.high, 4)
@@ -47,7 +48,7 @@ def balanced(per_class: Sequence[ClassMetrics]) -> Interval:
     examples = np.array([known.examples for known in present])
     recall = np.array([known.recall for known in present])
     drawn = np.random.default_rng(0).binomial(examples, recall, (DRAWS, len(present))) / examples
-    low, high = np.quantile(drawn.mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(drawn.mean(axis=1), [OUTSIDE, 1 - OUTSIDE])
     return Interval(float(low), float(high))
 
 

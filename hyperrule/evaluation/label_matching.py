@@ -1,4 +1,4 @@
-"""Which class of a head does a folder of images mean?"""
+"""Matches names of image folders to the classes of a head."""
 
 import re
 from collections import defaultdict
@@ -12,7 +12,7 @@ WNID = re.compile(r"n\d{8}(?!\d)")
 
 
 class ClassIndex:
-    """Indices of a head's classes by all that they are called.
+    """Looks up a head's classes by WordNet id, name or index.
 
     >>> index = ClassIndex([ClassName("n01440764", "tench"), ClassName("n02012849", "crane"), ClassName("", "crane")])
     >>> index.find("n02012849_crane"), index.find("Tench"), index.find("2"), index.find("crane"), index.find("cat")
@@ -27,13 +27,13 @@ class ClassIndex:
             self._by_name[known.name].append(index)
             self._by_letters[_letters(known.name)].append(index)
         self._by_wnid.pop("", None)
-        # Where classes are called by other numbers, a number is a name and nothing else.
+        # If the names of classes are numbers other than their indices, a number is a name, not an index.
         self._has_indices = all(known.name == str(index) for index, known in enumerate(names) if known.name.isdecimal())
 
     def find(self, folder: str) -> list[int]:
-        """The classes that the name can mean: none where it is unknown, several where it is ambiguous.
+        """Return the indices of the classes that a name can mean: none if unknown, several if ambiguous.
 
-        A WordNet id decides; then the name as it is; then the name in any case, with "_" for spaces; then a number.
+        Tried in this order: WordNet id, exact name, name in any case and with "_" for spaces, index.
         """
         for found in (
             self._by_wnid.get(_wnid(folder)),
@@ -48,7 +48,7 @@ class ClassIndex:
 
     @property
     def allowed(self) -> str:
-        """What a folder may be called, for messages."""
+        """Return the names that a folder may have, for messages."""
         wnid = next(iter(self._by_wnid), None)
         name = next((known.name for known in self.names if not known.name.isdecimal()), None)
         ways = [
@@ -60,12 +60,12 @@ class ClassIndex:
 
 
 def match_folders(folders: Iterable[str], names: Sequence[ClassName], classifier: str) -> dict[str, int]:
-    """The index of the class that each folder means. Raises DataError that names those that mean none or several."""
+    """Return the index of the class of each folder. Raises DataError if a folder matches no class or several."""
     index = ClassIndex(names)
     found = {folder: index.find(folder) for folder in dict.fromkeys(folders)}
     unknown = [folder for folder, classes in found.items() if not classes]
     ambiguous = [
-        f"{folder!r} ({' or '.join(_told_apart(names, i) for i in classes)})"
+        f"{folder!r} ({' or '.join(_distinct_name(names, i) for i in classes)})"
         for folder, classes in found.items()
         if len(classes) > 1
     ]
@@ -79,12 +79,13 @@ def match_folders(folders: Iterable[str], names: Sequence[ClassName], classifier
     return {folder: classes[0] for folder, classes in found.items()}
 
 
-def _told_apart(names: Sequence[ClassName], index: int) -> str:
+def _distinct_name(names: Sequence[ClassName], index: int) -> str:
     return names[index].wnid or f"{names[index].name!r}, {index}"
 
 
 def _wnid(text: str) -> str:
-    """
+    """Return the WordNet id at the start of a text, or "".
+
     >>> _wnid("n01440764_tench"), _wnid("night")
     ('n01440764', '')
     """
@@ -93,7 +94,8 @@ def _wnid(text: str) -> str:
 
 
 def _letters(name: str) -> str:
-    """
+    """Return a name in lower case, with single spaces for "_" and white space.
+
     >>> _letters(" Great_White  shark")
     'great white shark'
     """

@@ -1,6 +1,6 @@
-"""Figures of merit from logits and labels, added up batch by batch.
+"""Metrics from logits and labels, accumulated batch by batch.
 
-What is kept of every example: a few numbers, for the logits of a whole data set may fit into no memory.
+Only a few numbers are kept of each example, since the logits of a large data set may not fit into memory.
 """
 
 import numpy as np
@@ -9,22 +9,24 @@ from pydantic import BaseModel, ConfigDict
 from scipy.special import log_softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from hyperrule.evaluation.calibration import Reliability, TemperatureScaling, judged
+from hyperrule.evaluation.calibration import Reliability, TemperatureScaling, reliability_of_scores
 from hyperrule.planning.finetune import Plan
 
 Logits = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
-WRONG = -1  # predicted by logits that are no numbers
-NOT_SEEN = -1  # the rank of an example that never came
+WRONG = -1  # the predicted class where a logit is NaN
+NOT_SEEN = -1  # the rank of an example that was not added
+AT_ONCE = 4_096  # examples whose logits are in memory as float64
 
 
 class Tally:
-    """Of examples with the labels `truth` [N]: `ranks` int64 [N] (classes that come before the true one), `losses`
-    float64 [N] in nats, `predicted` int64 [N] and `scores` float64 [N] (their probabilities), filled batch by batch.
+    """Accumulates metrics of N examples with the labels `truth`, int64 [N].
 
-    Figures are of the examples so far, of which there must be one.
+    For each example: `ranks` int64 [N] (the number of classes before the true one), `losses` float64 [N] in nats,
+    `predicted` int64 [N], and `scores` float64 [N] (the probabilities of the predicted classes). Metrics cover the
+    examples added so far, and need at least one.
     """
 
     def __init__(self, truth: Labels) -> None:
@@ -40,7 +42,7 @@ class Tally:
         return seen
 
     def add(self, indices: Labels, logits: Logits) -> None:
-        """Logits [M, classes] of the examples with these indices [M]."""
+        """Add examples: `logits` float32 [M, classes] of those at `indices`, int64 [M]."""
         labels = self.truth[indices]
         with np.errstate(invalid="ignore"):
             logs = log_softmax(logits.astype(np.float64), axis=1)
@@ -50,7 +52,7 @@ class Tally:
         self.scores[indices] = np.exp(logs.max(axis=1))
 
     def top(self, most: int) -> float:
-        """The fraction for which the true class is among the `most` likeliest."""
+        """Return the top-`most` accuracy, from 0 to 1."""
         return float(np.mean(self.ranks[self.seen] < most))
 
     @property
@@ -64,29 +66,32 @@ class Tally:
         return float(self.by_class(np.unique(self.truth[self.seen]))[1].mean())
 
     def by_class(self, classes: Labels) -> tuple[Values, Values, Values, Labels]:
-        """Precision, recall and F1, float64 [K] each, and examples, int64 [K], of these classes [K]; a ratio without a
-        denominator is 0."""
+        """Return precision, recall and F1, float64 [K] each, and examples, int64 [K], of `classes`, int64 [K].
+
+        A ratio with denominator 0 is 0.
+        """
         precision, recall, f1, examples = precision_recall_fscore_support(
             self.truth[self.seen], self.predicted[self.seen], labels=classes, zero_division=0.0
         )
         return precision, recall, f1, examples
 
     def confusion(self, classes: int) -> tuple[tuple[int, ...], ...]:
-        """How many examples of class i were taken for class j, in row i."""
+        """Return the confusion matrix: row i, column j counts examples of class i predicted as class j."""
         seen = self.seen
         matrix = confusion_matrix(self.truth[seen], self.predicted[seen], labels=range(classes))
         return tuple(map(tuple, matrix.tolist()))
 
     def reliability(self) -> Reliability:
-        """Of the scores of a softmax; of logits that are no numbers there are none."""
+        """Return the calibration of the scores, without examples whose scores are not finite."""
         scored = self.seen & np.isfinite(self.scores)
-        return judged(self.scores[scored], self.ranks[scored] == 0, self.loss)
+        return reliability_of_scores(self.scores[scored], self.ranks[scored] == 0, self.loss)
 
 
 def ranks_of(logits: Logits, labels: Labels) -> Labels:
-    """How many classes come before the true one, int64 [N], of logits [N, classes] against labels [N].
+    """Return the number of classes ranked before the true one, int64 [N].
 
-    Of equal logits the first wins, as with argmax; against NaN all lose.
+    `logits` are float32 [N, classes], `labels` int64 [N]. Of equal logits the first ranks higher, as with argmax. A NaN
+    ranks before the true class; a true class with NaN ranks last.
     """
     true = logits[np.arange(len(labels)), labels][:, np.newaxis]
     behind = (logits < true) | ((logits == true) & (np.arange(logits.shape[1]) >= labels[:, np.newaxis]))
@@ -95,7 +100,7 @@ def ranks_of(logits: Logits, labels: Labels) -> Labels:
 
 
 class ClassMetrics(BaseModel):
-    """Figures of one class; a ratio without a denominator is 0."""
+    """Metrics of one class, from 0 to 1. A ratio with denominator 0 is 0."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -107,10 +112,10 @@ class ClassMetrics(BaseModel):
 
 
 class Metrics(BaseModel):
-    """Figures over all examples; accuracies and the rest are fractions, the loss is in nats.
+    """Metrics over all examples. Accuracies are fractions; the loss is in nats, without temperature scaling.
 
-    `balanced_accuracy` is the mean recall of the classes that have examples; `confusion[i][j]` counts examples of
-    class i predicted as class j. The loss is that of the logits as trained; `calibration` tells of the probabilities.
+    `balanced_accuracy` is the mean recall of the classes that have examples. `confusion[i][j]` counts examples of class
+    i predicted as class j. `calibration` describes the probabilities.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -125,13 +130,10 @@ class Metrics(BaseModel):
     calibration: TemperatureScaling | None = None
 
 
-AT_ONCE = 4_096  # examples, of which float64 logits are in memory
-
-
 def compute_metrics(
     logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], class_names: tuple[str, ...]
 ) -> Metrics:
-    """Metrics of logits [N, classes] against labels [N]. With 5 classes or fewer top-5 is 1."""
+    """Compute metrics of logits float32 [N, classes] against labels int32 [N], N > 0. Top-5 of up to 5 classes is 1."""
     tally = Tally(labels.astype(np.int64))
     for start in range(0, len(labels), AT_ONCE):
         part = np.arange(start, min(start + AT_ONCE, len(labels)))
@@ -151,7 +153,7 @@ def compute_metrics(
 
 
 def headline(plan: Plan, metrics: Metrics) -> str:
-    """One line: accuracy, as a percentage and as a count."""
+    """Return the main metrics in one line."""
     correct = sum(row[index] for index, row in enumerate(metrics.confusion))
     balanced = f", balanced {metrics.balanced_accuracy:.2%}" if plan.balance.value != "none" else ""
     return (

@@ -94,7 +94,7 @@ def _solver(x: Floats, y: Floats) -> Solver:
 
 
 def _dual_solver(x: Floats, y: Floats) -> Solver:
-    """Return the same as `_solver`, by the N x N system."""
+    """Return the same function as `_solver`, by the N x N system."""
     values, vectors = np.linalg.eigh(x @ x.T)
     targets, squares = vectors.T @ y, vectors**2
 
