@@ -91,7 +91,7 @@ def test_goes_on_where_the_connection_broke(server: Loopback, cache: Path, cut: 
     assert (cache / FILE).read_bytes() == BODY
     assert server.sent == [cut, len(BODY) - max(kept - 1, 0)]
     assert server.asked[-1] == (PATH, f"bytes={kept - 1}-" if kept else None)
-    assert (f"(3.0 MiB, {kept / 2**20:.1f} MiB of it already here)" in heard.lines[0]) == (kept > 0)
+    assert (f"(3.0 MiB, {kept / 2**20:.1f} MiB of it already downloaded)" in heard.lines[0]) == (kept > 0)
     assert files(cache) == {FILE, "weights.lock.json"}
 
 
@@ -158,7 +158,7 @@ def test_what_the_server_refuses_is_one_line(server: Loopback, cache: Path, answ
     server.answers[PATH] = answer
     line = refused()
     assert f"cannot download {server.url}{PATH}: {reason}" in line
-    bring = f"get the file yourself: put it at {cache / FILE} (or set HYPERRULE_BIT_MIRROR), or give its path"
+    bring = f"download the file yourself: put it at {cache / FILE} (or set HYPERRULE_BIT_MIRROR), or give its path"
     assert line.endswith(f"; {bring} with --backbone.")
     assert files(cache) == set()
 
@@ -210,7 +210,7 @@ def test_a_full_disk(server: Loopback, cache: Path, monkeypatch: pytest.MonkeyPa
 def test_a_cache_that_cannot_be_made(server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("HYPERRULE_CACHE_DIR", str(tmp_path / "file"))
-    assert ": Not a directory; get the file yourself" in refused()
+    assert ": Not a directory; download the file yourself" in refused()
 
 
 @pytest.mark.parametrize("mirror", ["nonsense", "file:///weights", "http://[", "http://127.0.0.1:99999"])

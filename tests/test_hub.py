@@ -138,7 +138,7 @@ def test_a_module_unpacked_by_hand_is_taken(cache: Path, module: dict[str, bytes
     write(module, module_folder(handle))
     assert resolve(handle, Heard()) == module_folder(handle)
     (module_folder(handle) / WEIGHTS).unlink()
-    with pytest.raises(BackboneError, match="holds no whole SavedModel; delete it, or unpack"):
+    with pytest.raises(BackboneError, match="holds no complete SavedModel; delete it, or unpack"):
         resolve(handle, Heard())
 
 
@@ -155,7 +155,7 @@ def write(files: dict[str, bytes], folder: Path) -> None:
         (Answer(status=302, headers={"Location": "/module/1"}), "Exceeded 30 redirects"),
         (Answer(b"<html>Please log in</html>"), "does not appear to be a valid module"),
         (Answer(), "does not appear to be a valid module"),
-        (Answer(packed({"readme": b"nothing else"})), "what the server sent is no whole SavedModel"),
+        (Answer(packed({"readme": b"nothing else"})), "what the server sent is not a complete SavedModel"),
         (Answer(packed({"../escaped": b"x"})), "'../escaped' is invalid"),
     ],
 )
@@ -163,7 +163,7 @@ def test_what_is_no_module_is_one_line(server: Loopback, cache: Path, answer: An
     server.answers["/module/1"] = answer
     handle = f"{server.url}/module/1"
     line = refused(handle, cache)
-    assert line.startswith(f"cannot fetch module {handle}: ")
+    assert line.startswith(f"cannot download module {handle}: ")
     assert reason in line
 
 
@@ -186,12 +186,12 @@ def test_an_archive_cut_anywhere_is_refused_and_then_fetched_anew(
 def test_an_archive_cut_between_two_files_is_refused(server: Loopback, cache: Path, module: dict[str, bytes]) -> None:
     for left_out in ("saved_model.pb", "variables/variables.index", WEIGHTS):
         server.answers["/module/1"] = Answer(packed({name: module[name] for name in module if name != left_out}))
-        assert "no whole SavedModel" in refused(f"{server.url}/module/1", cache)
+        assert "not a complete SavedModel" in refused(f"{server.url}/module/1", cache)
 
 
 def test_nobody_listens(server: Loopback, cache: Path) -> None:
     server.__exit__()
-    assert ": Connection refused; bring it yourself: " in refused(f"{server.url}/module/1", cache)
+    assert ": Connection refused; download it yourself: " in refused(f"{server.url}/module/1", cache)
 
 
 @pytest.mark.parametrize("said", [0, 100])

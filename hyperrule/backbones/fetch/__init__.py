@@ -1,1 +1,1 @@
-"""Downloading weights: TensorFlow Hub, the public bucket of BiT, and plain HTTP."""
+"""Downloads of weights: from TensorFlow Hub, the public BiT bucket, and over HTTP in general."""

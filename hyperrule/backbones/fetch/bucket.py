@@ -1,4 +1,4 @@
-"""Files of the public BiT bucket, downloaded once and verified by SHA-256 at every later use; no TensorFlow."""
+"""Files of the public BiT bucket: downloaded once, and verified by SHA-256 at every later use. No TensorFlow."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 import pooch
 from pydantic import BaseModel, TypeAdapter
 
-from hyperrule.backbones.fetch.http import complete, failures_told
+from hyperrule.backbones.fetch.http import backbone_errors, complete
 from hyperrule.backbones.zoo import BUCKET
 from hyperrule.errors import BackboneError
 from hyperrule.support.files import cache_folder, file_lock, os_errors_as, write_text
@@ -63,7 +63,7 @@ def fetch(file: str, reporter: Reporter) -> Weights:
 
     pooch.get_logger().setLevel("WARNING")
     bucket = pooch.Pooch(folder, base_url="", registry={file: None}, urls={file: url})
-    one_line_errors = failures_told(f"cannot download {url}", f"get the file yourself: {put}")
+    one_line_errors = backbone_errors(f"cannot download {url}", f"download the file yourself: {put}")
     with one_line_errors, file_lock(folder / ".download", reporter):
         bucket.fetch(file, downloader=download)
     return verified(file, url)

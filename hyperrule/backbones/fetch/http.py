@@ -1,4 +1,4 @@
-"""Downloads over HTTP that continue where they were interrupted, and failures in one line."""
+"""HTTP downloads that resume where they were interrupted, with one-line errors."""
 
 import sys
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from hyperrule.errors import BackboneError
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import MIB, size
 
-TIMEOUT = 30.0  # seconds without a byte
-WRAPPERS = (requests.RequestException, urllib3.exceptions.HTTPError, URLError)  # the error that caused them says why
+TIMEOUT = 30.0  # seconds without data
+WRAPPERS = (requests.RequestException, urllib3.exceptions.HTTPError, URLError)  # their cause has the reason
 
 
 def opened(url: str, first: int = 0, verify: bool = True) -> requests.Response:
-    """Send a GET request for the bytes from `first` on; the body is still to be read. Raises requests' exceptions."""
+    """Send a GET request for the bytes from `first` on; the caller reads the body. Raises requests' exceptions."""
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={first}-"} if first else {})
     response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT, verify=verify)
     if not first or response.status_code != requests.codes.requested_range_not_satisfiable:
@@ -27,12 +27,12 @@ def opened(url: str, first: int = 0, verify: bool = True) -> requests.Response:
 
 
 def complete(part: Path, url: str, reporter: Reporter) -> None:
-    """Download into `part`. If it exists and the server's file has not changed, continue where it ends.
+    """Download into `part`. If it exists and the server's file has not changed, resume where it ends.
 
-    Raises OSError, which includes requests' exceptions, and keeps what has arrived.
+    Raises OSError, which includes requests' exceptions, and keeps the bytes received.
     """
     origin = part.with_name(f"{part.name}.origin")
-    # The last byte is requested again: the part may be complete, and an empty range is an error.
+    # Request the last byte again: the part may be complete, and an empty range is an error.
     begun = max(part.stat().st_size - 1, 0) if part.exists() and origin.exists() else 0
     response = opened(url, begun)
     if begun and not (_starts_at(begun, response) and _origin(response, begun) == origin.read_text(encoding="utf-8")):
@@ -41,13 +41,12 @@ def complete(part: Path, url: str, reporter: Reporter) -> None:
     with response:
         left = response.raw.length_remaining
         total = None if left is None else begun + left
-        here = f", {size(begun)} of it already here" if begun else ""
+        here = f", {size(begun)} of it already downloaded" if begun else ""
         reporter.say(f"Downloading {url} ({size(total)}{here}) to {part.parent}.")
         stage = reporter.stage("download", -(-total // MIB), begun // MIB) if total else nullcontext(lambda *_: None)
         with stage as report, part.open("r+b" if begun else "wb") as stream:
-            origin.write_text(
-                _origin(response, begun) or "", encoding="utf-8"
-            )  # any other content was truncated by now
+            # Only now, since `open` has truncated the bytes of any other origin.
+            origin.write_text(_origin(response, begun) or "", encoding="utf-8")
             stream.seek(begun)
             for chunk in response.iter_content(MIB):
                 stream.write(chunk)
@@ -58,9 +57,9 @@ def complete(part: Path, url: str, reporter: Reporter) -> None:
 
 
 @contextmanager
-def failures_told(what: str, instead: str, kind: type[Exception] = OSError) -> Iterator[None]:
-    """Turn errors within the block into a BackboneError of one line: `what` failed, why, and what to do `instead`."""
-    outer = sys.exception()  # one that the caller is handling is not the cause
+def backbone_errors(what: str, instead: str, kind: type[Exception] = OSError) -> Iterator[None]:
+    """Turn an error within the block into a one-line BackboneError: `what` failed, the reason, what to do `instead`."""
+    outer = sys.exception()  # the caller is handling this one, so it is not the cause
     try:
         yield
     except BackboneError:

@@ -1,4 +1,4 @@
-"""TF2 Hub modules: handles, and the local folders of their SavedModels."""
+"""TF2 Hub modules: their handles, downloads, and the local folders of their SavedModels."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hyperrule.backbones.fetch.http import failures_told, opened
+from hyperrule.backbones.fetch.http import backbone_errors, opened
 from hyperrule.errors import BackboneError
 from hyperrule.support.files import cache_folder, file_lock
 from hyperrule.support.progress import Reporter
@@ -25,7 +25,7 @@ SPELLINGS = {
 
 
 def as_handle(text: str) -> str | None:
-    """The full URL of a module, from any of its spellings; None for anything else.
+    """Return the full URL of a module from any of its spellings, or None for anything else.
 
     >>> as_handle("google/bit/m-r50x1/1")
     'https://tfhub.dev/google/bit/m-r50x1/1'
@@ -40,30 +40,31 @@ def as_handle(text: str) -> str | None:
 
 
 def module_folder(handle: str) -> Path:
-    """Where tensorflow_hub keeps the module: in TFHUB_CACHE_DIR, here by default in the user's cache folder."""
+    """Return tensorflow_hub's folder for the module, in TFHUB_CACHE_DIR or, by default, in hyperrule's cache folder."""
     cache = Path(os.environ.get("TFHUB_CACHE_DIR") or cache_folder() / "hub").absolute()
     return cache / hashlib.sha1(handle.encode()).hexdigest()
 
 
 def cached(handle: str) -> Path | None:
-    """The folder of the module's SavedModel, if it is here; neither network nor TensorFlow."""
+    """Return the folder of the module's SavedModel, or None if it is not cached. No network, no TensorFlow."""
     return _saved_model(module_folder(handle))
 
 
 def resolve(handle: str, reporter: Reporter) -> Path:
-    """The folder of the module's SavedModel, downloaded into tensorflow_hub's cache if it is missing.
+    """Return the folder of the module's SavedModel; download it into tensorflow_hub's cache if it is missing.
 
-    Takes the URL of the module, as from `as_handle`. Raises BackboneError if the module cannot be had or is not whole.
+    `handle` is the URL of the module, as from `as_handle`. Raises BackboneError if the module cannot be downloaded or
+    is incomplete.
     """
     if (model := cached(handle)) is not None:
         return model
     folder = module_folder(handle)
     archive = f"{handle}{'&' if '?' in handle else '?'}tf-hub-format=compressed"
     if folder.exists():
-        raise BackboneError(f"{folder} holds no whole SavedModel; delete it, or unpack {archive} there.")
+        raise BackboneError(f"{folder} holds no complete SavedModel; delete it, or unpack {archive} there.")
     instead = f"unpack {archive} to {folder}, or give the unpacked folder or the .tar.gz with --backbone"
 
-    def bring(_: str, into: str) -> None:
+    def download(_: str, into: str) -> None:
         with opened(archive, verify=os.environ.get("TFHUB_DISABLE_CERT_VALIDATION") != "true") as response:
             reporter.say(f"Downloading {handle} ({size(response.raw.length_remaining)}) to {folder}.")
             try:
@@ -71,27 +72,27 @@ def resolve(handle: str, reporter: Reporter) -> Path:
             except tarfile.ReadError:
                 raise OSError(f"{archive} does not appear to be a valid module") from None
 
-    # tensorflow_hub raises whatever requests, tarfile and TensorFlow do.
-    with failures_told(f"cannot fetch module {handle}", f"bring it yourself: {instead}", Exception):
+    # tensorflow_hub passes on any exception of requests, tarfile and TensorFlow.
+    with backbone_errors(f"cannot download module {handle}", f"download it yourself: {instead}", Exception):
         file_utils, resolver = _of_tensorflow_hub()
         if (lock := folder.with_name(f"{folder.name}.lock")).exists():
-            reporter.say(f"Another process is at it; if there is none, delete {lock}.")
-        # Its cache, filled by hand: `resolve` goes by the environment, waits for a server for ever, and prints.
+            reporter.say(f"Another process is downloading {handle}. If none is, delete {lock}.")
+        # Not `tensorflow_hub.resolve`: it depends on the environment, waits for a server without a timeout, and prints.
         resolver.create_local_module_dir(str(folder.parent), folder.name)
-        resolver.atomic_download(handle, bring, str(folder))
+        resolver.atomic_download(handle, download, str(folder))
         if (model := cached(handle)) is None:
             shutil.rmtree(folder, ignore_errors=True)
             folder.with_name(f"{folder.name}.descriptor.txt").unlink(missing_ok=True)
-            raise OSError("what the server sent is no whole SavedModel")
+            raise OSError("what the server sent is not a complete SavedModel")
     return model
 
 
 def unpack(archive: Path, reporter: Reporter) -> Path:
-    """The folder of the SavedModel in a local .tar.gz, .tgz or .tar, unpacked once into the cache folder.
+    """Return the folder of the SavedModel in a local .tar.gz, .tgz or .tar, unpacked once into the cache folder.
 
-    Raises BackboneError if the archive is damaged, reaches out of its folder or holds no whole SavedModel.
+    Raises BackboneError if the archive is damaged, has members outside its folder, or holds no complete SavedModel.
     """
-    with failures_told(f"cannot unpack {archive}", "fetch or copy it again", Exception):
+    with backbone_errors(f"cannot unpack {archive}", "fetch or copy it again", Exception):
         with archive.open("rb") as stream:
             folder = cache_folder() / "unpacked" / hashlib.file_digest(stream, "sha256").hexdigest()[:16]
         with file_lock(folder.parent / ".lock", reporter):
@@ -99,7 +100,7 @@ def unpack(archive: Path, reporter: Reporter) -> Path:
 
 
 def _of_tensorflow_hub() -> tuple[Any, Any]:
-    """How it unpacks, and how it fills its cache."""
+    """Import the modules that unpack archives and fill the cache. Raises BackboneError if that fails."""
     try:
         with warnings.catch_warnings(action="ignore"):
             from tensorflow_hub import file_utils, resolver
@@ -115,21 +116,21 @@ def _unpacked(archive: Path, folder: Path, reporter: Reporter) -> Path:
         staging = Path(temporary, "module")
         tar.extractall(staging, filter="data")
         if (model := _saved_model(staging)) is None:
-            raise OSError("it holds no whole SavedModel")
-        shutil.rmtree(folder, ignore_errors=True)  # not whole, or it would have been taken
+            raise OSError("it holds no complete SavedModel")
+        shutil.rmtree(folder, ignore_errors=True)  # incomplete, or it would have been used
         os.rename(staging, folder)
         return folder / model.relative_to(staging)
 
 
 def _saved_model(folder: Path) -> Path | None:
-    """The folder, or the one a level below it, with a graph and all its weights.
+    """Return `folder` or a subfolder, whichever has a graph and all its weights; None if neither has.
 
-    An archive cut between two files unpacks without a complaint; only this tells.
+    An archive that was cut between two files unpacks without an error, so all files are counted here.
     """
     for graph in (*folder.glob("saved_model.pb"), *folder.glob("*/saved_model.pb")):
         variables = graph.parent / "variables"
         shards = sorted(variables.glob("variables.data-*"))
-        whole = bool(shards) and shards[-1].name.endswith(f"-of-{len(shards):05d}")
-        if whole and (variables / "variables.index").is_file():
+        complete = bool(shards) and shards[-1].name.endswith(f"-of-{len(shards):05d}")
+        if complete and (variables / "variables.index").is_file():
             return graph.parent
     return None
