@@ -54,11 +54,21 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _memory() -> Iterator[None]:
     """Graphs of one file are gone when the next begins."""
     yield
-    if "keras" in sys.modules:
+    if "tensorflow" in sys.modules:
         sys.modules["keras"].utils.clear_session()
+        _forget_custom_gradients()
     gc.collect()
     with suppress(AttributeError, OSError):  # where the C library is another
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _forget_custom_gradients() -> None:
+    """TensorFlow keeps the function of every custom gradient that it has traced, and by it the whole graph."""
+    from tensorflow.python.framework import ops
+
+    registry = ops.gradient_registry._registry
+    for name in [name for name in registry if name.startswith("CustomGradient-")]:
+        del registry[name]
 
 
 @pytest.fixture
