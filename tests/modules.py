@@ -11,7 +11,7 @@ from sklearn.datasets import load_sample_images
 from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
 
-R26 = Architecture(26, 0.5)
+R14, R26 = Architecture(14, 0.5), Architecture(26, 0.5)
 
 
 class Module(tf.train.Checkpoint):
@@ -37,7 +37,7 @@ class Module(tf.train.Checkpoint):
         return self.function(images, training)
 
 
-def golden_arrays(architecture: Architecture = R26) -> dict[str, np.ndarray]:
+def golden_arrays(architecture: Architecture = R14) -> dict[str, np.ndarray]:
     return {name: golden_array(name, shape) for name, shape in architecture.array_shapes.items()}
 
 
@@ -48,8 +48,8 @@ def save_bit(
     input_range: tuple[float, float] = (0, 1),
     after: Callable[[tf.Tensor], tf.Tensor] = lambda features: features,
 ) -> None:
-    """Save R26x0.5 with the golden figures' weights, its variables named by `rename` and listed in `order`."""
-    network = ResNetV2(R26)
+    """Save R14x0.5 with the golden figures' weights, its variables named by `rename` and listed in `order`."""
+    network = ResNetV2(R14)
     arrays = golden_arrays()
     variables = {}
     for name, variable in network.arrays.items():

@@ -3,8 +3,6 @@
 import logging
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from command_line import flags, run
 from devices import strategy_of
 from loopback import Answer, Loopback
-from modules import R26, Module, SmallNet, golden_arrays, save_bit
+from modules import R14, Module, SmallNet, golden_arrays, save_bit
 
 import hyperrule
 from hyperrule.backbones.bit.architecture import Architecture
@@ -72,7 +71,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     shutil.make_archive(str(folder / "archive"), "gztar", folder / "as-it-is")
     return {
         "embedded": "bit-r26x0.5",
-        "random": "random-r26x0.5",
+        "random": "random-r14x0.5",
         "file": str(folder / "bit.npz"),
         "hub BiT": str(folder / "hub-bit"),
         "as it is": str(folder / "as-it-is"),
@@ -177,7 +176,7 @@ PREFIXED = [
 
 @pytest.mark.parametrize("rename", PREFIXED, ids=["numbered", "prefixed"])
 def test_names_are_recognised_in_any_order(rename: Callable[[str], str]) -> None:
-    arrays = R26.array_shapes
+    arrays = R14.array_shapes
     names = sorted(arrays, key=lambda name: hash((name, 1)))
     (first, *_) = matches([f"{rename(name)}:0" for name in names], [arrays[name] for name in names])
     assert first.how == "names"
@@ -203,13 +202,13 @@ def test_without_names_one_of_the_orders_is_right(
 
 
 def test_heads_are_found_beside_the_arrays() -> None:
-    shapes = [*R26.array_shapes.values(), (R26.features, 7), (7,)]
+    shapes = [*R14.array_shapes.values(), (R14.features, 7), (7,)]
     match = next(matches(["Variable"] * len(shapes), shapes))
     assert (match.variables[f"{HEAD}kernel"], match.variables[f"{HEAD}bias"]) == (len(shapes) - 2, len(shapes) - 1)
 
 
 def test_other_networks_are_no_bit() -> None:
-    shapes = list(R26.array_shapes.values())
+    shapes = list(R14.array_shapes.values())
     assert not list(matches(["v"] * (len(shapes) - 1), shapes[:-1]))
     assert not list(matches(["v"] * (len(shapes) + 1), [*shapes, (3, 3, 8, 8)]))
 
@@ -231,7 +230,7 @@ def test_a_bit_among_savedmodels_runs_natively(
     """Its arrays are the original's, whatever they were called, and its pixels are known by proof."""
     save_bit(tmp_path / "module", rename, order, input_range)
     info = describe_backbone(str(tmp_path / "module"))
-    assert (info.architecture, info.input_range) == ("R26x0.5", (-1, 1))
+    assert (info.architecture, info.input_range) == ("R14x0.5", (-1, 1))
     assert f"by the {how}" in info.notes[0]
     for name, array in golden_arrays().items():
         np.testing.assert_array_equal(read_arrays(Path(info.path or ""))[name], array)
@@ -248,7 +247,7 @@ def test_a_bit_that_computes_something_else_runs_as_it_is(tmp_path: Path) -> Non
     info = describe_backbone(str(tmp_path / "module"), input_range=(0, 1))
     assert info.opaque is not None
     assert info.input_range == (0, 1)
-    assert "variables are those of R26x0.5, but its outputs differ" in info.notes[1]
+    assert "variables are those of R14x0.5, but its outputs differ" in info.notes[1]
 
 
 # As it is
@@ -341,10 +340,9 @@ def test_dropout_of_a_module_runs_and_is_said_to_end_exact_resuming(image_folder
     tf.saved_model.save(dropped, str(tmp_path / "module"))
     info = describe_backbone(str(tmp_path / "module"))
     assert any("its own random numbers" in note for note in info.notes)
-    options = ["--batch", "4", "--steps", "2", "--crop", "32", "--out", str(tmp_path / "run")]
-    command = ["-m", "hyperrule", "finetune", "--dataset", str(image_folder), "--backbone", str(tmp_path / "module")]
-    finished = subprocess.run([sys.executable, *command, *options], capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
+    options = {"dataset": image_folder, "backbone": tmp_path / "module", "batch": 4, "steps": 2, "crop": 32}
+    code, _, stderr = run("finetune", *flags(options), "--out", str(tmp_path / "run"))
+    assert code == 0, stderr
 
 
 def test_an_export_whose_head_alone_was_trained_trains_again(
@@ -411,13 +409,13 @@ def test_a_bit_from_the_hub_trains_like_its_checkpoint(
     """Fetched over HTTP as a module that takes [0, 1], against the .npz of the same weights."""
     shutil.make_archive(str(tmp_path / "module"), "gztar", kinds["hub BiT"])
     with Loopback() as server:
-        server.answers["/r26x0.5/1"] = Answer((tmp_path / "module.tar.gz").read_bytes())
+        server.answers["/r14x0.5/1"] = Answer((tmp_path / "module.tar.gz").read_bytes())
         results = [
             hyperrule.finetune(dataset=image_folder, backbone=backbone, out=tmp_path / str(index), **SHORT)
-            for index, backbone in enumerate((f"{server.url}/r26x0.5/1", kinds["file"]))
+            for index, backbone in enumerate((f"{server.url}/r14x0.5/1", kinds["file"]))
         ]
     assert losses(results[0].run) == pytest.approx(losses(results[1].run), rel=1e-5)
-    assert results[0].plan.backbone.architecture == "R26x0.5"
+    assert results[0].plan.backbone.architecture == "R14x0.5"
 
 
 def test_a_foreign_network_trains_exports_resumes_and_trains_again(

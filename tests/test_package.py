@@ -63,9 +63,9 @@ def test_wheel_carries_recipes_and_weights_and_runs_outside_the_source_tree(tmp_
     assert any(name.endswith("LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "recipes/")) for name in names)
 
-    venv.create(tmp_path / "clean", with_pip=True)
+    venv.create(tmp_path / "clean")
     python = tmp_path / "clean" / "bin" / "python"
-    run(str(python), "-m", "pip", "install", "--quiet", "--no-deps", str(wheel))
+    run(sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel))
     # What it needs is here already, in what the tests run in; the source tree, which is there too, is not found so.
     (site,) = (tmp_path / "clean").glob("lib/python*/site-packages")
     (site / "needed.pth").write_text(sysconfig.get_path("purelib") + "\n")

@@ -317,7 +317,7 @@ def test_what_is_no_bit_is_refused(tmp_path: Path, norm: str) -> None:
 
 def test_a_head_that_does_not_fit(tmp_path: Path) -> None:
     source = tmp_path / "bit.npz"
-    write_arrays(source, {**golden_arrays(), f"{HEAD}kernel": np.zeros((1024, 5), np.float32)})
+    write_arrays(source, {**golden_arrays(R26), f"{HEAD}kernel": np.zeros((1024, 5), np.float32)})
     assert "a head that does not fit" in port(source, tmp_path / "a", "--classifier", code=2)
 
 
