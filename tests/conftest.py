@@ -3,16 +3,19 @@
 import ctypes
 import gc
 import os
+import subprocess
 import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from forks import run_script
 from PIL import Image
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -50,6 +53,21 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _replays() -> Iterator[None]:
+    """Exports run in forks instead of fresh processes, but for those of commands that tests start."""
+    run = subprocess.run
+
+    def forked(command: list[str], **options: Any) -> "subprocess.CompletedProcess[str]":
+        if "runtimes.py" in str(command):
+            return run_script(command, env=options["env"], cwd=options["cwd"])
+        return run(command, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "run", forked)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _memory() -> Iterator[None]:
     """Graphs of one file are gone when the next begins."""
@@ -58,6 +76,7 @@ def _memory() -> Iterator[None]:
         sys.modules["keras"].utils.clear_session()
         _forget_custom_gradients()
     gc.collect()
+    gc.freeze()  # what is left stays: later collections need not look at it
     with suppress(AttributeError, OSError):  # where the C library is another
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -17,7 +17,8 @@ from hyperrule.training.classifier import Classifier
 from hyperrule.training.step import TrainingStep
 
 IMAGES, CLASSES = 2, 3
-SMALL, R50X1, R101X3 = Architecture(26, 0.5), Architecture(50, 1), Architecture(101, 3)
+SMALL, WIDE = Architecture(26, 0.5), Architecture(26, 3)
+R50X1, R101X1, R101X3 = Architecture(50, 1), Architecture(101, 1), Architecture(101, 3)
 
 
 def classifier_of(architecture: Architecture, remat: bool = False) -> Classifier:
@@ -65,7 +66,9 @@ def head(passes: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "crop"), [(SMALL, 128), (SMALL, 97), (R50X1, 128), (R50X1, 65), (R101X3, 64)], ids=str
+    ("architecture", "crop"),
+    [(SMALL, 128), (SMALL, 97), (R50X1, 128), (R50X1, 65), (R101X1, 64), (WIDE, 64)],
+    ids=str,
 )
 def test_multiply_adds_of_a_forward_pass(architecture: Architecture, crop: int) -> None:
     images = tf.TensorSpec([IMAGES, crop, crop, 3])

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 import yaml
 from click.testing import CliRunner
-from command_line import SMALL, flags, run
+from command_line import SMALL, flags, run_afresh
 from pages import page_of
 
 import hyperrule
@@ -37,7 +37,7 @@ def test_digits_from_command_line_to_a_classifier_that_strangers_can_use(tmp_pat
         "head_init": "probe",
         "eval_every": 6,
     }
-    code, stdout, stderr = run("finetune", *flags(options), "--out", str(out), "--json")
+    code, stdout, stderr = run_afresh("finetune", *flags(options), "--out", str(out), "--json")
     assert code == 0, stderr
     assert "Traceback" not in stderr
     assert "I0000" not in stderr
