@@ -35,6 +35,7 @@ LENGTHS = ("steps", "epochs", "budget")  # at most one may be set
 SPLITS = ("train_split", "validation_split", "test_split")
 LISTED = ("dataset", *SPLITS, "data_dir", "image_key", "label_key")  # select the images and assign the splits
 R = TypeVar("R", bound="TrainingRecipe")
+EMBEDDED, AUTO = "bit-r26x0.5", "auto"
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -132,11 +133,8 @@ class TrainingRecipe(BaseModel):
     @classmethod
     def _no_truth_value_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:
         """Refuse `batch: true`, which Python would accept as 1."""
-        if (
-            isinstance(value, bool)
-            and field.field_name != "xla"
-            and "bool" not in str(cls.model_fields[field.field_name or ""].annotation)
-        ):
+        kind = str(cls.model_fields[field.field_name or ""].annotation)
+        if isinstance(value, bool) and field.field_name != "xla" and "bool" not in kind:
             raise ValueError("must not be true or false")
         return value
 
@@ -178,9 +176,9 @@ class Recipe(TrainingRecipe):
     )
     strict_data: bool = Field(False, description="Refuse images that are in two classes, or in both training and test.")
     backbone: str = Field(
-        "bit-r26x0.5",
+        EMBEDDED,
         description="A name that 'hyperrule backbones' lists, a hub handle or URL, a SavedModel folder or .tar.gz, "
-        "a BiT .npz, or a run folder.",
+        "a BiT .npz, or a run folder; with --budget also auto, its default: the best of those that are here.",
     )
     input_range: Annotated[tuple[float, float] | None, BeforeValidator(parse_input_range)] = Field(
         None, examples=["LOW,HIGH"], description="Pixel range that an unknown backbone expects: 0,1 or -1,1 or 0,255."
@@ -210,6 +208,13 @@ class Recipe(TrainingRecipe):
     random_crop: bool | None = Field(
         None, examples=["no-crop"], description="Crop training images at random; otherwise resize them to the crop."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _auto_with_a_budget(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if (backbone := options.get("backbone")) == AUTO and options.get("budget") is None:
+            raise ValueError("backbone auto is the best within a time: add --budget, such as --budget 5m")
+        return {**options, "backbone": AUTO} if backbone is None and options.get("budget") is not None else options
 
     @model_validator(mode="after")
     def _sides_consistent(self) -> Self:
@@ -341,10 +346,7 @@ class DistillRecipe(TrainingRecipe):
     )
     data_dir: str | None = Field(None, examples=["FOLDER"], description="Folder of TFDS or Hugging Face data sets.")
     split_seed: int = Field(
-        0,
-        ge=0,
-        lt=2**31,
-        description="Seed of finetune's random split; its test images are left out here.",
+        0, ge=0, lt=2**31, description="Seed of finetune's random split; its test images are left out here."
     )
     teacher_range: Annotated[tuple[float, float] | None, BeforeValidator(parse_input_range)] = Field(
         None, examples=["LOW,HIGH"], description="Pixel range that an unknown teacher expects: 0,1 or -1,1 or 0,255."

@@ -46,18 +46,28 @@ class Schedule:
         return f"{self.steps} steps: warm-up {self.warmup}, decay after {boundaries}"
 
     def stretched(self, steps: int) -> "Schedule":
-        """Return the schedule scaled to `steps` (at least 1): warm-up and every boundary in proportion.
+        """Return the schedule scaled to `steps` (at least 0): warm-up and every boundary in proportion.
 
         >>> schedule(100).stretched(2_000)
         Schedule(steps=2000, warmup=400, boundaries=(800, 1200, 1600))
         >>> schedule(100).stretched(7)
         Schedule(steps=7, warmup=1, boundaries=(3, 4, 6))
         """
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1. Received: {steps}")
+        return self.shortened(0, steps)
+
+    def shortened(self, done: int, steps: int) -> "Schedule":
+        """Return the schedule with what comes after `done` steps scaled so that it ends after `steps` steps.
+
+        >>> Schedule(500, 100, (200, 300, 400)).shortened(300, 400)
+        Schedule(steps=400, warmup=100, boundaries=(200, 300, 350))
+        """
+        if not 0 <= done <= steps:
+            raise ValueError(f"steps must be at least {done}. Received: {steps}")
 
         def scaled(boundary: int) -> int:
-            return round(Fraction(boundary * steps, self.steps))
+            if boundary <= done:
+                return boundary
+            return done + round(Fraction((boundary - done) * (steps - done), self.steps - done))
 
         return Schedule(steps, scaled(self.warmup), tuple(map(scaled, self.boundaries)))
 

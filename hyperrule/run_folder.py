@@ -30,7 +30,7 @@ from hyperrule.backbones.bit.checkpoints import State, read_arrays, write_arrays
 from hyperrule.backbones.describe import CARD, is_finished
 from hyperrule.errors import BackboneError, RunError, RunFolderError
 from hyperrule.planning.distill import DistillPlan
-from hyperrule.planning.finetune import Plan
+from hyperrule.planning.finetune_plan import Plan
 from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.training_plan import FORMAT, TrainingPlan
 from hyperrule.support.files import atomic_write, os_errors_as, try_file_lock, write_text
@@ -53,6 +53,7 @@ class RunFolder:
         self.metrics_file = path / "metrics.jsonl"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
+        self.start_file = self.checkpoints / "start.npz"  # the network of step 0, where it may be the result
         self.weights_file = path / "weights.npz"
         self.eval_file = path / "eval.json"
         self.predictions_file = path / "predictions.parquet"

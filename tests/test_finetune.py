@@ -171,7 +171,7 @@ def test_class_names_of_strangers_come_out_as_they_are(
     ]
     with (tmp_path / "images.csv").open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([["path", "label"], *rows])
-    options = {"steps": 1, "batch": 4, "crop": 32, "resize": 32, "precision": "float32"}
+    options = {**SMALL, "steps": 1, "batch": 4, "resize": 32}
     result = hyperrule.finetune(dataset=tmp_path / "images.csv", out=tmp_path / "it's a run", quiet=True, **options)
     folder = result.run
     assert (folder.saved_model / "assets/labels.txt").read_text(encoding="utf-8").splitlines() == sorted(names)

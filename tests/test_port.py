@@ -22,9 +22,8 @@ import hyperrule
 from hyperrule.backbones.bit.architecture import Architecture
 from hyperrule.backbones.bit.checkpoints import HEAD, read_arrays, write_arrays
 from hyperrule.backbones.bit.resnet_v2 import ResNetV2
-from hyperrule.backbones.describe import describe_backbone
+from hyperrule.backbones.describe import describe_backbone, module_facts
 from hyperrule.backbones.saved_model import inspection
-from hyperrule.backbones.saved_model.facts import module_facts
 from hyperrule.backbones.saved_model.inspection import photographs
 from hyperrule.cli import main
 from hyperrule.errors import RunError

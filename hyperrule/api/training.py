@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from hyperrule.backbones.describe import describe_backbone
+from hyperrule.backbones.describe import backbones_at_hand, describe_backbone
+from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data.open import pool_of, source_of
 from hyperrule.data.pool import Pool
 from hyperrule.data.source import Source
 from hyperrule.errors import RecipeError, RunFolderError, UserError
 from hyperrule.jobs.distill.describe import describe_student, describe_teacher
+from hyperrule.planning.budget import Clock, estimated
 from hyperrule.planning.cost import tensor_bytes
 from hyperrule.planning.distill import DistillPlan, make_distill_plan
-from hyperrule.planning.finetune import Plan, make_plan, training_examples
+from hyperrule.planning.finetune import demand, make_plan, training_examples
+from hyperrule.planning.finetune_plan import Plan
 from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.machine.machine import Machine, this_machine
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
-from hyperrule.recipe import DistillRecipe, Recipe, TrainingRecipe, make_recipe
+from hyperrule.recipe import AUTO, EMBEDDED, LENGTHS, DistillRecipe, Recipe, TrainingRecipe, make_recipe
 from hyperrule.run_folder import RunFolder, reserved
 from hyperrule.support.files import os_errors_as
 from hyperrule.support.progress import Reporter, silent_native_stderr
+from hyperrule.support.wording import duration
 
 if TYPE_CHECKING:
     from hyperrule.jobs.distill.job import Distillation
@@ -37,6 +43,7 @@ P = TypeVar("P", bound=TrainingPlan)
 D = TypeVar("D")
 T = TypeVar("T", bound="Result")
 EXECUTION_OPTIONS = {"micro_batch", "remat", "xla", "memory_limit", "devices"}  # options that say how a batch is cut up
+LONG = 3600.0  # seconds
 # Read when TensorFlow is imported: tensorflow/core/common_runtime/mkl_cpu_allocator.h
 CPU_LIMIT = "TF_MKL_ALLOC_MAX_BYTES"
 
@@ -108,10 +115,11 @@ class Training(Generic[R, P, D, T]):
 
     recipe: type[R]
     plan: Callable[..., tuple[P, D]]
-    job: Callable[[P, D, RunFolder, Reporter], Job[P, T]]
+    job: Callable[[P, D, RunFolder, Reporter, Clock], Job[P, T]]
     result: Callable[[RunFolder], T]
 
     def run(self, out: str | Path | None, restartable: bool, quiet: bool, options: dict[str, Any]) -> T:
+        started = time.monotonic()
         with _run_folder(out, restartable) as (folder, begun):
             with os_errors_as(UserError, "a path cannot be used"):
                 if folder is not None and begun:
@@ -121,19 +129,20 @@ class Training(Generic[R, P, D, T]):
                     return self.result(folder) if folder.finished else self.resume(folder, stored, quiet, options)
                 reporter = _reporter(quiet)
                 planned, data = self.plan(make_recipe(options, self.recipe), reporter)
+                _warn_if_long(planned, reporter)
             with reserved(folder, planned.run_name) as run:
-                with _importing_tensorflow(planned):
-                    job = self.job(planned, data, run, reporter)
+                _import_tensorflow(planned)
+                job = self.job(planned, data, run, reporter, _clock(planned, started))
                 return job.execute(resuming=False)
 
     def resume(self, folder: RunFolder, stored: TrainingPlan, quiet: bool, options: dict[str, Any]) -> T:
-        reporter = _reporter(quiet)
+        started, reporter = time.monotonic(), _reporter(quiet)
         with os_errors_as(UserError, "a path cannot be used"):
             recipe = make_recipe({**stored.recipe.model_dump(), **options}, self.recipe)
-            planned, data = self.plan(_as_decided(recipe, stored), reporter, before=stored.machine)
+            planned, data = self.plan(_as_decided(recipe, stored), reporter, before=stored)
             planned = _resumable(folder, stored, planned, recipe, options)
-        with _importing_tensorflow(planned):
-            job = self.job(planned, data, folder, reporter)
+        _import_tensorflow(planned)
+        job = self.job(planned, data, folder, reporter, _clock(planned, started - _spent(folder)))
         return job.execute(resuming=True, calibration=_measured(stored, recipe))
 
 
@@ -149,16 +158,42 @@ def _distilled(run: RunFolder) -> Distilled:
     return distilled(run)
 
 
-def _finetuning(plan: Plan, source: Source, run: RunFolder, reporter: Reporter) -> Finetuning:
+def _finetuning(plan: Plan, source: Source, run: RunFolder, reporter: Reporter, clock: Clock) -> Finetuning:
+    from hyperrule.jobs.budget import surveyed
     from hyperrule.jobs.finetune import Finetuning
 
-    return Finetuning(plan, source, run, reporter)
+    if plan.choice is not None and not plan.choice.measured:
+        backbones = _backbones(plan.recipe, reporter)
+        backbone, choice = surveyed(plan.recipe, source, backbones, plan.machine, clock, reporter)
+        plan = make_plan(plan.recipe, source, backbone, plan.machine, plan.workers, choice)
+    return Finetuning(plan, source, run, reporter, clock)
 
 
-def _distillation(plan: DistillPlan, pool: Pool, run: RunFolder, reporter: Reporter) -> Distillation:
+def _distillation(plan: DistillPlan, pool: Pool, run: RunFolder, reporter: Reporter, clock: Clock) -> Distillation:
     from hyperrule.jobs.distill.job import Distillation
 
-    return Distillation(plan, pool, run, reporter)
+    return Distillation(plan, pool, run, reporter, clock)
+
+
+def _warn_if_long(plan: TrainingPlan, reporter: Reporter) -> None:
+    """Say that training takes more than an hour, and how it would not, where nobody has asked for that length."""
+    seconds = plan.estimate.training_seconds
+    if seconds is None or seconds <= LONG or any(getattr(plan.recipe, length) is not None for length in LENGTHS):
+        return
+    options: tuple[str, ...] = getattr(plan, "faster", ())[:2]
+    faster = "".join(f"\n  faster: {option}" for option in options)
+    reporter.say(
+        f"This trains for about {duration(seconds)}. Stop it with Ctrl-C at any time; it can be resumed.{faster}"
+    )
+
+
+def _clock(plan: TrainingPlan, started: float) -> Clock:
+    return Clock(started, plan.recipe.budget or math.inf, time.monotonic() - started)
+
+
+def _spent(run: RunFolder) -> float:
+    """Return the seconds of its budget that an unfinished run has used, up to its last step."""
+    return max((float(line.get("elapsed", 0.0)) for line in run.read_metrics()), default=0.0)
 
 
 def _reporter(quiet: bool) -> Reporter:
@@ -210,28 +245,43 @@ def _resumable(
     return asked
 
 
-@contextmanager
-def _importing_tensorflow(plan: TrainingPlan) -> Iterator[None]:
-    """Within the block it is imported, and told before how much memory a CPU may take for tensors: more is then an
-    error of TensorFlow's, and the step is cut smaller. GPUs are bounded when they are started."""
+def _import_tensorflow(plan: TrainingPlan) -> None:
+    """Import it, without its greetings on stderr, and bound its memory on a CPU.
+
+    If tensors need more, TensorFlow raises an error, and the step is cut into smaller parts. GPUs are bounded when they
+    are started.
+    """
     if plan.recipe.memory_limit is not None and not plan.machine.gpus:
         os.environ[CPU_LIMIT] = str(tensor_bytes(plan.backbone, plan.recipe.memory_limit))
     with silent_native_stderr():
-        yield
+        import hyperrule.jobs.job  # noqa: F401
 
 
-def _plan(
-    recipe: Recipe, reporter: Reporter, *, fetch: bool = True, before: Machine | None = None
-) -> tuple[Plan, Source]:
-    machine = _machine(recipe, before)
+def _plan(recipe: Recipe, reporter: Reporter, *, fetch: bool = True, before: Plan | None = None) -> tuple[Plan, Source]:
+    """Plan a new run, or with the choices of the run `before`, which is resumed."""
+    machine, workers = _machine(recipe, before), this_cluster().count
     source = source_of(recipe, reporter, fetch)
     training_examples(recipe, source)  # mistakes about the data come before a long download
-    backbone = describe_backbone(recipe.backbone, reporter, input_range=recipe.input_range, fetch=fetch)
-    return make_plan(recipe, source, backbone, machine, this_cluster().count), source
+    if before is not None and recipe.backbone == AUTO:
+        backbones = [describe_backbone(before.backbone.name, reporter, fetch=fetch)]
+    else:
+        backbones = _backbones(recipe, reporter, fetch, workers)
+    choice = None if before is None else before.choice
+    if before is None and recipe.budget is not None and workers == 1:
+        demands = {one.name: demand(recipe, source, one, machine) for one in backbones}
+        choice = estimated(backbones, demands, machine, recipe.budget)
+    return make_plan(recipe, source, backbones[0], machine, workers, choice), source
+
+
+def _backbones(recipe: Recipe, reporter: Reporter, fetch: bool = True, workers: int = 1) -> list[BackboneInfo]:
+    """Return the backbone of the recipe, or those among which `auto` chooses."""
+    if recipe.backbone == AUTO:
+        return backbones_at_hand(reporter) if workers == 1 else [describe_backbone(EMBEDDED, reporter)]
+    return [describe_backbone(recipe.backbone, reporter, input_range=recipe.input_range, fetch=fetch)]
 
 
 def _plan_distillation(
-    recipe: DistillRecipe, reporter: Reporter, *, fetch: bool = True, before: Machine | None = None
+    recipe: DistillRecipe, reporter: Reporter, *, fetch: bool = True, before: DistillPlan | None = None
 ) -> tuple[DistillPlan, Pool]:
     student = describe_student(recipe.student, reporter, fetch)
     pool = pool_of(recipe, reporter, fetch)
@@ -240,11 +290,11 @@ def _plan_distillation(
     return make_distill_plan(recipe, pool.info, teacher, student, machine, this_cluster().count), pool
 
 
-def _machine(recipe: TrainingRecipe, before: Machine | None) -> Machine:
-    """`before` is the machine of a run that is resumed: if its devices are these, what was free then still counts."""
+def _machine(recipe: TrainingRecipe, before: TrainingPlan | None) -> Machine:
+    """Return this machine; that of a run `before`, if its devices are these: what was free then still counts."""
     machine = this_machine("cpu" if recipe.devices == "tpu" else recipe.devices)
-    if before is not None and before.devices == machine.devices:
-        return before
+    if before is not None and before.machine.devices == machine.devices:
+        return before.machine
     if machine.gpus:
         return machine
     # Workers of one host share its memory.

@@ -23,9 +23,9 @@ from hyperrule.backbones.info import (
     shown_range,
 )
 from hyperrule.backbones.lite0 import package
-from hyperrule.backbones.saved_model.facts import module_facts
-from hyperrule.backbones.zoo import Released, find, suggestions
+from hyperrule.backbones.zoo import ZOO, Released, find, suggestions
 from hyperrule.errors import BackboneError
+from hyperrule.support.files import cache_folder, file_lock, write_text
 from hyperrule.support.progress import Reporter, silent_native_stderr
 from hyperrule.support.wording import resume_command
 
@@ -34,6 +34,7 @@ CARD = "model_card.md"  # the file that a run writes last
 # The input range that fits best is accepted if it is at most PLAUSIBLE standard deviations off (EfficientNet-Lite0
 # measured 0.16), and the second-best at least DISTINCT times as far.
 PLAUSIBLE, DISTINCT = 0.6, 3.0
+MODULE_FORMAT = 1  # of cached facts; other formats are not read
 LISTED = "listed by 'hyperrule backbones'"
 
 
@@ -91,6 +92,31 @@ def describe_backbone(
         f"{what}.{hint} Allowed: a name that 'hyperrule backbones' lists, a hub handle or URL, "
         "or the path of a BiT checkpoint (.npz), a SavedModel folder or .tar.gz, or a run folder."
     )
+
+
+def backbones_at_hand(reporter: Reporter | None = None) -> list[BackboneInfo]:
+    """Return the backbones that need no download, the most promising for little time first.
+
+    These are EfficientNet-Lite0 if its package is installed, the embedded BiT, then the downloaded ones of the zoo,
+    the smallest first.
+    """
+
+    def here(released: Released) -> bool:
+        match released.source.kind:
+            case "package":
+                return package.installed()
+            case "hub":
+                return hub.cached(released.source.location) is not None
+            case "bucket":
+                return bucket.cached(released.source.location) is not None
+            case kind:
+                return kind == "embedded"
+
+    order = ("package", "embedded", "bucket", "hub")
+    found = sorted(
+        filter(here, ZOO.values()), key=lambda released: (order.index(released.source.kind), released.parameters)
+    )
+    return [describe_backbone(released.name, reporter, fetch=False) for released in found]
 
 
 def is_backbone(path: Path) -> bool:
@@ -293,3 +319,42 @@ def _check_range(name: str, asked: InputRange | None, true: InputRange, why: str
             f"{name} takes images in {shown_range(true)} ({why}). Received: --input-range {flag_value(asked)}, "
             "which would cost accuracy silently. Leave it out: hyperrule converts images itself."
         )
+
+
+def module_facts(folder: Path, reporter: Reporter) -> ModuleFacts:
+    """Return the facts of the SavedModel in `folder`.
+
+    Raises BackboneError if it cannot be a backbone, or if the cache cannot be written.
+    """
+    sha256 = folder_sha256(folder)
+    stored = cache_folder() / "modules" / f"{sha256[:16]}.v{MODULE_FORMAT}.json"
+    with file_lock(stored.with_suffix(".lock"), reporter):
+        if (known := _known(stored)) is not None:
+            return known
+        reporter.say(f"Inspecting {folder} (only once) ...")
+        with silent_native_stderr():
+            from hyperrule.backbones.saved_model.inspection import inspect
+        facts = inspect(folder, sha256, stored.with_suffix(".npz"))
+        write_text(stored, facts.model_dump_json(indent=2) + "\n")
+    return facts
+
+
+def _known(stored: Path) -> ModuleFacts | None:
+    """Return the facts in a file; None if it or its .npz of weights is missing or damaged."""
+    try:
+        facts = ModuleFacts.model_validate_json(stored.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts if facts.weights is None or Path(facts.weights).is_file() else None
+
+
+def folder_sha256(folder: Path) -> str:
+    """Return one hash over the graph and the variables of a SavedModel. Raises BackboneError if there is none."""
+    graph = folder / "saved_model.pb"
+    if not graph.is_file():
+        raise BackboneError(f"{folder} holds no SavedModel: it has no saved_model.pb.")
+    digest = hashlib.sha256()
+    for path in [graph, *sorted((folder / "variables").glob("*"))]:
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

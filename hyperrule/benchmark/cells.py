@@ -23,7 +23,8 @@ from hyperrule.data.selection import few_shot
 from hyperrule.data.source import Source
 from hyperrule.errors import UserError
 from hyperrule.evaluation.features import PREPROCESSING
-from hyperrule.planning.finetune import Plan, make_plan
+from hyperrule.planning.finetune import make_plan
+from hyperrule.planning.finetune_plan import Plan
 from hyperrule.planning.machine.machine import Machine, this_machine
 from hyperrule.planning.planner import installed_versions
 from hyperrule.support.files import atomic_write

@@ -57,7 +57,7 @@ def facts(released: Released) -> dict[str, Any]:
         "input_range": released.input_range,
         "resolution": released.resolution,
         "head": head and {"activation": head.activation, "classes": head.classes, "class_names": head.class_names},
-        "source": {"kind": source.kind, "location": source.location, "url": source.url, "extra": source.extra or None},
+        "source": {"kind": source.kind, "location": source.location, "url": source.url},
         "download_bytes": released.download_bytes,
         "licence": released.licence,
         "reference": released.reference,
@@ -135,7 +135,7 @@ def _origin(source: Source) -> str:
         case "embedded":
             return "in the package"
         case "package":
-            return f"after pip install 'hyperrule[{source.extra}]'"
+            return "comes with hyperrule"
         case "bucket":
             return ".npz from BiT's public bucket"
         case "hub":

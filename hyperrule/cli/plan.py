@@ -9,7 +9,7 @@ from rich.table import Table
 from hyperrule.api import plan as make
 from hyperrule.backbones.info import shown_range
 from hyperrule.cli.options import collect, options_of
-from hyperrule.planning.finetune import Plan
+from hyperrule.planning.finetune_plan import Plan
 from hyperrule.planning.training_plan import TrainingPlan
 from hyperrule.recipe import Recipe
 from hyperrule.support.wording import duration, listed, printable

@@ -1,22 +1,27 @@
 """`hyperrule finetune`, `distill` and `launch`: the commands that train, here or on several hosts."""
 
+import json
 import shlex
 import sys
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hyperrule.api import distill, finetune, plan_distillation
+from hyperrule.api import distill, finetune, plan_distillation, resume
 from hyperrule.cli.options import collect, options_of
 from hyperrule.cli.plan import render_decisions, render_estimate
-from hyperrule.cli.results import begun_or_resumed, render_result
 from hyperrule.errors import RecipeError
 from hyperrule.planning.distill import DistillPlan
+from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.recipe import DistillRecipe, Recipe
 from hyperrule.support.wording import printable
 from hyperrule.training.launch.hosts import PORT, SSH, Worker, local_workers, remote_workers
 from hyperrule.training.launch.supervise import supervise
+
+if TYPE_CHECKING:
+    from hyperrule.jobs.result import Result
 
 
 @click.command("finetune", short_help="Train, evaluate exactly, export.")
@@ -45,7 +50,7 @@ def finetune_command(
       hyperrule finetune --resume runs/flowers
     """
     options = collect(recipe, assignments, flags)
-    render_result(begun_or_resumed(finetune, out, restartable, run, options), as_json)
+    _render_result(_begun_or_resumed(finetune, out, restartable, run, options), as_json)
 
 
 @click.command("distill", short_help="Train a small BiT to imitate a large network, without labels.")
@@ -82,7 +87,7 @@ def distill_command(
         planned = plan_distillation(**options)
         click.echo(planned.model_dump_json(indent=2)) if as_json else _render_distill_plan(planned)
         return
-    render_result(begun_or_resumed(distill, out, restartable, run, options), as_json)
+    _render_result(_begun_or_resumed(distill, out, restartable, run, options), as_json)
 
 
 def _render_distill_plan(plan: DistillPlan) -> None:
@@ -98,6 +103,31 @@ def _render_distill_plan(plan: DistillPlan) -> None:
     render_decisions(plan)
     click.echo()
     render_estimate(plan)
+
+
+def _begun_or_resumed(
+    begin: Callable[..., "Result"], out: str | None, restartable: bool, run: str | None, options: dict[str, Any]
+) -> "Result":
+    """Start a run, or resume the one in the folder `run` unless that is None, and return the result."""
+    if run is None:
+        return begin(out=out, restartable=restartable, **options)
+    if out is not None or restartable:
+        raise RecipeError("--resume uses its own run folder: set --resume, or --out with --restartable, not both.")
+    return resume(run, **options)
+
+
+def _render_result(result: "Result", as_json: bool) -> None:
+    """Print the result; on workers other than the chief, nothing."""
+    if not this_cluster().chief:
+        return
+    if as_json:
+        click.echo(json.dumps(result.facts, indent=2))
+        return
+    click.echo(result.headline)
+    for what, file in result.files.items():
+        click.echo(f"{what:<12}{file}")
+    if result.next_step:
+        click.echo(f"{'next':<12}{result.next_step}")
 
 
 TRAINING = ("finetune", "distill")

@@ -3,7 +3,8 @@
 Also extracts features by a frozen backbone, and writes predictions as a Parquet table. Needs TensorFlow.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -95,7 +96,7 @@ class Evaluator:
 def extract(info: BackboneInfo, examples: Examples, size: int, reporter: Reporter) -> npt.NDArray[np.float32]:
     """Extract pooled features float32 [N, D] on all GPUs, or the CPU; see `features_of`, also for errors."""
     machine, alone = this_machine(), Cluster()
-    try:
+    with failures_explained(examples, size):
         deterministic = info.opaque is None or not info.opaque.draws_random_numbers
         workers = Workers(runtime.start(machine, alone, deterministic=deterministic), alone)
         keras.utils.set_random_seed(SEED)
@@ -104,6 +105,14 @@ def extract(info: BackboneInfo, examples: Examples, size: int, reporter: Reporte
         evaluator = Evaluator(classifier, size, fit_inference(info, size, len(examples), machine), workers)
         with reporter.stage("Features", len(examples)) as report:
             return evaluator.features(examples, report)
+
+
+@contextmanager
+def failures_explained(examples: Examples, size: int) -> Iterator[None]:
+    """Turn TensorFlow's errors within the block into a DataError that names the images that cannot be decoded, or into
+    a RunError."""
+    try:
+        yield
     except tf.errors.OpError as error:
         if bad := undecodable(examples):
             raise DataError(f"{len(bad)} of the images cannot be decoded: {listed(bad)}.") from None

@@ -3,6 +3,8 @@
 Only a few numbers are kept of each example, since the logits of a large data set may not fit into memory.
 """
 
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
@@ -10,7 +12,7 @@ from scipy.special import log_softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from hyperrule.evaluation.calibration import Reliability, TemperatureScaling, reliability_of_scores
-from hyperrule.planning.finetune import Plan
+from hyperrule.planning.finetune_plan import Plan
 
 Logits = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -111,6 +113,31 @@ class ClassMetrics(BaseModel):
     f1: float
 
 
+class Kept(BaseModel):
+    """Whether the result is the network at the `end` of training or at its `start`, a probe on the backbone.
+
+    The smaller cross-entropy on `examples` images of `judged_on` decides: `start_loss` or `end_loss`, in nats;
+    `start_top1` and `end_top1` are the accuracies on them.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    kept: Literal["start", "end"]
+    judged_on: str
+    examples: int
+    start_loss: float
+    end_loss: float
+    start_top1: float
+    end_top1: float
+
+    def __str__(self) -> str:
+        figures = f"{self.start_top1:.1%} to {self.end_top1:.1%}, loss {self.start_loss:.3f} to {self.end_loss:.3f}"
+        on = f"on {self.examples} {self.judged_on}"
+        if self.kept == "end":
+            return f"training changed accuracy {on} from {figures}"
+        return f"training did not help ({on}, accuracy from {figures}): the probe is the result"
+
+
 class Metrics(BaseModel):
     """Metrics over all examples. Accuracies are fractions; the loss is in nats, without temperature scaling.
 
@@ -128,6 +155,7 @@ class Metrics(BaseModel):
     per_class: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
     calibration: TemperatureScaling | None = None
+    kept: Kept | None = None
 
 
 def compute_metrics(

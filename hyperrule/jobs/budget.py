@@ -1,22 +1,97 @@
-"""Measures, on this device before step 0, how long steps and evaluation take, to fit a run into a time budget."""
+"""Measures, before step 0, which backbone and size suit the data, and how long steps and evaluation take: what is
+needed to fit a run into a time budget."""
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Protocol
 
 import numpy as np
 
+from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data.images import Examples
 from hyperrule.data.pipeline import MicroBatch
-from hyperrule.planning.training_plan import Calibration, TrainingPlan
+from hyperrule.data.selection import nested_subset
+from hyperrule.data.source import Source
+from hyperrule.evaluation.inference import Pass, failures_explained
+from hyperrule.evaluation.probe import left_out_accuracy
+from hyperrule.planning.budget import FEATURES_SHARE, SMALLEST_BATCH, Choice, Clock, Trial, choose, next_size
+from hyperrule.planning.finetune import demand, training_examples
+from hyperrule.planning.machine.cluster import Cluster
+from hyperrule.planning.machine.machine import Machine
+from hyperrule.planning.training_plan import FINISHING, Calibration, TrainingPlan
+from hyperrule.recipe import Recipe
+from hyperrule.support.progress import Reporter
+from hyperrule.training import runtime
+from hyperrule.training.classifier import load_classifier
 from hyperrule.training.step import TrainingStep
 from hyperrule.training.workers import Workers
 
-CALIBRATION_SECONDS = 5.0
-PROBE_SHARE = 0.25  # of a budget
+CALIBRATION_SECONDS, CALIBRATION_SHARE = 5.0, 0.03  # at most, and of a budget
+SURVEY_SHARE = 0.1  # of a budget, after which no other backbone is tried
+SMALL_SAMPLE, LARGE_SAMPLE = 200, 400  # training images that are tried
+ROOMY = 120.0  # seconds of a budget from which on more images are tried
 SAFETY = 1.1  # a shared machine's next minutes are not its last ones
+
+
+def surveyed(
+    recipe: Recipe,
+    source: Source,
+    backbones: Sequence[BackboneInfo],
+    machine: Machine,
+    clock: Clock,
+    reporter: Reporter,
+) -> tuple[BackboneInfo, Choice]:
+    """Try backbones and sizes on training images, and return the best backbone and the whole choice.
+
+    A backbone is tried at the sizes of `next_size`; others follow while trials have taken at most a tenth of the
+    budget. Raises DataError if an image cannot be decoded.
+    """
+    examples = training_examples(recipe, source)
+    classes = len(source.info.class_names)
+    most = LARGE_SAMPLE if clock.budget >= ROOMY else SMALL_SAMPLE
+    counts = np.full(classes, max(2, math.ceil(most / classes)))
+    sample = examples.take(nested_subset(examples.labels, counts, recipe.seed)[: 2 * most])
+    demands = {one.name: demand(recipe, source, one, machine) for one in backbones}
+    trials: list[Trial] = []
+    tried: list[Trial]
+    with failures_explained(sample, demands[backbones[0].name].crop):
+        for backbone in backbones:
+            if trials and clock.elapsed - clock.first > SURVEY_SHARE * clock.budget:
+                break
+            reporter.say(f"Trying {backbone.name} on {len(sample)} training images ...")
+            extract, tried = _Extractor(backbone, machine, recipe), []
+            while (size := next_size(tried, demands[backbone.name], clock.left)) is not None:
+                tried.append(extract.tried(sample, size, classes))
+            trials += tried
+    choice = choose(trials, demands, clock.left)
+    return next(one for one in backbones if one.name == choice.best.backbone), choice
+
+
+class _Extractor:
+    """Extracts features by a frozen backbone, on the devices of the run."""
+
+    def __init__(self, info: BackboneInfo, machine: Machine, recipe: Recipe) -> None:
+        alone = Cluster()
+        deterministic = info.opaque is None or not info.opaque.draws_random_numbers
+        self.info = info
+        self.workers = Workers(
+            runtime.start(machine, alone, deterministic=deterministic, memory_limit=recipe.memory_limit), alone
+        )
+        with self.workers.strategy.scope():
+            self.classifier = load_classifier(info, 1, folded=True)
+
+    def tried(self, sample: Examples, size: int, classes: int) -> Trial:
+        """Extract the sample's features at `size` px; the first micro-batch, which compiles, is not timed."""
+        extract = Pass(self.classifier.features, self.info.features, size, SMALLEST_BATCH, self.workers)
+        extract(sample.take(np.arange(min(len(sample), SMALLEST_BATCH))))
+        start = time.perf_counter()
+        features = extract(sample)
+        seconds = (time.perf_counter() - start) / len(sample)
+        accuracy = left_out_accuracy(features, sample.labels, classes)
+        return Trial(backbone=self.info.name, size=size, seconds=seconds, examples=len(sample), accuracy=accuracy)
 
 
 class Measurable(Protocol):
@@ -24,7 +99,7 @@ class Measurable(Protocol):
 
     step: TrainingStep
     workers: Workers
-    started: float
+    clock: Clock
 
     @property
     def plan(self) -> TrainingPlan: ...
@@ -50,7 +125,8 @@ def calibrate(job: Measurable) -> Calibration:
     train(1 if whole else 2)  # compiles
     update = 0.0 if whole else _seconds(job.workers, partial(train, 0))
     done, seconds, micro_seconds = 0, 0.0, 0.0
-    while done < 3 or (seconds < CALIBRATION_SECONDS and done < 64):
+    most = min(CALIBRATION_SECONDS, CALIBRATION_SHARE * job.clock.budget)
+    while done < 3 or (seconds < most and done < 64):
         # The pipeline made its first micro-batches while the step compiled: only the last share is typical.
         share = max(1, done)
         latest = _seconds(job.workers, partial(train, share)) - update
@@ -60,20 +136,20 @@ def calibrate(job: Measurable) -> Calibration:
     evaluation = _evaluation_seconds(job)
     job.step.restore(before)
     return Calibration(
-        elapsed=round(float(job.workers.broadcast(time.monotonic() - job.started)), 2),
+        elapsed=round(float(job.workers.broadcast(job.clock.elapsed)), 2),
         step=round(SAFETY * (max(micro_seconds, 1e-4) * per_step + update), 4),
         evaluation=round(SAFETY * evaluation, 2),
     )
 
 
 def affordable_features(
-    budget: float, micro_batch: int, training: Examples, features: Callable[[Examples], object], workers: Workers
+    clock: Clock, micro_batch: int, training: Examples, features: Callable[[Examples], object], workers: Workers
 ) -> int:
-    """Return how many images' features fit into a quarter of the budget, in seconds; at least two micro-batches."""
+    """Return how many images' features fit into half of the time that is left; at least two micro-batches."""
     sample = training.take(np.arange(min(len(training), micro_batch)))
     features(sample)  # compiles
     rate: float = len(sample) / _seconds(workers, partial(features, sample))
-    return max(2 * micro_batch, int(PROBE_SHARE * budget * rate))
+    return max(2 * micro_batch, int(FEATURES_SHARE * (clock.left - FINISHING) * rate))
 
 
 def _evaluation_seconds(job: Measurable) -> float:

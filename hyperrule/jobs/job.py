@@ -1,5 +1,6 @@
 """`Job`: what every training does: start devices and workers, create or resume its run folder, train, conclude."""
 
+import math
 import shutil
 import time
 from abc import ABC, abstractmethod
@@ -22,6 +23,7 @@ from hyperrule.exporting.parity import Parity, add_parity
 from hyperrule.exporting.replay import check_parity
 from hyperrule.exporting.saved_model import export_saved_model
 from hyperrule.jobs.budget import calibrate
+from hyperrule.planning.budget import Clock
 from hyperrule.planning.machine.cluster import this_cluster
 from hyperrule.planning.training_plan import Calibration, TrainingPlan
 from hyperrule.prediction.formats import AFTER_GPU, FLOAT32, Card
@@ -48,12 +50,12 @@ class Job(ABC, Generic[P, R]):
     classifier: Classifier
     step: TrainingStep
 
-    def __init__(self, plan: P, run: RunFolder, reporter: Reporter) -> None:
+    def __init__(self, plan: P, run: RunFolder, reporter: Reporter, clock: Clock | None = None) -> None:
         self.plan = plan
         self.run = run
         self.reporter = reporter
         self.cluster = this_cluster()
-        self.started = time.monotonic()
+        self.clock = clock or Clock(time.monotonic(), plan.recipe.budget or math.inf)
 
     @abstractmethod
     def build(self) -> None:
@@ -150,8 +152,12 @@ class Job(ABC, Generic[P, R]):
                 self.run.create(self.plan)
         with self._holding_the_run():
             if self.workers.chief and self.plan.starts_from_measurements:
-                save_checkpoint(self.run.checkpoints, 0, self.step.snapshot(), self.run.resume)
+                self.keep_start()
             return self._finish(0)
+
+    def keep_start(self) -> None:
+        """Write what step 0 depends on, as it is measured only once."""
+        save_checkpoint(self.run.checkpoints, 0, self.step.snapshot(), self.run.resume)
 
     def _resume(self, calibration: Calibration | None) -> R:
         of_chief = self.workers.texts(calibration.model_dump_json() if calibration is not None else "")[0]
@@ -235,7 +241,8 @@ class Job(ABC, Generic[P, R]):
         """Train from step `first` to the last, then conclude."""
         if first < self.plan.steps:
             feed = Feed(self.cut, self.plan.micro_batch.value, first)
-            loop = Loop(self.step, self.plan, self.run, feed, self.evaluate_on_the_way, self.workers, self.reporter)
+            evaluate = self.evaluate_on_the_way
+            loop = Loop(self.step, self.plan, self.run, feed, evaluate, self.workers, self.reporter, self.clock)
             try:
                 loop.train(first)
             finally:

@@ -13,7 +13,7 @@ from hyperrule.evaluation.metrics import Metrics
 from hyperrule.evaluation.metrics import headline as accuracy_headline
 from hyperrule.exporting.parity import Parity, read_parities
 from hyperrule.planning.distill import DistillPlan
-from hyperrule.planning.finetune import Plan
+from hyperrule.planning.finetune_plan import Plan
 from hyperrule.planning.training_plan import TrainingPlan
 from hyperrule.run_folder import RunFolder
 

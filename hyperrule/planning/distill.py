@@ -128,6 +128,11 @@ class DistillPlan(TrainingPlan):
         shorter = Cosine(steps=steps, warmup=full.warmup * steps // full.steps)
         return self.model_copy(update={"schedule": Decided(value=shorter, reason=reason, source=MEASURED)})
 
+    def shortened(self, done: int, steps: int, reason: str) -> Self:
+        """Return the plan with a cosine over fewer steps: the rate falls at once, a little."""
+        shorter = Cosine(steps=steps, warmup=min(self.schedule.value.warmup, max(0, steps - 1)))
+        return self.model_copy(update={"schedule": Decided(value=shorter, reason=reason, source=MEASURED)})
+
     def learning_rate(self, step: int) -> float:
         return self.base_lr.value * self.schedule.value.factor(step)
 

@@ -1,124 +1,36 @@
-"""The plan of a fine-tuning, and `make_plan`, which decides every value of it with a reason and a source.
+"""`make_plan` decides every value of a fine-tuning, with a reason and a source.
 
 Recipe + data facts + backbone facts + machine facts -> Plan, without TensorFlow.
 """
 
 import math
 from dataclasses import dataclass
-from pathlib import PurePath
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar
 
 from hyperrule import rule
-from hyperrule.backbones.class_names import ClassName
 from hyperrule.backbones.info import BackboneInfo
 from hyperrule.data.images import Examples
 from hyperrule.data.listing import DatasetInfo, Split
-from hyperrule.data.open import source_of
 from hyperrule.data.selection import few_shot
 from hyperrule.data.source import Source
 from hyperrule.data.sources.kinds import located
 from hyperrule.errors import RecipeError
+from hyperrule.planning.budget import LEAST_STEPS, SMALLEST_BATCH, Choice, Demand
 from hyperrule.planning.cost import Estimate
+from hyperrule.planning.finetune_plan import HeadInit, Optimizer, Plan
 from hyperrule.planning.machine.machine import Machine
 from hyperrule.planning.planner import Planner, absolute, located_backbone
-from hyperrule.planning.training_plan import ASKED, HYPERRULE, MEASURED, Decided, Precision, TrainingPlan
-from hyperrule.recipe import Balance, Recipe, Train
-from hyperrule.rule import Schedule
-from hyperrule.support.progress import Reporter
+from hyperrule.planning.training_plan import ASKED, HYPERRULE, MEASURED, Decided, Precision
+from hyperrule.recipe import AUTO, Balance, Recipe, Train
 from hyperrule.support.wording import duration
 
 CODE = "google-research/big_transfer"
 PAPER = "arXiv 1912.11370v3, section 3.3 and supplement F"
+HELD_OUT, MOST_HELD_OUT = 0.1, 500  # of the training images, where there is no validation split
 FAST_CROP = 128  # the rule's crop for small images
 
-HeadInit = Literal["zeros", "probe"]
-
-
-class Plan(TrainingPlan):
-    """A fine-tuning, decided in full. The schedule's boundaries are in steps."""
-
-    job: Literal["finetune"] = "finetune"
-    recipe: Recipe
-    dataset: DatasetInfo
-    examples: Decided[int]
-    resize: Decided[int]
-    crop: Decided[int]
-    random_crop: Decided[bool]
-    random_flip: Decided[bool]
-    mixup: Decided[float]
-    balance: Decided[Balance]
-    base_lr: Decided[float]
-    schedule: Decided[Schedule]
-    train: Decided[Train]
-    head_init: Decided[HeadInit]
-    test_split: Decided[Split]
-    eval_split: Decided[Split]
-    faster: tuple[str, ...]
-
-    KIND: ClassVar = "fine-tuning"
-
-    @property
-    def length(self) -> Decided[Schedule]:
-        return self.schedule
-
-    @property
-    def steps(self) -> int:
-        return self.schedule.value.steps
-
-    def shrunk(self, steps: int, reason: str) -> Self:
-        full = self.schedule
-        schedule = Decided(
-            value=full.value.stretched(steps),
-            reason=reason,
-            source=MEASURED,
-            deviates=full.deviates or steps < self.steps,
-        )
-        return self.model_copy(update={"schedule": schedule})
-
-    def learning_rate(self, step: int) -> float:
-        return rule.learning_rate(step, self.schedule.value, self.base_lr.value)
-
-    @property
-    def classes(self) -> tuple[ClassName, ...]:
-        return tuple(ClassName("", name) for name in self.dataset.class_names)
-
-    @property
-    def run_name(self) -> str:
-        return self.dataset.name
-
-    @property
-    def data_sha256(self) -> str:
-        return self.dataset.sha256
-
-    @property
-    def data_name(self) -> str:
-        """The data set's name, or the last part of its path."""
-        name = self.dataset.name
-        return name if self.dataset.location is None else PurePath(name).name or name
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        return {f"data set {self.dataset.name}": self.dataset.sha256, **super().inputs}
-
-    def images(self, recipe: Recipe, reporter: Reporter) -> tuple[str, Examples, Examples]:
-        source = source_of(recipe, reporter)
-        return source.info.sha256, source.examples("train"), source.examples(self.test_split.value)
-
-    @property
-    def trained_on(self) -> tuple[str, ...]:
-        return (self.recipe.dataset,)
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        return self.dataset.warnings
-
-    @property
-    def starts_from_measurements(self) -> bool:
-        """A probe's head does: a measurement sets how many images it is fitted on."""
-        return self.head_init.value == "probe"
-
-    def _identity(self) -> dict[str, Any]:
-        return {"dataset sha256": self.dataset.sha256, "classes": self.dataset.class_names, **super()._identity()}
+# Adam's rate for networks other than BiT at a batch of 32; it grows with the root of the batch (arXiv 2205.10287).
+ADAM_RATE, ADAM_BATCH = 0.0003, 32
 
 
 def training_examples(recipe: Recipe, source: Source) -> Examples:
@@ -129,21 +41,47 @@ def training_examples(recipe: Recipe, source: Source) -> Examples:
     return examples.take(few_shot(examples.labels, source.info.class_names, recipe.examples_per_class, recipe.seed))
 
 
-def make_plan(recipe: Recipe, source: Source, backbone: BackboneInfo, machine: Machine, workers: int = 1) -> Plan:
+def make_plan(
+    recipe: Recipe,
+    source: Source,
+    backbone: BackboneInfo,
+    machine: Machine,
+    workers: int = 1,
+    choice: Choice | None = None,
+) -> Plan:
     """Decide everything that the recipe leaves open, for `workers` processes with such a machine each.
+
+    `choice` is what a budget is best used for, with this backbone; without it, a budget shrinks the schedule only.
 
     Raises UserError if the request cannot be met.
     """
     recipe = recipe.model_copy(
         update={
             "dataset": located(recipe.dataset),
-            "backbone": located_backbone(recipe.backbone, backbone),
+            "backbone": recipe.backbone if recipe.backbone == AUTO else located_backbone(recipe.backbone, backbone),
             "data_dir": absolute(recipe.data_dir),
             "exclude": absolute(recipe.exclude),
         }
     )
     examples = len(training_examples(recipe, source))
-    return FinetunePlanner(recipe, backbone, machine, workers, source.info, examples).plan()
+    return FinetunePlanner(recipe, backbone, machine, workers, source.info, examples, choice).plan()
+
+
+def demand(recipe: Recipe, source: Source, backbone: BackboneInfo, machine: Machine) -> Demand:
+    """Return what a run of the recipe with this backbone has to do, for the choice within its budget."""
+    examples = len(training_examples(recipe, source))
+    planner = FinetunePlanner(recipe, backbone, machine, 1, source.info, examples)
+    splits, test = source.info.splits, planner._test_split().value
+    batch = planner._batch().value
+    side = None if backbone.opaque is None else backbone.opaque.side
+    return Demand(
+        training=examples,
+        evaluated=sum(splits[split].examples for split in {test, "validation"} & splits.keys()),
+        crop=planner._resolution()[1].value,
+        images=planner._schedule(batch).value.steps * batch,
+        asked_crop=recipe.crop is not None,
+        only_size=side,
+    )
 
 
 @dataclass(frozen=True)
@@ -152,6 +90,7 @@ class FinetunePlanner(Planner[Recipe]):
 
     dataset: DatasetInfo
     examples: int
+    choice: Choice | None = None
 
     SEEDED: ClassVar = "subset, order, augmentation and mixup"
 
@@ -182,12 +121,15 @@ class FinetunePlanner(Planner[Recipe]):
             mixup=self._mixup(),
             balance=self._balance(),
             batch=batch,
+            optimizer=self._optimizer(),
             base_lr=self._base_lr(batch.value),
             schedule=schedule,
             train=train,
             head_init=self._head_init(),
             test_split=test_split,
             eval_split=self._eval_split(test_split.value),
+            held_out=self._held_out(),
+            choice=self.choice,
             faster=tuple(self._faster(execution["estimate"], crop.value, execution["precision"].value)),
         )
 
@@ -209,7 +151,11 @@ class FinetunePlanner(Planner[Recipe]):
         size = "small" if rule.is_small(height, width) else "large"
         reason = f"the median image is {height} x {width} px, which is {size} (limit: 96 x 96)"
         crop = self._asked("crop", value.crop, reason, self._rule_source())
-        if self.recipe.crop is not None and self.recipe.resize is None:
+        if self._shortened is not None and self.recipe.crop is None:
+            smaller = self._shortened.best.size
+            reason = f"{self._shortened.basis}; the rule would take {value.crop} px"
+            crop = Decided(value=smaller, reason=reason, source=self._chosen_by, deviates=smaller != value.crop)
+        if crop.value != value.crop and self.recipe.resize is None:
             side = max(round(crop.value * value.resize / value.crop), crop.value)
             resize = Decided(
                 value=side,
@@ -257,9 +203,26 @@ class FinetunePlanner(Planner[Recipe]):
         if self.recipe.preset == "light":
             reason = "light preset: nearly the same result on one small device"
             return self._asked("batch", rule.LIGHT_BATCH, reason, f"{CODE} README", deviates=True)
+        if self._shortened is not None and self.recipe.batch is None:
+            batch = self._shortened.batch
+            reason = f"of {SMALLEST_BATCH} to {rule.BATCH}, the largest that leaves {LEAST_STEPS} steps"
+            return Decided(value=batch, reason=reason, source=self._chosen_by, deviates=batch != rule.BATCH)
         return self._asked("batch", rule.BATCH, "the rule's batch size", self._rule_source())
 
+    def _optimizer(self) -> Decided[Optimizer]:
+        if self.backbone.opaque is None and self._shortened is not None:
+            reason = "in little time, Adam gets further from a probe's head than the rule's SGD"
+            return Decided(value="Adam", reason=reason, source=HYPERRULE, deviates=True)
+        if self.backbone.opaque is None:
+            return Decided(value="SGD", reason="the rule's, with momentum 0.9", source=self._rule_source())
+        reason = "the rule's rate for SGD fits BiT's features only; Adam's steps do not depend on their scale"
+        return Decided(value="Adam", reason=reason, source=HYPERRULE, deviates=True)
+
     def _base_lr(self, batch: int) -> Decided[float]:
+        if self._optimizer().value == "Adam":
+            rate = float(f"{ADAM_RATE * math.sqrt(batch / ADAM_BATCH):.2g}")
+            reason = f"{ADAM_RATE:g} at batch {ADAM_BATCH}, in proportion to the root of the batch"
+            return self._asked("base_lr", rate, reason, HYPERRULE, deviates=True)
         light = self.recipe.preset == "light"
         base = rule.LIGHT_BASE_LEARNING_RATE if light else rule.BASE_LEARNING_RATE
         reason = f"the {self.recipe.preset}{' preset' if light else ''}'s learning rate"
@@ -308,10 +271,35 @@ class FinetunePlanner(Planner[Recipe]):
         if self.recipe.head_init is not None:
             asked = self.recipe.head_init
             return Decided(value=asked, reason="requested", source=ASKED, deviates=asked != "zeros")
+        if self.choice is not None and self.choice.whole_rule:
+            return Decided(value="zeros", reason="the budget suffices for the whole rule", source=self._rule_source())
         if self.recipe.budget is not None:
             reason = "a shortened schedule under-trains a zero head; a linear probe of the features is a better start"
             return Decided(value="probe", reason=reason, source=HYPERRULE, deviates=True)
         return Decided(value="zeros", reason="the rule starts with a head of zeros", source=self._rule_source())
+
+    @property
+    def _shortened(self) -> Choice | None:
+        """The choice within a budget that does not suffice for the rule itself."""
+        return None if self.choice is None or self.choice.whole_rule else self.choice
+
+    @property
+    def _chosen_by(self) -> str:
+        return MEASURED if self.choice is not None and self.choice.measured else HYPERRULE
+
+    def _held_out(self) -> Decided[int]:
+        """Decide how many training images only say whether training has helped."""
+        if self._shortened is None:
+            return Decided(value=0, reason="the rule trains on all images", source=self._rule_source())
+        if "validation" in self.dataset.splits and self._test_split().value != "validation":
+            return Decided(value=0, reason="validation images say whether training has helped", source="data set")
+        count = min(MOST_HELD_OUT, max(len(self.dataset.class_names), round(HELD_OUT * self.examples)))
+        return Decided(
+            value=count,
+            reason="training images that only say whether training has helped: there is no validation split",
+            source=HYPERRULE,
+            deviates=True,
+        )
 
     def _test_split(self) -> Decided[Split]:
         if "test" in self.dataset.splits:
@@ -334,6 +322,8 @@ class FinetunePlanner(Planner[Recipe]):
         """Return options that would shorten the run, each with the estimated training time."""
         seconds = estimate.training_seconds
         suggestions = []
+        if self.recipe.budget is None and (seconds is None or seconds > 300):
+            suggestions.append("--budget 5m: the best use of five minutes, of backbone, size and steps")
         if self.recipe.preset == "rule" and self.recipe.batch is None:
             light = f", about {duration(seconds * rule.LIGHT_BATCH / rule.BATCH)}" if seconds else ""
             suggestions.append(f"--preset light: a quarter of the images{light}")
@@ -341,8 +331,6 @@ class FinetunePlanner(Planner[Recipe]):
         if crop > FAST_CROP and self.recipe.crop is None and (own is None or own.side is None):
             smaller = f", about {duration(seconds * (FAST_CROP / crop) ** 2)}" if seconds else ""
             suggestions.append(f"--crop {FAST_CROP}: fewer pixels, less accurate on fine detail{smaller}")
-        if self.recipe.budget is None and (seconds is None or seconds > 300):
-            suggestions.append("--budget 5m: the whole schedule, shrunk to the time you have")
         if self.backbone.architecture != "R26x0.5":
             suggestions.append("--backbone bit-r26x0.5: the small embedded backbone")
         if precision == "float32" and self.machine.cpu_bfloat16 and own is None:

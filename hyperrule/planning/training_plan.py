@@ -25,6 +25,7 @@ EXECUTION_FIELDS = ("micro_batch", "remat", "xla", "checkpoint_every")
 ASKED, HYPERRULE, MEASURED = "recipe", "hyperrule", "measured before step 0"  # where a decision comes from
 Precision = Literal["float32", "bfloat16", "float16"]
 
+FINISHING = 15.0  # seconds to write, export, compare in a fresh process, and report; 10 to 14 measured
 RANDOM_WEIGHTS = "random weights"  # instead of a hash
 
 T = TypeVar("T")
@@ -92,6 +93,10 @@ class TrainingPlan(BaseModel, ABC):
     @abstractmethod
     def shrunk(self, steps: int, reason: str) -> Self:
         """Return the plan with its whole schedule shrunk to `steps`, because of a measurement."""
+
+    @abstractmethod
+    def shortened(self, done: int, steps: int, reason: str) -> Self:
+        """Return the plan with the rest of its schedule, after `done` steps, scaled to end after `steps` steps."""
 
     @abstractmethod
     def learning_rate(self, step: int) -> float:
@@ -184,15 +189,18 @@ class TrainingPlan(BaseModel, ABC):
     def calibrated(self, calibration: Calibration) -> Self:
         """Return the plan with its schedule shrunk to the steps for which the budget leaves time.
 
-        Raises RecipeError if the budget leaves no time for a single step.
+        Raises RecipeError if the budget leaves no time for a single step, and the start is no result by itself.
         """
         budget = self.recipe.budget
         assert budget is not None
         on_the_way = calibration.evaluation / self.eval_every.value if self.eval_every.value is not None else 0.0
         step_seconds = calibration.step + on_the_way
-        affordable = int((budget - calibration.elapsed - calibration.evaluation) / step_seconds)
-        if affordable < 1:
-            least = calibration.elapsed + calibration.evaluation + step_seconds
+        left = budget - calibration.elapsed - calibration.evaluation - FINISHING
+        affordable = max(0, int(left / step_seconds))
+        if affordable < self.least_steps:
+            affordable = 0
+        if affordable == 0 and self.least_steps == 1:
+            least = calibration.elapsed + calibration.evaluation + FINISHING + step_seconds
             raise RecipeError(
                 f"--budget of {duration(budget)} leaves no time for training: here, preparation takes "
                 f"{duration(calibration.elapsed)} and evaluation {duration(calibration.evaluation)}. "
@@ -200,7 +208,10 @@ class TrainingPlan(BaseModel, ABC):
             )
         steps = min(self.steps, affordable)
         reason = (
-            f"{duration(budget)} leave time for {affordable} steps of {step_seconds:.2f} s: "
+            f"{duration(budget)} leave no time for {self.least_steps} steps of {step_seconds:.2f} s, a pass over the "
+            "images: the probe is the result"
+            if steps == 0
+            else f"{duration(budget)} leave time for {affordable} steps of {step_seconds:.2f} s: "
             f"the whole schedule, with every boundary, is shrunk from {self.steps} steps"
             if steps < self.steps
             else f"all {self.steps} steps fit in {duration(budget)} at {step_seconds:.2f} s each"
@@ -215,6 +226,11 @@ class TrainingPlan(BaseModel, ABC):
             }
         )
         return self.shrunk(steps, reason).model_copy(update={"estimate": spent, "calibration": calibration})
+
+    @property
+    def least_steps(self) -> int:
+        """The number of steps below which training is not worth it; 1 if the start is no result by itself."""
+        return 1
 
     @property
     def deterministic(self) -> bool:

@@ -12,7 +12,7 @@ from hyperrule.evaluation.intervals import Interval, balanced, wilson
 from hyperrule.evaluation.metrics import ClassMetrics, Metrics, headline
 from hyperrule.exporting.parity import read_parities
 from hyperrule.pages.rendering import percent
-from hyperrule.planning.finetune import Plan
+from hyperrule.planning.finetune_plan import Plan
 from hyperrule.reporting.figures import (
     NAMED,
     confusion_figure,

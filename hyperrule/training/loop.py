@@ -8,6 +8,7 @@ import math
 import shutil
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Generic, TypeVar
@@ -16,7 +17,8 @@ import tensorflow as tf
 
 from hyperrule.data.pipeline import MicroBatch
 from hyperrule.errors import Interrupted, RunError
-from hyperrule.planning.training_plan import Decided, TrainingPlan
+from hyperrule.planning.budget import Clock
+from hyperrule.planning.training_plan import FINISHING, Decided, TrainingPlan
 from hyperrule.run_folder import RunFolder, save_checkpoint
 from hyperrule.support.progress import Reporter
 from hyperrule.training.step import StepResult, TrainingStep
@@ -25,6 +27,7 @@ from hyperrule.training.workers import Workers
 
 CHECKPOINT_SECONDS = 60.0
 SLOW_STEP = 5.0  # seconds; where steps take longer, workers agree after every micro-batch whether to stop
+RECENT = 8  # steps whose median says how long one takes
 OVERFLOWS = 50  # steps in a row: the loss scale is then 2^50 times smaller, and something else is wrong
 
 V1 = tf.compat.v1  # where the protocol buffers of event files are public
@@ -64,6 +67,8 @@ class Feed:
 class Loop(Generic[P]):
     """Runs the steps of a plan's schedule, synchronously on all workers; the chief writes to the run folder.
 
+    Where steps take longer than was measured, the rest of the schedule is shortened so that a budget is kept.
+
     `evaluate(check)` returns the figures of an evaluation during training. It calls `check` regularly, which may raise.
     """
 
@@ -76,6 +81,7 @@ class Loop(Generic[P]):
         evaluate: Evaluate,
         workers: Workers,
         reporter: Reporter,
+        clock: Clock,
     ) -> None:
         self.step = step
         self.plan = plan
@@ -84,6 +90,8 @@ class Loop(Generic[P]):
         self.evaluate = evaluate
         self.workers = workers
         self.reporter = reporter
+        self.clock = clock
+        self.recent: deque[float] = deque(maxlen=RECENT)  # seconds of the last steps
         self.events = Events(run) if plan.recipe.tensorboard and workers.chief else None
         self.stop = StopRequest()
         self.last_checkpoint = time.monotonic()
@@ -98,26 +106,46 @@ class Loop(Generic[P]):
         the loss or the gradient is not finite, and TensorFlow's ResourceExhaustedError if not even one example fits
         in memory; the last checkpoint is kept.
         """
-        steps = self.plan.steps
-        with noting_signals(self.stop), self.reporter.stage("Training", steps, first) as report:
+        done = first
+        with noting_signals(self.stop), self.reporter.stage("Training", self.plan.steps, first) as report:
             if not self._evaluated(first):
                 self._evaluate_if_due(first)
-            for index in range(first, steps):
-                start = time.perf_counter()
+            while done < self.plan.steps:
+                start, index = time.perf_counter(), done
                 rate = self.plan.learning_rate(index)
                 result = self._step(index, rate)
                 done = index + 1
                 self._check_finite(result, done)
                 self.step_seconds = time.perf_counter() - start
                 images_per_second = self.plan.batch.value / self.step_seconds
-                self._record({"kind": "step", "step": done, **_figures(result, rate, images_per_second)})
+                elapsed = {} if self.plan.calibration is None else {"elapsed": round(self.clock.elapsed, 1)}
+                self._record({"kind": "step", "step": done, **_figures(result, rate, images_per_second), **elapsed})
                 overflows = f"  {self.overflows} overflows" if self.overflows else ""
                 report(done, f"loss {result.loss:.4f}  lr {rate:.2g}  {images_per_second:.3g} images/s{overflows}")
                 self._evaluate_if_due(done)
+                self._keep_to_the_budget(done)
                 if self._checkpoint_due(done):
                     self._checkpoint(done)
             if self.workers.sum(self.stop.received is not None):
-                raise self._interrupted(steps)
+                raise self._interrupted(done)
+
+    def _keep_to_the_budget(self, done: int) -> None:
+        """Shorten the rest of the schedule if it would take longer than the time that is left for it."""
+        calibration = self.plan.calibration
+        if calibration is None or done == self.plan.steps:
+            return
+        self.recent.append(self.step_seconds)
+        usual = sorted(self.recent)[len(self.recent) // 2]
+        left = self.clock.left - calibration.evaluation - FINISHING
+        affordable = int(self.workers.broadcast(max(0, int(left / usual))))
+        if done + affordable >= self.plan.steps or len(self.recent) < min(RECENT, self.plan.steps // 10):
+            return
+        steps = done + affordable
+        reason = f"steps take {usual:.2f} s now: the schedule was shortened from {self.plan.steps} steps at step {done}"
+        self.plan = self.plan.shortened(done, steps, reason)
+        if self.workers.chief:
+            self.run.write(self.run.plan_file, self.plan.model_dump_json(indent=2) + "\n")
+        self.reporter.say(f"Schedule: {reason}, now {steps} steps.")
 
     def _step(self, index: int, rate: float) -> StepResult:
         """Run one step; whenever memory runs out, start it again with smaller micro-batches."""

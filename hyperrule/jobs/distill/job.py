@@ -19,6 +19,7 @@ from hyperrule.exporting.parity import Parity
 from hyperrule.jobs.distill.student import Student, Teacher
 from hyperrule.jobs.job import Job
 from hyperrule.jobs.result import Distilled
+from hyperrule.planning.budget import Clock
 from hyperrule.planning.distill import DistillPlan
 from hyperrule.reporting.make import finish_run
 from hyperrule.run_folder import RunFolder
@@ -37,8 +38,10 @@ class Distillation(Job[DistillPlan, Distilled]):
 
     classifier: Student
 
-    def __init__(self, plan: DistillPlan, pool: Pool, run: RunFolder, reporter: Reporter) -> None:
-        super().__init__(plan, run, reporter)
+    def __init__(
+        self, plan: DistillPlan, pool: Pool, run: RunFolder, reporter: Reporter, clock: Clock | None = None
+    ) -> None:
+        super().__init__(plan, run, reporter, clock)
         self.pool = pool
         self.matches_logits = plan.logits_weight.value > 0
         self.matches_features = plan.features_weight.value > 0
