@@ -131,11 +131,11 @@ class Kept(BaseModel):
     end_top1: float
 
     def __str__(self) -> str:
-        figures = f"{self.start_top1:.1%} to {self.end_top1:.1%}, loss {self.start_loss:.3f} to {self.end_loss:.3f}"
-        on = f"on {self.examples} {self.judged_on}"
-        if self.kept == "end":
-            return f"training changed accuracy {on} from {figures}"
-        return f"training did not help ({on}, accuracy from {figures}): the probe is the result"
+        figures = (
+            f"from the probe to the end of training, the loss on {self.examples} {self.judged_on} went from "
+            f"{self.start_loss:.3f} to {self.end_loss:.3f}, accuracy from {self.start_top1:.1%} to {self.end_top1:.1%}"
+        )
+        return f"{figures}, so {'the trained network' if self.kept == 'end' else 'the probe'} is the result"
 
 
 class Metrics(BaseModel):

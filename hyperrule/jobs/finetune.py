@@ -218,7 +218,7 @@ class Finetuning(HeadOnBackbone[Finetuned]):
                 start_top1=start["top1"],
                 end_top1=end["top1"],
             )
-            self.reporter.say(f"Result: {kept}.")
+            self.reporter.say(f"{str(kept).capitalize()}.")
         if kept is None or kept.kept == "start":
             with self.strategy.scope():
                 self.classifier.load(read_arrays(self.run.start_file))

@@ -43,13 +43,17 @@ class Decided(BaseModel, Generic[T]):
 
 
 class Calibration(BaseModel):
-    """Seconds that a budgeted run measured before step 0: elapsed time, one training step, one evaluation."""
+    """Seconds that a budgeted run measured before step 0: elapsed time, one training step, one evaluation.
+
+    Where steps became slower later, `shortened` lists after how many steps the schedule was shortened, and to how many.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     elapsed: float
     step: float
     evaluation: float
+    shortened: tuple[tuple[int, int], ...] = ()
 
 
 class TrainingPlan(BaseModel, ABC):
@@ -225,7 +229,17 @@ class TrainingPlan(BaseModel, ABC):
                 "basis": MEASURED,
             }
         )
-        return self.shrunk(steps, reason).model_copy(update={"estimate": spent, "calibration": calibration})
+        plan = self.shrunk(steps, reason).model_copy(update={"estimate": spent, "calibration": calibration})
+        for done, fewer in calibration.shortened:
+            plan = plan.shortened(done, fewer, plan.length.reason)
+        return plan
+
+    def slowed(self, done: int, steps: int, reason: str) -> Self:
+        """Return the calibrated plan shortened after `done` steps to `steps`, with a note of it in the calibration."""
+        assert self.calibration is not None
+        shortened = (*self.calibration.shortened, (done, steps))
+        calibration = self.calibration.model_copy(update={"shortened": shortened})
+        return self.shortened(done, steps, reason).model_copy(update={"calibration": calibration})
 
     @property
     def least_steps(self) -> int:

@@ -182,6 +182,8 @@ class FinetunedRun(FinishedRun):
             f"{number(plan.examples.value, 'image')}. {trained} `report.html` shows the data, the training "
             "curves, every class, the mistakes and their confidence."
         )
+        if metrics.kept is not None:
+            yield f"{sentence(str(metrics.kept))}."
         yield from deviations(plan)
         yield "## Intended use and limits"
         yield _limits(plan, metrics)

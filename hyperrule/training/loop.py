@@ -142,7 +142,7 @@ class Loop(Generic[P]):
             return
         steps = done + affordable
         reason = f"steps take {usual:.2f} s now: the schedule was shortened from {self.plan.steps} steps at step {done}"
-        self.plan = self.plan.shortened(done, steps, reason)
+        self.plan = self.plan.slowed(done, steps, reason)
         if self.workers.chief:
             self.run.write(self.run.plan_file, self.plan.model_dump_json(indent=2) + "\n")
         self.reporter.say(f"Schedule: {reason}, now {steps} steps.")
