@@ -32,6 +32,7 @@ from hyperrule.training.workers import Workers
 CALIBRATION_SECONDS, CALIBRATION_SHARE = 5.0, 0.03  # at most, and of a budget
 SURVEY_SHARE = 0.1  # of a budget, after which no other backbone is tried
 SMALL_SAMPLE, LARGE_SAMPLE = 200, 400  # training images that are tried
+LEAST_EACH = 4  # of a class, so that of many classes only some are tried
 ROOMY = 120.0  # seconds of a budget from which on more images are tried
 SAFETY = 1.1  # a shared machine's next minutes are not its last ones
 
@@ -52,8 +53,10 @@ def surveyed(
     examples = training_examples(recipe, source)
     classes = len(source.info.class_names)
     most = LARGE_SAMPLE if clock.budget >= ROOMY else SMALL_SAMPLE
-    counts = np.full(classes, max(2, math.ceil(most / classes)))
-    sample = examples.take(nested_subset(examples.labels, counts, recipe.seed)[: 2 * most])
+    tried_classes = np.random.default_rng(recipe.seed).permutation(classes)[: most // LEAST_EACH]
+    counts = np.zeros(classes, np.int64)
+    counts[tried_classes] = math.ceil(most / len(tried_classes))
+    sample = examples.take(nested_subset(examples.labels, counts, recipe.seed))
     demands = {one.name: demand(recipe, source, one, machine) for one in backbones}
     trials: list[Trial] = []
     tried: list[Trial]

@@ -86,7 +86,7 @@ class HeadOnBackbone(Job[Plan, R]):
 
     @property
     def evaluated_at_the_end(self) -> int:
-        judging = 0 if self.plan.choice is None else len(self.judging)
+        judging = len(self.judging) if self.plan.judged else 0
         return len(self.testing) + (0 if self.calibrating is None else len(self.calibrating)) + judging
 
     @cached_property
@@ -174,12 +174,12 @@ class Finetuning(HeadOnBackbone[Finetuned]):
 
     def initialise(self) -> None:
         super().initialise()
-        if self.plan.choice is not None:
+        if self.plan.judged:
             self.start = _judged(self.outputs(self.judging), self.judging.labels)
 
     def keep_start(self) -> None:
         super().keep_start()
-        if self.plan.choice is not None:
+        if self.plan.judged:
             write_arrays(self.run.start_file, self.classifier.snapshot())
             self.run.append_metrics({"kind": "judged", "step": 0, **self.start})
 

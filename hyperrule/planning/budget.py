@@ -76,12 +76,8 @@ class Choice(BaseModel):
     @property
     def others(self) -> str:
         """How other backbones did, each at its best size; empty if none was tried."""
-        best: dict[str, Trial] = {}
-        for trial in self.trials:
-            if trial.backbone not in (self.best.backbone, *best) or (
-                trial.backbone in best and (trial.accuracy or 0) > (best[trial.backbone].accuracy or 0)
-            ):
-                best[trial.backbone] = trial
+        ranked = sorted(self.trials, key=lambda trial: trial.accuracy or 0.0)
+        best = {trial.backbone: trial for trial in ranked if trial.backbone != self.best.backbone}
         return ", ".join(f"{name} {trial}" for name, trial in best.items())
 
 

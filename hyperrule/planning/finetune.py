@@ -64,6 +64,10 @@ def make_plan(
         }
     )
     examples = len(training_examples(recipe, source))
+    if recipe.backbone == AUTO and choice is not None:
+        others = f"; {choice.others}" if choice.others else ""
+        best = f"chosen by auto among the backbones that are here: {choice.best}{others}"
+        backbone = backbone.model_copy(update={"notes": (best, *backbone.notes)})
     return FinetunePlanner(recipe, backbone, machine, workers, source.info, examples, choice).plan()
 
 

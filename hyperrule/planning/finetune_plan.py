@@ -70,9 +70,14 @@ class Plan(TrainingPlan):
         return self.model_copy(update={"schedule": schedule})
 
     @property
+    def judged(self) -> bool:
+        """Whether the probe, with which training starts, is the result if training does not help."""
+        return self.choice is not None and not self.choice.whole_rule and self.head_init.value == "probe"
+
+    @property
     def least_steps(self) -> int:
         """With a probe's head, a pass over the training images: fewer steps hardly change it."""
-        if self.choice is None or self.head_init.value != "probe":
+        if not self.judged:
             return 1
         return max(2, math.ceil((self.examples.value - self.held_out.value) / self.batch.value))
 
