@@ -17,8 +17,18 @@ from hyperrule.data.selection import nested_subset
 from hyperrule.data.source import Source
 from hyperrule.evaluation.inference import Pass, failures_explained
 from hyperrule.evaluation.probe import left_out_accuracy
-from hyperrule.planning.budget import FEATURES_SHARE, SMALLEST_BATCH, Choice, Clock, Trial, choose, next_size
+from hyperrule.planning.budget import (
+    FEATURES_SHARE,
+    SMALLEST_BATCH,
+    TRAINING_COST,
+    Choice,
+    Clock,
+    Trial,
+    choose,
+    next_size,
+)
 from hyperrule.planning.finetune import demand, training_examples
+from hyperrule.planning.finetune_plan import Plan
 from hyperrule.planning.machine.cluster import Cluster
 from hyperrule.planning.machine.machine import Machine
 from hyperrule.planning.training_plan import FINISHING, Calibration, TrainingPlan
@@ -30,7 +40,7 @@ from hyperrule.training.step import TrainingStep
 from hyperrule.training.workers import Workers
 
 CALIBRATION_SECONDS, CALIBRATION_SHARE = 5.0, 0.03  # at most, and of a budget
-SURVEY_SHARE = 0.1  # of a budget, after which no other backbone is tried
+SURVEY_SHARE, MOST_OF_SURVEY = 0.1, 0.2  # of a budget, after which no other backbone, and no other size, is tried
 SMALL_SAMPLE, LARGE_SAMPLE = 200, 400  # training images that are tried
 LEAST_EACH = 4  # of a class, so that of many classes only some are tried
 ROOMY = 120.0  # seconds of a budget from which on more images are tried
@@ -62,11 +72,13 @@ def surveyed(
     tried: list[Trial]
     with failures_explained(sample, demands[backbones[0].name].crop):
         for backbone in backbones:
-            if trials and clock.elapsed - clock.first > SURVEY_SHARE * clock.budget:
+            if trials and clock.since_start > SURVEY_SHARE * clock.budget:
                 break
             reporter.say(f"Trying {backbone.name} on {len(sample)} training images ...")
             extract, tried = _Extractor(backbone, machine, recipe), []
             while (size := next_size(tried, demands[backbone.name], clock.left)) is not None:
+                if tried and clock.since_start > MOST_OF_SURVEY * clock.budget:
+                    break
                 tried.append(extract.tried(sample, size, classes))
             trials += tried
     choice = choose(trials, demands, clock.left)
@@ -112,6 +124,21 @@ class Measurable(Protocol):
     def evaluated_at_the_end(self) -> int: ...
     def cut(self, first: int, micro_batch: int) -> tuple[int, Iterator[MicroBatch]]: ...
     def outputs(self, examples: Examples) -> object: ...
+
+
+def estimated_calibration(plan: Plan, evaluated: int, clock: Clock) -> Calibration | None:
+    """Return what the trials tell of the time of a step and of the evaluation, if that leaves no time for training.
+
+    Compiling the training step only to find that out would take some of the time.
+    """
+    assert plan.choice is not None
+    image = plan.choice.best.seconds
+    calibration = Calibration(
+        elapsed=round(clock.elapsed, 2),
+        step=round(TRAINING_COST * image * plan.batch.value, 4),
+        evaluation=round(SAFETY * image * evaluated, 2),
+    )
+    return calibration if plan.calibrated(calibration).steps == 0 else None
 
 
 def calibrate(job: Measurable) -> Calibration:

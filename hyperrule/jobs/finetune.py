@@ -20,12 +20,13 @@ from hyperrule.evaluation.inference import failures_explained, write_predictions
 from hyperrule.evaluation.metrics import Kept, Metrics, compute_metrics
 from hyperrule.evaluation.probe import fit_head
 from hyperrule.exporting.parity import Parity
-from hyperrule.jobs.budget import affordable_features
+from hyperrule.jobs.budget import affordable_features, estimated_calibration
 from hyperrule.jobs.job import Job
 from hyperrule.jobs.result import Finetuned
 from hyperrule.planning.budget import Clock
 from hyperrule.planning.finetune import MOST_HELD_OUT, training_examples
 from hyperrule.planning.finetune_plan import Plan
+from hyperrule.planning.training_plan import Calibration
 from hyperrule.reporting.make import finish_run
 from hyperrule.reporting.pictures import keep_pictures
 from hyperrule.run_folder import RunFolder
@@ -176,6 +177,12 @@ class Finetuning(HeadOnBackbone[Finetuned]):
         super().initialise()
         if self.plan.judged:
             self.start = _judged(self.outputs(self.judging), self.judging.labels)
+
+    def calibration(self) -> Calibration:
+        known = None
+        if self.plan.judged:
+            known = estimated_calibration(self.plan, self.evaluated_at_the_end, self.clock)
+        return known or super().calibration()
 
     def keep_start(self) -> None:
         super().keep_start()

@@ -145,7 +145,7 @@ class Job(ABC, Generic[P, R]):
             self.reporter.say(f"Warning: {warning}.")
         self.initialise()
         if self.plan.recipe.budget is not None:
-            self.plan = self.plan.calibrated(calibrate(self))
+            self.plan = self.plan.calibrated(self.calibration())
             self.reporter.say(f"Schedule: {self.plan.length.reason}.")
         with self.workers.together():
             if self.workers.chief:
@@ -154,6 +154,10 @@ class Job(ABC, Generic[P, R]):
             if self.workers.chief and self.plan.starts_from_measurements:
                 self.keep_start()
             return self._finish(0)
+
+    def calibration(self) -> Calibration:
+        """Measure how long steps and evaluation take."""
+        return calibrate(self)
 
     def keep_start(self) -> None:
         """Write what step 0 depends on, as it is measured only once."""

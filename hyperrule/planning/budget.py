@@ -122,6 +122,11 @@ class Clock:
         return time.monotonic() - self.started
 
     @property
+    def since_start(self) -> float:
+        """Seconds since this process began to measure."""
+        return self.elapsed - self.first
+
+    @property
     def left(self) -> float:
         return self.budget - self.elapsed
 
