@@ -20,9 +20,10 @@ POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixe
 
 
 class Classifier(keras.Model):
-    """Images [N, H, W, 3] in [0, 1], whatever the backbone takes -> logits float32 [N, classes].
+    """Maps images float32 [N, H, W, 3] in [0, 1] to logits float32 [N, classes].
 
-    The head is one float32 linear layer, zero at first (arXiv 1912.11370, section 3.3).
+    Pixels are scaled to the backbone's `input_range` inside. The head is one float32 linear layer, which starts with
+    zeros (arXiv 1912.11370, section 3.3).
     """
 
     def __init__(self, backbone: Backbone, classes: int, input_range: InputRange = BIT_RANGE) -> None:
@@ -37,17 +38,17 @@ class Classifier(keras.Model):
         return self.head(self.features(images, training))
 
     def features(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Images [N, H, W, 3] in [0, 1] -> float32 [N, features]."""
+        """Return features float32 [N, D] of images float32 [N, H, W, 3] in [0, 1]."""
         low, high = self.input_range
         return self.backbone((high - low) * images + low, training=training)
 
     def losses_of(self, micro: MicroBatch, training: bool) -> tf.Tensor:
-        """What training lessens, float32 [M], one number an image: softmax cross-entropy."""
+        """Return the loss of each image, float32 [M]: softmax cross-entropy."""
         return tf.nn.softmax_cross_entropy_with_logits(micro.targets, self(micro.images, training=training))
 
     @property
     def arrays(self) -> dict[str, keras.Variable]:
-        """All variables by name, BiT's by checkpoint name; the head as a 1 x 1 convolution would be named."""
+        """All variables by name: BiT's by checkpoint name, the head by the name of a 1 x 1 convolution."""
         return {**self.backbone.arrays, **self.head_arrays}
 
     @property
@@ -55,29 +56,29 @@ class Classifier(keras.Model):
         return {f"{HEAD}kernel": self.head.kernel, f"{HEAD}bias": self.head.bias}
 
     def load(self, arrays: Mapping[str, np.ndarray], *, with_head: bool = True) -> None:
-        """Assign checkpoint arrays, of the backbone only without `with_head`; see `assign_arrays`."""
+        """Assign checkpoint arrays, to the backbone only if not `with_head`; see `assign_arrays`."""
         assign_arrays(self.arrays if with_head else self.backbone.arrays, arrays)
 
     def snapshot(self) -> Arrays:
-        """Copies of all arrays, in the public format (head kernel 1 x 1 x features x classes)."""
+        """Return copies of all arrays in the public format (head kernel 1 x 1 x features x classes)."""
         arrays = {name: np.array(variable.numpy()) for name, variable in self.arrays.items()}
         arrays[f"{HEAD}kernel"] = arrays[f"{HEAD}kernel"][np.newaxis, np.newaxis]
         return arrays
 
     def for_inference(self) -> "Classifier":
-        """A classifier to be filled by `fold`."""
+        """Return a classifier that `fold` can fill."""
         return Classifier(self.backbone.for_inference(), self.head.units, self.input_range)
 
 
 def make_classifier(info: BackboneInfo, classes: int, precision: str = "float32", *, remat: bool = False) -> Classifier:
-    """The backbone as `make_backbone` has it, with a zero head."""
+    """Return the backbone of `make_backbone` with a head of zeros."""
     return Classifier(make_backbone(info, precision, remat=remat), classes, info.input_range)
 
 
 def make_backbone(info: BackboneInfo, precision: str = "float32", *, remat: bool = False) -> Backbone:
-    """The backbone as described, its weights still to be loaded if it is a BiT.
+    """Return the described backbone; the weights of a BiT are not loaded yet.
 
-    `precision` and `remat` are for the training of a BiT, see `ResNetV2`; any other runs as it is.
+    `precision` and `remat` apply to a BiT only, see `ResNetV2`; an opaque graph keeps its own types.
 
     Raises BackboneError for a SavedModel that cannot be run.
     """
@@ -95,7 +96,9 @@ def load_classifier(
     *,
     folded: bool = False,
 ) -> Classifier:
-    """The backbone with its weights, and the head in the .npz `head`, or a zero one; `folded` as by `fold`.
+    """Return the backbone with its weights and the head of the .npz `head`, or a head of zeros.
+
+    With `folded`, kernels are standardised once, as `fold` does it.
 
     Raises BackboneError if the files cannot be loaded.
     """
@@ -107,8 +110,9 @@ def load_classifier(
 
 
 def load_weights(classifier: Classifier, info: BackboneInfo, head: str | os.PathLike[str] | None = None) -> None:
-    """Give the backbone of a classifier what `info` has in a file for it, where it is a BiT (any other came with its
-    weights, and random ones stay), and the head that of the .npz `head`. Call it in the strategy's scope.
+    """Load the weights of a BiT from the file of `info`, and the head from the .npz `head` if that is given.
+
+    An opaque graph has its weights already; random weights stay. Call this in the strategy's scope.
 
     Raises BackboneError if the files cannot be loaded.
     """
@@ -121,8 +125,10 @@ def load_weights(classifier: Classifier, info: BackboneInfo, head: str | os.Path
 
 
 def fold(classifier: Classifier, copy: Classifier) -> None:
-    """Fill what `for_inference` made with the classifier's weights, kernels standardised once and for all:
-    what is evaluated and exported."""
+    """Copy the classifier's weights into `copy`, from `for_inference`, and standardise its kernels once.
+
+    The copy is what is evaluated and exported.
+    """
     current = classifier.arrays
     for name, variable in copy.arrays.items():
         if variable is not current[name]:

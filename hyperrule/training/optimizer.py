@@ -12,29 +12,30 @@ SCALE, GOOD_STEPS = "loss_scale/scale", "loss_scale/good_steps"
 
 
 class _Summed:
-    """Without Keras' all-reduce: a step sums its gradients itself, for their norm, and once is enough."""
+    """Skips Keras' all-reduce: a training step has summed its gradients already, to compute their norm."""
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
         return grads_and_vars
 
 
 class SummedSGD(_Summed, keras.optimizers.SGD):
-    """Keras' own, without its all-reduce."""
+    """Keras' SGD, without its all-reduce."""
 
 
 class SummedAdamW(_Summed, keras.optimizers.AdamW):
-    """Keras' own, without its all-reduce."""
+    """Keras' AdamW, without its all-reduce."""
 
 
 def sgd() -> SummedSGD:
-    """As BiT has it, at rate 0."""
+    """Return BiT's SGD with momentum; each step sets the learning rate, which is 0 at first."""
     return SummedSGD(learning_rate=0.0, momentum=MOMENTUM)
 
 
 def adamw(decay_to_rate: float, undecayed: Sequence[keras.Variable]) -> SummedAdamW:
-    """With gradients clipped to a global norm of 1, at rate 0; moments and epsilon are Keras' own (0.9, 0.999, 1e-7).
+    """Return AdamW with gradients clipped to a global norm of 1; each step sets the learning rate, 0 at first.
 
-    A step at rate r takes r x `decay_to_rate` off every variable that is not among the `undecayed`.
+    Moments and epsilon are Keras' defaults (0.9, 0.999, 1e-7). A step at rate r subtracts the fraction
+    r x `decay_to_rate` from every variable that is not in `undecayed`.
     """
     optimizer = SummedAdamW(learning_rate=0.0, weight_decay=decay_to_rate, global_clipnorm=CLIP)
     optimizer.exclude_from_weight_decay(var_list=list(undecayed))
@@ -42,10 +43,10 @@ def adamw(decay_to_rate: float, undecayed: Sequence[keras.Variable]) -> SummedAd
 
 
 def with_loss_scaling(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.LossScaleOptimizer:
-    """For float16, where gradients would be lost below 6e-8.
+    """Add loss scaling to an optimizer for float16, in which gradients below 6e-8 are lost.
 
-    The loss scale is 2^15 at first, halved when a gradient overflows (such a step changes nothing), doubled after
-    2,000 steps without: Keras' own figures.
+    The loss scale starts at 2^15. It is halved when a gradient overflows, in a step that changes nothing, and doubled
+    after 2,000 steps without overflow: Keras' defaults.
     """
     return keras.optimizers.LossScaleOptimizer(optimizer)
 
@@ -53,8 +54,10 @@ def with_loss_scaling(optimizer: keras.optimizers.Optimizer) -> keras.optimizers
 def optimizer_state(
     optimizer: keras.optimizers.Optimizer, trained: Mapping[str, keras.Variable]
 ) -> dict[str, keras.Variable]:
-    """What the next update depends on, by name; `trained` are the variables that the optimizer was built with, in
-    that order, by theirs."""
+    """Return the optimizer's state by name.
+
+    `trained` has the variables that the optimizer was built with, in that order, by name.
+    """
     state: dict[str, keras.Variable] = {}
     own = optimizer
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
