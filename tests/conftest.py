@@ -32,6 +32,7 @@ REAL_DATA = Path(os.environ.get("HYPERRULE_TEST_DATA", Path(__file__).parents[2]
 LONGEST = (
     "test_workers",
     "test_resume",
+    "test_budget",
     "test_distill",
     "test_backbones",
     "test_finetune",
