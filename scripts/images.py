@@ -14,7 +14,7 @@ from rich.text import Text
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 COLUMNS = 112
 WIDTH = 1000  # pixels
-PARTS = (("", 330), ("#results", 720))  # anchors in the report, and the height in pixels shown from each
+PARTS = (("", 365), ("#results", 720))  # anchors in the report, and the height in pixels shown from each
 FRAME = "border:0;display:block;width:100%"
 THEMES = {"light": 1, "dark": 0}  # Chromium's numbers for preferred colour schemes
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")

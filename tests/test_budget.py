@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hyperrule.backbones.describe import backbones_at_hand
 from hyperrule.errors import Interrupted
 from hyperrule.jobs import finetune
 from hyperrule.planning.budget import SIZES, Clock, Demand, Trial, choose, next_size, seconds_at
-from hyperrule.planning.training_plan import FINISHING
+from hyperrule.planning.training_plan import FINISHING, Calibration
 from hyperrule.run_folder import RunFolder
 from hyperrule.support.progress import Reporter
 from hyperrule.training.step import TrainingStep
@@ -100,36 +101,36 @@ def test_auto_is_the_default_with_a_budget_only(image_folder: Path) -> None:
 
 
 @pytest.fixture
-def in_a_hurry(monkeypatch: pytest.MonkeyPatch, without_export: None) -> None:
-    """Nothing is kept for the end, and little for measurements."""
-    for module in ("planning.training_plan", "planning.budget", "training.loop", "jobs.budget"):
-        monkeypatch.setattr(f"hyperrule.{module}.FINISHING", 0.5)
-    monkeypatch.setattr("hyperrule.jobs.budget.CALIBRATION_SECONDS", 0.2)
+def twenty_steps(monkeypatch: pytest.MonkeyPatch, without_export: None) -> None:
+    """A budget of a minute is said to leave time for twenty steps, on whatever machine this is."""
+    calibration = Calibration(elapsed=1, step=(60 - 1 - 1 - FINISHING) / 20.5, evaluation=1)
+    monkeypatch.setattr("hyperrule.jobs.finetune.estimated_calibration", lambda *_: calibration)
 
 
-def slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps are slower in training than where they are measured, at rate 0."""
-    update = TrainingStep.update
+def little_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps take 0.3 s, and after ten of them there is time for a few more only."""
+    update, calls = TrainingStep.update, count(1)
 
     def slow(step: TrainingStep, rate: float) -> object:
-        time.sleep(0.3 if rate > 0 else 0)
+        time.sleep(0.3)
+        if next(calls) == 10:
+            monkeypatch.setattr(Clock, "left", property(lambda _: FINISHING + 1 + 1.5))
         return update(step, rate)
 
     monkeypatch.setattr(TrainingStep, "update", slow)
 
 
 def test_slower_steps_shorten_the_schedule_and_the_better_end_is_kept(
-    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_a_hurry: None
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twenty_steps: None
 ) -> None:
-    slow_steps(monkeypatch)
-    start = time.monotonic()
-    result = hyperrule.finetune(dataset=image_folder, out=tmp_path / "run", budget="14s", **OPTIONS)
-    assert time.monotonic() - start < 1.05 * 14 + 10
+    little_left(monkeypatch)
+    result = hyperrule.finetune(dataset=image_folder, out=tmp_path / "run", budget="60s", **OPTIONS)
     plan = result.run.read_plan()
     assert plan.choice.measured
-    assert "the schedule was shortened from" in plan.schedule.reason
+    assert "the schedule was shortened from 20 steps at step 10" in plan.schedule.reason
     steps = [line for line in result.run.read_metrics() if line["kind"] == "step"]
-    assert len(steps) == plan.schedule.value.steps
+    assert len(steps) == plan.schedule.value.steps <= 15
+    assert plan.calibration.shortened[-1][1] == len(steps)
     kept = result.metrics.kept
     assert (kept.examples, kept.judged_on) == (plan.held_out.value, "held-out training images")
     assert kept.kept == ("end" if kept.end_loss < kept.start_loss else "start")
@@ -138,14 +139,14 @@ def test_slower_steps_shorten_the_schedule_and_the_better_end_is_kept(
 
 
 def test_training_that_does_not_help_is_undone(
-    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_a_hurry: None
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twenty_steps: None
 ) -> None:
     losses = iter([{"loss": 0.1, "top1": 1.0}, {"loss": 0.2, "top1": 0.5}])
     monkeypatch.setattr(finetune, "_judged", lambda *_: next(losses))
     original = golden_arrays()
     write_arrays(tmp_path / "bit.npz", original)
     options = {**OPTIONS, "backbone": tmp_path / "bit.npz"}
-    result = hyperrule.finetune(dataset=image_folder, out=tmp_path / "run", budget="12s", **options)
+    result = hyperrule.finetune(dataset=image_folder, out=tmp_path / "run", budget="60s", **options)
     assert result.metrics.kept.kept == "start"
     for name, array in read_arrays(result.run.weights_file).items():
         assert name not in original or np.array_equal(array, original[name])
@@ -160,9 +161,9 @@ def test_no_time_for_training_leaves_the_probe(image_folder: Path, tmp_path: Pat
 
 
 def test_resumed_with_the_time_that_is_left(
-    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_a_hurry: None
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twenty_steps: None
 ) -> None:
-    slow_steps(monkeypatch)
+    little_left(monkeypatch)
     append = RunFolder.append_metrics
 
     def stopping(run: RunFolder, line: dict[str, Any]) -> None:
@@ -173,7 +174,7 @@ def test_resumed_with_the_time_that_is_left(
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "append_metrics", stopping)
         with pytest.raises(Interrupted):
-            hyperrule.finetune(dataset=image_folder, out=tmp_path / "run", budget="20s", **OPTIONS)
+            hyperrule.finetune(dataset=image_folder, out=tmp_path / "run", budget="60s", **OPTIONS)
     run = RunFolder(tmp_path / "run")
     spent = max(line["elapsed"] for line in run.read_metrics() if line["kind"] == "step")
     clocks: list[Clock] = []

@@ -135,7 +135,7 @@ class Loop(Generic[P]):
         if calibration is None or done == self.plan.steps:
             return
         self.recent.append(self.step_seconds)
-        usual = sorted(self.recent)[len(self.recent) // 2]
+        usual = sorted(self.recent)[(len(self.recent) - 1) // 2]
         left = self.clock.left - calibration.evaluation - FINISHING
         affordable = int(self.workers.broadcast(max(0, int(left / usual))))
         if done + affordable >= self.plan.steps or len(self.recent) < min(RECENT, self.plan.steps // 10):
